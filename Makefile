@@ -1,0 +1,46 @@
+# make test   everything, on a fresh machine with Go: installs what the tests
+#             need from Debian's packages when root there, else lists it
+# make lab    real API servers and a real Vault in the foreground (CLUSTERS, DIR, SCHEDULE)
+# make check  what needs no lab: formatting, vet, linters, drift, cross builds
+# make bench  the benchmarks
+
+GO      ?= go
+CLUSTERS ?= 3
+DIR     ?= lab
+SCHEDULE ?=
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
+DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null)
+LDFLAGS  = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
+
+.PHONY: build build-pkcs11 test check bench lab deps generate clean
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/certd ./cmd/certd
+
+# PKCS#11 needs C: a build of its own.
+build-pkcs11:
+	CGO_ENABLED=1 $(GO) build -trimpath -tags pkcs11 -ldflags '$(LDFLAGS)' -o bin/certd-pkcs11 ./cmd/certd
+
+test: deps
+	.ci/test
+
+check:
+	.ci/check
+
+bench: deps
+	.ci/test -run '^$$' -bench . -benchmem
+
+lab:
+	@bin=$$(deploy/lab/build.sh) && exec $$bin/lab up -clusters $(CLUSTERS) -dir '$(DIR)' -schedule '$(SCHEDULE)'
+
+deps:
+	@.ci/deps
+
+# What is in the repository and made from code.
+generate:
+	$(GO) run ./cmd/certd config schema > docs/reference/certd.schema.json
+	$(GO) run ./cmd/certd config example > docs/reference/certd.yaml
+
+clean:
+	rm -rf bin

@@ -1,0 +1,183 @@
+package kube
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+const namespaceJSON = `{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"linkerd","uid":"4711"}}`
+
+// identityServer is a cluster with two replicas of linkerd-identity, whose
+// answers a row replaces by the end of a path.
+func identityServer(t testing.TB, answers map[string]http.HandlerFunc) *Cluster {
+	pods := `{"kind":"PodList","apiVersion":"v1","items":[` +
+		`{"metadata":{"name":"a"},"status":{"phase":"Running"}},{"metadata":{"name":"b"},"status":{"phase":"Running"}},` +
+		`{"metadata":{"name":"c"},"status":{"phase":"Pending"}},{"metadata":{"name":"d"},"status":{"phase":"Succeeded"}}]}`
+	deployment := `{"kind":"Deployment","apiVersion":"apps/v1","spec":{"template":{"spec":{"containers":[{"name":"identity","args":["identity","-identity-issuance-lifetime=12h","--identity-clock-skew-allowance","30s"]}]}}}}`
+	metrics := func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		w.Header().Set("Date", time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC).Format(http.TimeFormat))
+		fmt.Fprint(w, "# TYPE issuer_cert_ttl_seconds gauge\nissuer_cert_ttl_seconds 3599.7\n")
+	}
+	return fakeServer(t, 2*time.Second, func(w http.ResponseWriter, r *http.Request) {
+		for end, answer := range answers {
+			if strings.HasSuffix(r.URL.Path, end) {
+				answer(w, r)
+				return
+			}
+		}
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/metrics"):
+			metrics(w, r)
+		case strings.HasSuffix(r.URL.Path, "/pods"):
+			fmt.Fprint(w, pods)
+		case strings.HasSuffix(r.URL.Path, "/deployments/linkerd-identity"):
+			fmt.Fprint(w, deployment)
+		case strings.HasSuffix(r.URL.Path, "/version"):
+			fmt.Fprint(w, `{"gitVersion":"v1.36.3"}`)
+		case strings.Contains(r.URL.Path, "/namespaces/linkerd/"):
+			status(404, "NotFound", "not found")(w, r)
+		default:
+			fmt.Fprint(w, namespaceJSON)
+		}
+	})
+}
+
+// Whatever does not answer, the rest is seen, and what is not seen says why.
+func TestEvidence(t *testing.T) {
+	loaded := time.Date(2026, 3, 1, 13, 0, 0, 0, time.UTC)
+	text := func(s string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/plain")
+			fmt.Fprint(w, s)
+		}
+	}
+	forbidden := status(403, "Forbidden", `x is forbidden: User "y" cannot do that`)
+	for _, row := range []struct {
+		name     string
+		answers  map[string]http.HandlerFunc
+		evidence map[string]string // by replica
+	}{
+		{"both tell", nil, map[string]string{"a": "metric", "b": "metric"}},
+		{"one does not listen", map[string]http.HandlerFunc{"b:9990/proxy/metrics": status(503, "ServiceUnavailable", "error trying to reach service: dial tcp: connection refused")}, map[string]string{"a": "metric", "b": "connection refused"}},
+		{"one never answers", map[string]http.HandlerFunc{"b:9990/proxy/metrics": hang}, map[string]string{"a": "metric", "b": "deadline"}},
+		{"one answers without end", map[string]http.HandlerFunc{"b:9990/proxy/metrics": text(strings.Repeat("x 1\n", 1<<20))}, map[string]string{"a": "metric", "b": "larger than"}},
+		{"one is older than the metric", map[string]http.HandlerFunc{"b:9990/proxy/metrics": text("go_goroutines 7\n")}, map[string]string{"a": "metric", "b": "Linkerd before 2.18"}},
+		{"one talks nonsense", map[string]http.HandlerFunc{"b:9990/proxy/metrics": text("issuer_cert_ttl_seconds NaN\n")}, map[string]string{"a": "metric", "b": "no time to live"}},
+		{"certd may not ask them", map[string]http.HandlerFunc{"/proxy/metrics": forbidden}, map[string]string{"a": `the verb "get" on "pods/proxy" is missing`, "b": `"pods/proxy"`}},
+		{"certd may not list them", map[string]http.HandlerFunc{"/pods": forbidden}, map[string]string{"linkerd-identity": `the verb "list" on "pods" is missing`}},
+		{"listing them takes for ever", map[string]http.HandlerFunc{"/pods": hang}, map[string]string{"linkerd-identity": "list pods"}},
+		{"certd may not see the Deployment", map[string]http.HandlerFunc{"/linkerd-identity": forbidden}, map[string]string{"a": "metric", "b": "metric"}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			o, err := identityServer(t, row.answers).Observe(t.Context())
+			if err != nil {
+				t.Fatalf("observe: %v", err)
+			}
+			if o.Target != "4711" || o.Version != "v1.36.3" || !o.Namespace {
+				t.Errorf("target %q, version %q, namespace %t", o.Target, o.Version, o.Namespace)
+			}
+			if _, hidden := row.answers["/linkerd-identity"]; !hidden && (!o.Identity.Deployed || o.Identity.LeafLifetime != 12*time.Hour || o.Identity.ClockSkew != 30*time.Second) {
+				t.Errorf("identity %+v", o.Identity)
+			}
+			if len(o.Identity.Replicas) != len(row.evidence) {
+				t.Fatalf("replicas %+v", o.Identity.Replicas)
+			}
+			for _, r := range o.Identity.Replicas {
+				if want := row.evidence[r.Pod]; want == "" || !strings.Contains(r.Evidence, want) {
+					t.Errorf("replica %s: evidence %q; want %q", r.Pod, r.Evidence, want)
+				}
+				if r.Evidence == "metric" != r.NotAfter.Equal(loaded) {
+					t.Errorf("replica %s: evidence %q, notAfter %s", r.Pod, r.Evidence, r.NotAfter)
+				}
+			}
+		})
+	}
+}
+
+func TestArguments(t *testing.T) {
+	for _, row := range []struct {
+		name string
+		args []string
+		want time.Duration
+	}{
+		{"one dash", []string{"identity", "-identity-issuance-lifetime=24h0m0s"}, 24 * time.Hour},
+		{"two dashes", []string{"--identity-issuance-lifetime=1h"}, time.Hour},
+		{"the value in the next word", []string{"-identity-issuance-lifetime", "2h"}, 2 * time.Hour},
+		{"twice: the last counts", []string{"-identity-issuance-lifetime=1h", "-identity-issuance-lifetime=3h"}, 3 * time.Hour},
+		{"not given", []string{"-log-level=info"}, 0},
+		{"no duration", []string{"-identity-issuance-lifetime=soon"}, 0},
+		{"without its value", []string{"-identity-issuance-lifetime"}, 0},
+		{"a longer name", []string{"-identity-issuance-lifetime-max=1h"}, 0},
+	} {
+		spec := corev1.PodSpec{Containers: []corev1.Container{{Name: "linkerd-proxy", Args: []string{"-identity-issuance-lifetime=9h"}}, {Name: "identity", Args: row.args}}}
+		if got, _ := arguments(spec); got != row.want {
+			t.Errorf("%s: %s; want %s", row.name, got, row.want)
+		}
+	}
+}
+
+// A time to live comes from a line of that very metric or not at all, and is
+// never beyond reason.
+func FuzzIssuerTTL(f *testing.F) {
+	f.Add([]byte("issuer_cert_ttl_seconds 86399.25\n"))
+	f.Add([]byte("# HELP issuer_cert_ttl_seconds x\nissuer_cert_ttl_seconds{a=\"b\"} -3 1700000000\n"))
+	f.Add([]byte("issuer_cert_ttl_seconds_total 1\n"))
+	f.Add([]byte("issuer_cert_ttl_seconds +Inf"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		ttl, err := issuerTTL(text)
+		if err != nil && ttl != 0 {
+			t.Errorf("%s beside %v", ttl, err)
+		}
+		if ttl.Abs() > 101*365*24*time.Hour {
+			t.Errorf("%s", ttl)
+		}
+		if err == nil && !strings.Contains(string(text), ttlMetric) {
+			t.Error("found what is not there")
+		}
+	})
+}
+
+func TestWriters(t *testing.T) {
+	at := func(hour int) *metav1.Time { return &metav1.Time{Time: time.Date(2026, 3, 1, hour, 0, 0, 0, time.UTC)} }
+	entry := func(manager string, hour int, fields string) metav1.ManagedFieldsEntry {
+		return metav1.ManagedFieldsEntry{Manager: manager, Time: at(hour), FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}}
+	}
+	got := writers([]metav1.ManagedFieldsEntry{
+		entry("certd", 9, `{"f:data":{"f:ca-bundle.crt":{}}}`),
+		entry("helm", 1, `{"f:metadata":{"f:labels":{"f:app.kubernetes.io/managed-by":{}}}}`),
+		entry("argocd-controller", 3, `{"f:data":{".":{},"f:ca-bundle.crt":{}}}`),
+		entry("kubectl-annotate", 2, `{"f:metadata":{"f:annotations":{"f:certd.io/epoch":{}}}}`),
+		entry("a-labeller", 5, `{"f:metadata":{"f:labels":{"f:team":{}}}}`),
+		entry("another-key", 6, `{"f:data":{"f:theirs.txt":{}}}`),
+		entry("rubbish", 7, `{{`),
+		{Manager: "no-fields", Time: at(8)},
+		{Manager: "no-time", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:data":{"f:ca-bundle.crt":{}}}`)}},
+	}, []string{"ca-bundle.crt"})
+	var names []string
+	for _, w := range got {
+		names = append(names, w.Name)
+	}
+	if s := strings.Join(names, " "); s != "argocd-controller kubectl-annotate helm no-time" {
+		t.Errorf("writers %q", s)
+	}
+}
+
+func FuzzManagedFields(f *testing.F) {
+	f.Add([]byte(`{"f:data":{"f:ca-bundle.crt":{}}}`))
+	f.Add([]byte(`{"f:metadata":{"f:annotations":{"f:certd.io/epoch":{}}}}`))
+	f.Add([]byte(`{"f:data":null}`))
+	f.Fuzz(func(t *testing.T, fields []byte) {
+		if ownsOurs(fields, []string{"ca-bundle.crt"}) && !json.Valid(fields) {
+			t.Error("found an owner in what is no JSON")
+		}
+	})
+}

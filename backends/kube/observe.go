@@ -1,0 +1,147 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"certd.internal/backends/kube/payload"
+	"certd.internal/pki"
+	"certd.internal/rotation"
+)
+
+// versionFor is how long the server's version is taken to hold.
+const versionFor = time.Hour
+
+// Observe implements rotation.Cluster. The reads run side by side, each under
+// its own error: what linkerd-identity does not show is unknown, while the
+// objects certd manages and the cluster's identity have to be seen.
+func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
+	o := rotation.Observation{At: time.Now()}
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+
+	var (
+		clocked, clock                   = withClock(ctx)
+		system, ns                       *corev1.Namespace
+		cm                               *corev1.ConfigMap
+		secret                           *corev1.Secret
+		systemErr, nsErr, cmErr, issuErr error
+		wg                               sync.WaitGroup
+	)
+	wg.Go(func() { system, systemErr = c.core.Namespaces().Get(clocked, "kube-system", metav1.GetOptions{}) })
+	wg.Go(func() { ns, nsErr = c.core.Namespaces().Get(ctx, c.cfg.Namespace, metav1.GetOptions{}) })
+	wg.Go(func() {
+		cm, cmErr = c.core.ConfigMaps(c.cfg.Namespace).Get(ctx, rotation.BundleObject, metav1.GetOptions{})
+	})
+	wg.Go(func() {
+		secret, issuErr = c.core.Secrets(c.cfg.Namespace).Get(ctx, rotation.IssuerObject, metav1.GetOptions{})
+	})
+	wg.Go(func() { o.Version = c.serverVersion(ctx) })
+	wg.Go(func() { o.Identity = c.identity(ctx) })
+	wg.Wait()
+	if secret != nil {
+		defer payload.Wipe(secret.Data)
+	}
+
+	if systemErr != nil {
+		return o, c.fail(call{verb: "get", resource: "namespaces", name: "kube-system"}, systemErr)
+	}
+	o.Target, o.ClockSkew = string(system.UID), clock.skew
+	if apierrors.IsNotFound(nsErr) {
+		c.remember(rotation.BundleObject, object{})
+		c.remember(rotation.IssuerObject, object{})
+		return o, nil
+	}
+	if nsErr != nil {
+		return o, c.fail(call{verb: "get", resource: "namespaces", name: c.cfg.Namespace}, nsErr)
+	}
+	o.Namespace = ns.UID != ""
+	switch {
+	case cmErr == nil:
+		o.Bundle = c.state(rotation.BundleObject, cm.ObjectMeta)
+		o.BundleText = bundleText(cm)
+	case apierrors.IsNotFound(cmErr):
+		c.remember(rotation.BundleObject, object{})
+	default:
+		return o, c.fail(c.on("get", rotation.BundleObject), cmErr)
+	}
+	switch {
+	case issuErr == nil:
+		o.Issuer = c.state(rotation.IssuerObject, secret.ObjectMeta)
+		o.IssuerFacts = c.issuer.Issuer(secret.Data, pki.Identity{Namespace: c.cfg.Namespace, TrustDomain: c.cfg.TrustDomain}, o.At)
+	case apierrors.IsNotFound(issuErr):
+		c.remember(rotation.IssuerObject, object{})
+	default:
+		return o, c.fail(c.on("get", rotation.IssuerObject), issuErr)
+	}
+	return o, nil
+}
+
+// on names a call on a managed object.
+func (c *Cluster) on(verb, name string) call {
+	return call{verb: verb, resource: resource(name), name: name, in: c.cfg.Namespace, write: verb == "create" || verb == "patch"}
+}
+
+func resource(name string) string {
+	if name == rotation.IssuerObject {
+		return "secrets"
+	}
+	return "configmaps"
+}
+
+// state reads the metadata of a managed object and remembers which it was.
+func (c *Cluster) state(name string, m metav1.ObjectMeta) rotation.ObjectState {
+	c.remember(name, object{string(m.UID), m.ResourceVersion})
+	return rotation.ObjectState{
+		Exists:   true,
+		Revision: m.ResourceVersion,
+		Marks:    payload.ReadMarks(m.Labels, m.Annotations),
+		Writers:  writers(m.ManagedFields, payload.Keys(name)),
+	}
+}
+
+// bundleText reads the bundle's one key, also where somebody put it among the
+// binary data.
+func bundleText(cm *corev1.ConfigMap) []byte {
+	return payload.Text(configMapData(cm), payload.BundleKey)
+}
+
+func configMapData(cm *corev1.ConfigMap) map[string][]byte {
+	data := make(map[string][]byte, len(cm.Data)+len(cm.BinaryData))
+	for k, v := range cm.BinaryData {
+		data[k] = v
+	}
+	for k, v := range cm.Data {
+		data[k] = []byte(v)
+	}
+	return data
+}
+
+// serverVersion reads /version once an hour; "" where it cannot be read.
+func (c *Cluster) serverVersion(ctx context.Context) string {
+	c.mu.Lock()
+	version, fresh := c.version, c.versionAt.After(time.Now().Add(-versionFor))
+	c.mu.Unlock()
+	if fresh {
+		return version
+	}
+	var info struct{ GitVersion string }
+	text, err := c.core.RESTClient().Get().AbsPath("/version").DoRaw(ctx)
+	if err == nil {
+		err = json.Unmarshal(text, &info)
+	}
+	if err != nil {
+		return version
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.version, c.versionAt = fmt.Sprintf("%.40s", info.GitVersion), time.Now()
+	return c.version
+}

@@ -1,0 +1,215 @@
+// Package payload is what stands in the two objects certd manages, the same
+// in every kind of cluster: the data keys, the label and the annotations.
+package payload
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"certd.internal/pki"
+	"certd.internal/rotation"
+)
+
+// The data keys. Linkerd reads one pair or the other, by the issuer scheme it
+// was installed with: linkerd.io/tls or kubernetes.io/tls (linkerd2,
+// controller/cmd/identity/main.go). Both are written, so that either works.
+const (
+	BundleKey = "ca-bundle.crt" // in the ConfigMap
+
+	TLSCert = "tls.crt"
+	TLSKey  = "tls.key"
+	CACert  = "ca.crt"
+	CrtPEM  = "crt.pem"
+	KeyPEM  = "key.pem"
+)
+
+// Label and annotations that certd keeps on both objects.
+const (
+	LabelManagedBy = "app.kubernetes.io/managed-by"
+	ManagedBy      = "certd"
+
+	AnnotationFleet  = "certd.io/fleet"
+	AnnotationSerial = "certd.io/serial"
+	AnnotationEpoch  = "certd.io/epoch"
+	AnnotationKeep   = "helm.sh/resource-policy" // without it, an upgrade of a chart that once owned the object deletes it
+	Keep             = "keep"
+)
+
+// What a hostile or mistaken cluster may cost.
+const (
+	// MaxSize bounds one object's data, as Kubernetes does
+	// (core/v1 MaxSecretSize).
+	MaxSize = 1 << 20
+	// maxBlocks bounds how many PEM blocks are parsed.
+	maxBlocks = 64
+)
+
+// IssuerKeys are the data keys of the issuer that certd owns.
+func IssuerKeys() []string { return []string{TLSCert, TLSKey, CACert, CrtPEM, KeyPEM} }
+
+// BundleKeys are the data keys of the bundle that certd owns.
+func BundleKeys() []string { return []string{BundleKey} }
+
+// Keys are the data keys certd owns in an object.
+func Keys(object string) []string {
+	if object == rotation.IssuerObject {
+		return IssuerKeys()
+	}
+	return BundleKeys()
+}
+
+// Bundle returns the data of the bundle object.
+func Bundle(b pki.Bundle) map[string][]byte {
+	return map[string][]byte{BundleKey: b.PEM()}
+}
+
+// Issuer returns the data of the issuer object. The caller wipes it.
+func Issuer(cred pki.Credential, b pki.Bundle) map[string][]byte {
+	return map[string][]byte{
+		TLSCert: cred.ChainPEM(), TLSKey: cred.KeyPEM(),
+		CrtPEM: cred.ChainPEM(), KeyPEM: cred.KeyPEM(),
+		CACert: b.PEM(),
+	}
+}
+
+// Wipe overwrites the private keys in an issuer's data.
+func Wipe(data map[string][]byte) {
+	clear(data[TLSKey])
+	clear(data[KeyPEM])
+}
+
+// IssuerData returns the data that a write asks for: the credential it brings
+// or, if it brings none, the one that is in the object, proved to be a pair.
+// The caller wipes the result.
+func IssuerData(w rotation.IssuerWrite, current map[string][]byte) (map[string][]byte, error) {
+	if w.Credential != nil {
+		return Issuer(*w.Credential, w.Bundle), nil
+	}
+	cred, err := kept(current)
+	if err != nil {
+		return nil, fmt.Errorf("keep the issuer that is in %s: %w: %w", rotation.IssuerObject, err, rotation.ErrChanged)
+	}
+	defer cred.Wipe()
+	return Issuer(cred, w.Bundle), nil
+}
+
+// kept finds the pair in an issuer's data, the one that pki.ReadIssuer judged:
+// under the names of scheme kubernetes.io/tls, else of linkerd.io/tls.
+func kept(data map[string][]byte) (pki.Credential, error) {
+	if err := tooMuch(data); err != nil {
+		return pki.Credential{}, err
+	}
+	crt, key := data[TLSCert], data[TLSKey]
+	if len(crt) == 0 && len(key) == 0 {
+		crt, key = data[CrtPEM], data[KeyPEM]
+	}
+	chain, _ := pki.ReadCertificates(crt)
+	if len(chain) == 0 {
+		return pki.Credential{}, errors.New("it holds no certificate")
+	}
+	priv, err := pki.ParsePrivateKey(key)
+	if err != nil {
+		return pki.Credential{}, err
+	}
+	cred, err := pki.NewCredential(priv, chain...)
+	if err != nil {
+		priv.Wipe()
+		return pki.Credential{}, err
+	}
+	return cred, nil
+}
+
+// ReadIssuer is pki.ReadIssuer with a bound on what it is given to parse.
+func ReadIssuer(data map[string][]byte, id pki.Identity, now time.Time) pki.IssuerFacts {
+	if err := tooMuch(data); err != nil {
+		return pki.IssuerFacts{Problem: err.Error()}
+	}
+	return pki.ReadIssuer(data, id, now)
+}
+
+// Text returns what stands under a key, nothing if it is more than certd is
+// willing to look at.
+func Text(data map[string][]byte, key string) []byte {
+	text := data[key]
+	if blocks(text) > maxBlocks || len(text) > MaxSize {
+		return []byte("too much to be a trust bundle\n")
+	}
+	return bytes.Clone(text)
+}
+
+func tooMuch(data map[string][]byte) error {
+	size := 0
+	for _, key := range IssuerKeys() {
+		size += len(data[key])
+		if n := blocks(data[key]); n > maxBlocks {
+			return fmt.Errorf("%s holds %d PEM blocks, more than %d are not read", key, n, maxBlocks)
+		}
+	}
+	if size > MaxSize {
+		return errors.New("holds more than 1 MiB of data")
+	}
+	return nil
+}
+
+func blocks(text []byte) int { return bytes.Count(text, []byte("-----BEGIN ")) }
+
+// Same says whether every key of want stands in have with the same bytes.
+func Same(have, want map[string][]byte) bool {
+	for key, text := range want {
+		if got, ok := have[key]; !ok || !bytes.Equal(got, text) {
+			return false
+		}
+	}
+	return true
+}
+
+// BundleMarks are the marks a write leaves on the bundle.
+func BundleMarks(w rotation.BundleWrite) rotation.Marks {
+	return rotation.Marks{Fleet: w.Fleet, Epoch: w.Epoch, Keep: true, Label: true}
+}
+
+// IssuerMarks are the marks a write leaves on the issuer.
+func IssuerMarks(w rotation.IssuerWrite) rotation.Marks {
+	return rotation.Marks{Fleet: w.Fleet, Serial: w.Serial, Epoch: w.Epoch, Keep: true, Label: true}
+}
+
+// Annotations spells marks as Kubernetes annotations.
+func Annotations(m rotation.Marks) map[string]string {
+	a := map[string]string{AnnotationEpoch: strconv.FormatUint(m.Epoch, 10)}
+	if m.Fleet != "" {
+		a[AnnotationFleet] = m.Fleet
+	}
+	if m.Serial != "" {
+		a[AnnotationSerial] = m.Serial
+	}
+	if m.Keep {
+		a[AnnotationKeep] = Keep
+	}
+	return a
+}
+
+// Labels spells marks as Kubernetes labels.
+func Labels(m rotation.Marks) map[string]string {
+	if !m.Label {
+		return nil
+	}
+	return map[string]string{LabelManagedBy: ManagedBy}
+}
+
+// ReadMarks reads marks back. An epoch that is no number counts as none.
+func ReadMarks(labels, annotations map[string]string) rotation.Marks {
+	epoch, err := strconv.ParseUint(annotations[AnnotationEpoch], 10, 64)
+	if err != nil {
+		epoch = 0
+	}
+	return rotation.Marks{
+		Fleet:  annotations[AnnotationFleet],
+		Serial: annotations[AnnotationSerial],
+		Epoch:  epoch,
+		Keep:   annotations[AnnotationKeep] == Keep,
+		Label:  labels[LabelManagedBy] == ManagedBy,
+	}
+}

@@ -1,0 +1,81 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+)
+
+// maxAnswer bounds any answer but a watch. Kubernetes itself keeps an object
+// under 1.5 MiB (etcd's request limit); more comes from something that is not
+// an honest API server.
+const maxAnswer = 2 << 20
+
+// bounded refuses answers that are too large and notes the server's clock for
+// who asks.
+type bounded struct{ next http.RoundTripper }
+
+func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	sent := time.Now()
+	resp, err := b.next.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	if c, ok := r.Context().Value(clockKey{}).(*clock); ok {
+		c.note(resp.Header.Get("Date"), sent, time.Now())
+	}
+	if r.URL.Query().Get("watch") == "" {
+		resp.Body = &limited{resp.Body, maxAnswer}
+	}
+	return resp, nil
+}
+
+// WrappedRoundTripper lets client-go find the transport whose connections
+// Close closes.
+func (b bounded) WrappedRoundTripper() http.RoundTripper { return b.next }
+
+// limited fails where io.LimitReader would pretend that the text ends.
+type limited struct {
+	io.ReadCloser
+	left int
+}
+
+func (l *limited) Read(p []byte) (int, error) {
+	n, err := l.ReadCloser.Read(p)
+	if l.left -= n; l.left < 0 {
+		return 0, fmt.Errorf("the answer is larger than %d MiB", maxAnswer>>20)
+	}
+	return n, err
+}
+
+type clockKey struct{}
+
+// clock is what one answer told about a server's clock.
+type clock struct {
+	date time.Time     // its Date header
+	skew time.Duration // the server's clock minus ours; 0 where they may agree
+}
+
+// withClock has the next call under ctx note the server's clock.
+func withClock(ctx context.Context) (context.Context, *clock) {
+	c := &clock{}
+	return context.WithValue(ctx, clockKey{}, c), c
+}
+
+// note compares a Date header with the middle of the exchange. Date has whole
+// seconds, rounded down (RFC 9110 §5.6.7), so half a second is added, and what
+// that and the way there and back can explain is no skew.
+func (c *clock) note(date string, sent, received time.Time) {
+	at, err := http.ParseTime(date)
+	if err != nil {
+		return
+	}
+	trip := received.Sub(sent)
+	skew := at.Add(time.Second / 2).Sub(sent.Add(trip / 2))
+	if skew.Abs() <= (trip+time.Second)/2 {
+		skew = 0
+	}
+	c.date, c.skew = at, skew
+}

@@ -1,0 +1,300 @@
+package memory
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"certd.internal/backends/kube/payload"
+	"certd.internal/pki"
+	"certd.internal/rotation"
+)
+
+// ClusterConfig describes a simulated cluster.
+type ClusterConfig struct {
+	Name        string
+	Namespace   string // of the Linkerd control plane
+	TrustDomain string
+	Target      string // Observation.Target; Name if empty
+	Existing    bool   // the namespace is there from the start
+
+	Replicas int           // of linkerd-identity; 0: it is not installed
+	Lag      time.Duration // from a write until a replica's volume shows it
+}
+
+// Cluster is a cluster in memory. It behaves as an API server does where
+// certd can tell: revisions, compare-and-set, managed fields, watches. It
+// keeps time by package time and starts no goroutine.
+type Cluster struct {
+	cfg    ClusterConfig
+	issuer payload.Reader
+
+	mu        sync.Mutex
+	namespace bool
+	revision  uint64
+	objects   map[string]*object
+	watchers  map[int]func()
+	watchID   int
+	writes    map[string]int
+	calls     map[Call]int
+	events    []rotation.Event
+	fault     func(Call) ClusterFault
+	skew      time.Duration
+	identity  *identity
+}
+
+var _ rotation.Cluster = (*Cluster)(nil)
+
+type object struct {
+	revision string
+	data     map[string][]byte
+	marks    rotation.Marks
+	writers  []rotation.Writer
+}
+
+// NewCluster makes an empty cluster.
+func NewCluster(cfg ClusterConfig) *Cluster {
+	c := &Cluster{
+		cfg: cfg, namespace: cfg.Existing,
+		objects: map[string]*object{}, watchers: map[int]func(){}, writes: map[string]int{}, calls: map[Call]int{},
+	}
+	if cfg.Replicas > 0 {
+		c.identity = newIdentity(cfg)
+	}
+	return c
+}
+
+// Call names a method of rotation.Cluster, for faults and counts.
+type Call string
+
+// The calls a fault may befall.
+const (
+	CallObserve   Call = "observe"
+	CallNamespace Call = "namespace"
+	CallBundle    Call = "bundle"
+	CallIssuer    Call = "issuer"
+	CallEvent     Call = "event"
+)
+
+// ClusterFault is what goes wrong with one call; the zero value is nothing.
+type ClusterFault struct {
+	// Delay passes before the call takes effect, unless its context ends.
+	Delay time.Duration
+	// Err is the answer. Without Lost the call has no effect.
+	Err error
+	// Lost: the call takes effect, then Err is the answer.
+	Lost bool
+}
+
+// SetFaults has every later call ask fault what goes wrong with it; nil heals.
+// fault is called with the cluster's lock held.
+func (c *Cluster) SetFaults(fault func(Call) ClusterFault) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fault = fault
+}
+
+// do runs effect under the lock unless a fault comes first.
+func (c *Cluster) do(ctx context.Context, call Call, effect func() error) error {
+	c.mu.Lock()
+	c.calls[call]++
+	var f ClusterFault
+	if c.fault != nil {
+		f = c.fault(call)
+	}
+	c.mu.Unlock()
+	if f.Delay > 0 {
+		timer := time.NewTimer(f.Delay)
+		defer timer.Stop()
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%s in %s: %w: %w", call, c.cfg.Name, err, rotation.ErrUnavailable)
+	}
+	if f.Err != nil && !f.Lost {
+		return fmt.Errorf("%s in %s: %w", call, c.cfg.Name, f.Err)
+	}
+	err := c.change(effect)
+	if err == nil && f.Lost {
+		return fmt.Errorf("%s in %s: the answer was lost: %w", call, c.cfg.Name, f.Err)
+	}
+	return err
+}
+
+// change runs effect under the lock and tells the watchers if it changed
+// anything.
+func (c *Cluster) change(effect func() error) error {
+	c.mu.Lock()
+	before := c.revision
+	err := effect()
+	var tell []func()
+	if c.revision != before {
+		for _, id := range slices.Sorted(maps.Keys(c.watchers)) {
+			tell = append(tell, c.watchers[id])
+		}
+	}
+	c.mu.Unlock()
+	for _, changed := range tell {
+		changed()
+	}
+	return err
+}
+
+// Observe implements rotation.Cluster.
+func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
+	var o rotation.Observation
+	err := c.do(ctx, CallObserve, func() error {
+		now := time.Now()
+		o = rotation.Observation{At: now, ClockSkew: c.skew, Target: c.cfg.Target, Version: "memory", Namespace: c.namespace}
+		if o.Target == "" {
+			o.Target = c.cfg.Name
+		}
+		if b := c.objects[rotation.BundleObject]; b != nil {
+			o.Bundle, o.BundleText = b.state(), payload.Text(b.data, payload.BundleKey)
+		}
+		if i := c.objects[rotation.IssuerObject]; i != nil {
+			o.Issuer = i.state()
+			o.IssuerFacts = c.issuer.Issuer(i.data, pki.Identity{Namespace: c.cfg.Namespace, TrustDomain: c.cfg.TrustDomain}, now)
+		}
+		if c.identity != nil {
+			c.identity.catchUp(now)
+			o.Identity = c.identity.observe(now)
+		}
+		return nil
+	})
+	return o, err
+}
+
+func (o *object) state() rotation.ObjectState {
+	return rotation.ObjectState{Exists: true, Revision: o.revision, Marks: o.marks, Writers: slices.Clone(o.writers)}
+}
+
+// CreateNamespace implements rotation.Cluster.
+func (c *Cluster) CreateNamespace(ctx context.Context) error {
+	return c.do(ctx, CallNamespace, func() error {
+		if !c.namespace {
+			c.namespace = true
+			c.revision++
+			c.writes["namespace"]++
+		}
+		return nil
+	})
+}
+
+// WriteBundle implements rotation.Cluster.
+func (c *Cluster) WriteBundle(ctx context.Context, w rotation.BundleWrite) (string, error) {
+	var revision string
+	err := c.do(ctx, CallBundle, func() (err error) {
+		revision, err = c.write(rotation.BundleObject, w.Revision, payload.BundleMarks(w), func(map[string][]byte) (map[string][]byte, error) {
+			return payload.Bundle(w.Bundle), nil
+		})
+		return err
+	})
+	return revision, err
+}
+
+// WriteIssuer implements rotation.Cluster.
+func (c *Cluster) WriteIssuer(ctx context.Context, w rotation.IssuerWrite) (string, error) {
+	var revision string
+	err := c.do(ctx, CallIssuer, func() (err error) {
+		revision, err = c.write(rotation.IssuerObject, w.Revision, payload.IssuerMarks(w), func(current map[string][]byte) (map[string][]byte, error) {
+			return payload.IssuerData(w, current)
+		})
+		return err
+	})
+	return revision, err
+}
+
+// write is compare-and-set on one object, with the lock held.
+func (c *Cluster) write(name, revision string, marks rotation.Marks, data func(current map[string][]byte) (map[string][]byte, error)) (string, error) {
+	if !c.namespace {
+		return "", fmt.Errorf("write %s in %s: namespace %s does not exist", name, c.cfg.Name, c.cfg.Namespace)
+	}
+	o := c.objects[name]
+	have := ""
+	if o != nil {
+		have = o.revision
+	}
+	if have != revision {
+		return "", fmt.Errorf("write %s in %s: it is at revision %q, not %q: %w", name, c.cfg.Name, have, revision, rotation.ErrChanged)
+	}
+	if o == nil {
+		o = &object{data: map[string][]byte{}}
+	}
+	want, err := data(o.data)
+	if err != nil {
+		return "", err
+	}
+	if o.marks == marks && payload.Same(o.data, want) {
+		payload.Wipe(want)
+		return have, nil
+	}
+	maps.Copy(o.data, want)
+	o.marks, o.writers = marks, nil
+	c.objects[name] = o
+	c.writes[name]++
+	return c.stored(name), nil
+}
+
+// stored gives a changed object its new revision and lets identity see it.
+func (c *Cluster) stored(name string) string {
+	c.revision++
+	o := c.objects[name]
+	if o != nil {
+		o.revision = strconv.FormatUint(c.revision, 10)
+	}
+	if c.identity != nil {
+		c.identity.project(time.Now(), c.data(rotation.BundleObject)[payload.BundleKey], c.data(rotation.IssuerObject))
+	}
+	if o == nil {
+		return ""
+	}
+	return o.revision
+}
+
+// data returns a copy of an object's data, nil if it does not exist.
+func (c *Cluster) data(name string) map[string][]byte {
+	o := c.objects[name]
+	if o == nil {
+		return nil
+	}
+	d := make(map[string][]byte, len(o.data))
+	for k, v := range o.data {
+		d[k] = bytes.Clone(v)
+	}
+	return d
+}
+
+// Event implements rotation.Cluster.
+func (c *Cluster) Event(ctx context.Context, e rotation.Event) error {
+	return c.do(ctx, CallEvent, func() error {
+		c.events = append(c.events, e)
+		return nil
+	})
+}
+
+// Watch implements rotation.Cluster. It reports certd's own writes, too: the
+// contract allows that, and the simulation is the harder for it.
+func (c *Cluster) Watch(ctx context.Context, changed func()) error {
+	c.mu.Lock()
+	id := c.watchID
+	c.watchID++
+	c.watchers[id] = changed
+	c.mu.Unlock()
+	<-ctx.Done()
+	c.mu.Lock()
+	delete(c.watchers, id)
+	c.mu.Unlock()
+	return ctx.Err()
+}
+
+// Close implements rotation.Cluster.
+func (c *Cluster) Close() error { return nil }

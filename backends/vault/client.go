@@ -1,0 +1,268 @@
+package vault
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+)
+
+// maxAnswer bounds what is read of one answer; a key record has some 1 KiB.
+const maxAnswer = 1 << 20
+
+// client sends single requests: one HTTP exchange for one call, never
+// repeated, never redirected, and with the token of that call alone.
+type client struct {
+	api     *api.Client
+	pool    *http.Transport
+	address string
+	timeout time.Duration
+}
+
+func newClient(c Config) (*client, error) {
+	pool, err := newTransport(c)
+	if err != nil {
+		return nil, err
+	}
+	return newClientOver(c, pool, pool)
+}
+
+// newClientOver takes the way to Vault apart, for tests without a network.
+func newClientOver(c Config, way http.RoundTripper, pool *http.Transport) (*client, error) {
+	// NewClient reads the environment whatever it is given. What it took from
+	// there is replaced below, so that certd's configuration alone counts.
+	a, err := api.NewClient(&api.Config{
+		Address: c.Address,
+		HttpClient: &http.Client{
+			Transport:     guard{way},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		MaxRetries:       0,
+		DisableRedirects: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("set up the client (the VAULT_ variables of the environment are read here, and have to be well-formed): %w", err)
+	}
+	a.SetHeaders(http.Header{api.RequestHeaderName: {"true"}})
+	a.ClearToken()
+	a.SetWrappingLookupFunc(func(string, string) string { return "" })
+	if c.Namespace != "" {
+		a.SetNamespace(c.Namespace)
+	}
+	timeout := c.Timeout
+	if timeout == 0 {
+		timeout = DefaultTimeout
+	}
+	return &client{api: a, pool: pool, address: c.Address, timeout: timeout}, nil
+}
+
+// newTransport speaks HTTP/1.1: a lost connection then concerns one request.
+func newTransport(c Config) (*http.Transport, error) {
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.TLSServerName}
+	roots, err := readRoots(c)
+	if err != nil {
+		return nil, err
+	}
+	conf.RootCAs = roots
+	certFile, keyFile := c.ClientCertFile, c.ClientKeyFile
+	if c.Auth.Cert != nil {
+		certFile, keyFile = c.Auth.Cert.CertFile, c.Auth.Cert.KeyFile
+	}
+	if certFile != "" {
+		conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+			if err != nil {
+				return nil, fmt.Errorf("read the TLS client certificate: %w", err)
+			}
+			return &pair, nil
+		}
+		if _, err := conf.GetClientCertificate(nil); err != nil {
+			return nil, err
+		}
+	}
+	return &http.Transport{
+		Proxy:                 c.Proxy,
+		DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		TLSClientConfig:       conf,
+		TLSHandshakeTimeout:   5 * time.Second,
+		MaxIdleConnsPerHost:   8,
+		IdleConnTimeout:       time.Minute,
+		ExpectContinueTimeout: time.Second,
+	}, nil
+}
+
+// readRoots returns the CA certificates to check Vault's against, or nil for
+// the system's.
+func readRoots(c Config) (*x509.CertPool, error) {
+	var texts [][]byte
+	switch {
+	case c.CAFile != "":
+		b, err := os.ReadFile(c.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("read Vault's CA certificates: %w", err)
+		}
+		texts = append(texts, b)
+	case len(c.CAPEM) > 0:
+		texts = append(texts, c.CAPEM)
+	case c.CAPath != "":
+		entries, err := os.ReadDir(c.CAPath)
+		if err != nil {
+			return nil, fmt.Errorf("read Vault's CA certificates: %w", err)
+		}
+		for _, e := range entries {
+			if e.IsDir() {
+				continue
+			}
+			b, err := os.ReadFile(filepath.Join(c.CAPath, e.Name()))
+			if err != nil {
+				return nil, fmt.Errorf("read Vault's CA certificates: %w", err)
+			}
+			texts = append(texts, b)
+		}
+	default:
+		return nil, nil
+	}
+	pool, found := x509.NewCertPool(), false
+	for _, b := range texts {
+		found = pool.AppendCertsFromPEM(b) || found
+	}
+	if !found {
+		return nil, errors.New("read Vault's CA certificates: there is no certificate (PEM) in what was given")
+	}
+	return pool, nil
+}
+
+// guard stands between vault/api and the network. It adds the token, which
+// travels in the request's context so that no client holds one, refuses
+// redirects, and bounds answers.
+type guard struct{ next http.RoundTripper }
+
+type tokenKey struct{}
+
+func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
+	if token, ok := r.Context().Value(tokenKey{}).(string); ok && token != "" {
+		r = r.Clone(r.Context())
+		r.Header.Set(api.AuthHeaderName, token)
+	}
+	resp, err := g.next.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
+		to := "elsewhere"
+		if u, err := resp.Location(); err == nil {
+			to = u.Scheme + "://" + u.Host
+		}
+		resp.Body.Close()
+		return nil, &redirectError{to}
+	}
+	resp.Body = &boundedBody{resp.Body, maxAnswer}
+	return resp, nil
+}
+
+// redirectError is a standby that cannot forward, or a proxy in between.
+type redirectError struct{ to string }
+
+func (e *redirectError) Error() string { return "redirected to " + e.to }
+
+type boundedBody struct {
+	io.ReadCloser
+	left int64
+}
+
+var errTooLong = fmt.Errorf("the answer is longer than %d bytes", maxAnswer)
+
+func (b *boundedBody) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errTooLong
+	}
+	n, err := b.ReadCloser.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
+}
+
+// call is one request.
+type call struct {
+	doing string     // for people: "sign with certd-transit/sign/x"
+	path  string     // below /v1/
+	body  any        // of a write; nil is a read
+	query url.Values // of a read
+
+	capability string // what a policy has to grant on path
+	policy     string // the file in deploy/vault that grants it
+	once       bool   // not to be sent again without the caller's knowledge
+	harmless   bool   // a write of which nothing lasts, such as a login
+	absent     error  // what an empty 404 means; nil: nothing special
+}
+
+// lasting says whether it matters if Vault did it though no answer came.
+func (q call) lasting() bool { return q.body != nil && !q.harmless }
+
+// reply is the envelope of all of Vault's answers.
+type reply struct {
+	RequestID string          `json:"request_id"`
+	Data      json.RawMessage `json:"data"`
+	Auth      *grant          `json:"auth"`
+}
+
+// grant is a token as a login, a renewal or a lookup gives it.
+type grant struct {
+	ClientToken   string `json:"client_token"`
+	LeaseDuration int64  `json:"lease_duration"` // seconds; 0: never ends
+	Renewable     bool   `json:"renewable"`
+}
+
+// send makes one exchange. The token may be empty.
+func (c *client) send(ctx context.Context, token string, q call) (reply, *fault) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	var sent atomic.Bool
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { sent.Store(true) }})
+	ctx = context.WithValue(ctx, tokenKey{}, token)
+
+	var resp *api.Response
+	var err error
+	if q.body == nil {
+		resp, err = c.api.Logical().ReadRawWithDataWithContext(ctx, q.path, q.query)
+	} else {
+		body, merr := json.Marshal(q.body)
+		if merr != nil {
+			return reply{}, &fault{err: merr}
+		}
+		resp, err = c.api.Logical().WriteRawWithContext(ctx, q.path, body)
+	}
+	if resp != nil && resp.Body != nil {
+		defer resp.Body.Close()
+	}
+	if err != nil {
+		return reply{}, newFault(resp, err, sent.Load(), token)
+	}
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return reply{}, &fault{sent: true, err: fmt.Errorf("read the answer: %w", err)}
+	}
+	var r reply
+	if len(b) == 0 {
+		return r, nil // 204
+	}
+	if q.path == healthPath { // the one answer without an envelope
+		return reply{Data: b}, nil
+	}
+	if err := json.Unmarshal(b, &r); err != nil {
+		return reply{}, &fault{sent: true, err: fmt.Errorf("the answer (status %d) is not Vault's JSON", resp.StatusCode)}
+	}
+	return r, nil
+}

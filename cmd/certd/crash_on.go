@@ -1,0 +1,27 @@
+//go:build crashpoints
+
+package main
+
+import (
+	"os"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+)
+
+// crashPoint kills the process at the nth write of the journal, counted from 1
+// and twice for each, before and after, where n is $CERTD_CRASH_AT. It is for
+// tests and not in any build that people get.
+func crashPoint() func(string) {
+	at, err := strconv.ParseInt(os.Getenv("CERTD_CRASH_AT"), 10, 64)
+	if err != nil {
+		return nil
+	}
+	var n atomic.Int64
+	return func(string) {
+		if n.Add(1) == at {
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
+}

@@ -1,0 +1,333 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"certd.internal/rotation"
+)
+
+// scripted is a Service that answers as the test says, and remembers what it
+// was asked.
+type scripted struct {
+	err    error
+	rotate func(context.Context, RotateRequest) (RotateReply, error)
+	panics bool
+
+	mu        sync.Mutex
+	until     time.Time
+	ifStopped bool
+	query     HistoryQuery
+	init      InitRequest
+}
+
+var at = time.Date(2026, 11, 22, 10, 40, 0, 0, time.UTC)
+
+func (s *scripted) Status(context.Context) (rotation.FleetStatus, error) {
+	if s.panics {
+		panic("hvs.very-secret")
+	}
+	return rotation.FleetStatus{APIVersion: rotation.APIVersion, Kind: "FleetStatus", Fleet: "acme-mesh", ObservedAt: at, NothingBreaksBefore: &at}, s.err
+}
+
+func (s *scripted) Plan(_ context.Context, until time.Time, ifStopped bool) (rotation.Plan, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.until, s.ifStopped = until, ifStopped
+	return rotation.Plan{Kind: "Plan", Until: until, Items: []rotation.PlanItem{}}, s.err
+}
+
+func (s *scripted) History(_ context.Context, q HistoryQuery) (rotation.HistoryList, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.query = q
+	return rotation.HistoryList{Kind: "HistoryList", Items: []rotation.HistoryItem{{Seq: 7, Step: rotation.StepIssuer}}}, s.err
+}
+
+func (s *scripted) Verify(context.Context) (VerifyReport, error) {
+	return VerifyReport{Entries: 3, First: 1, Last: 3, Head: "77aa"}, s.err
+}
+
+func (s *scripted) Rotate(ctx context.Context, r RotateRequest) (RotateReply, error) {
+	if s.rotate != nil {
+		return s.rotate(ctx, r)
+	}
+	return RotateReply{Results: []RotateResult{{Cluster: r.Clusters[0], Detail: "by " + r.Actor}}}, s.err
+}
+
+func (s *scripted) Init(_ context.Context, r InitRequest) (InitReply, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.init = r
+	return InitReply{Kind: "Ceremony", Created: true, Operator: r.Operator}, s.err
+}
+
+// socketPath is short: a test's own folder may not fit into a socket's name.
+func socketPath(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "certd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "s")
+}
+
+type running struct {
+	socket string
+	log    *bytes.Buffer // to be read after stop
+	stop   func()
+}
+
+func serve(t *testing.T, s Service) running {
+	t.Helper()
+	path := socketPath(t)
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var buf bytes.Buffer
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	srv := NewServer(s, slog.New(slog.NewTextHandler(&buf, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	srv.bodyTimeout = 300 * time.Millisecond
+	go func() { done <- srv.Serve(ctx, l) }()
+	stop := sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	t.Cleanup(stop)
+	return running{path, &buf, stop}
+}
+
+func TestEveryQuestionTravelsAndItsAnswerComesBack(t *testing.T) {
+	s := &scripted{}
+	r := serve(t, s)
+	c := NewClient(r.socket)
+	ctx := t.Context()
+
+	want, _ := s.Status(ctx)
+	if got, err := c.Status(ctx); err != nil || !cmp.Equal(got, want) {
+		t.Errorf("Status: %v %s", err, cmp.Diff(want, got))
+	}
+	until := at.Add(90*24*time.Hour + 5)
+	if got, err := c.Plan(ctx, until, true); err != nil || !got.Until.Equal(until) || !s.ifStopped {
+		t.Errorf("Plan until %v, ifStopped %v: %v", got.Until, s.ifStopped, err)
+	}
+	q := HistoryQuery{Since: at, Cluster: "eu & us", Limit: 5, After: 1 << 63}
+	if got, err := c.History(ctx, q); err != nil || got.Items[0].Seq != 7 || !cmp.Equal(s.query, q) {
+		t.Errorf("History: %v %s", err, cmp.Diff(q, s.query))
+	}
+	if _, err := c.History(ctx, HistoryQuery{}); err != nil || !cmp.Equal(s.query, HistoryQuery{}) {
+		t.Errorf("the empty query arrived as %+v: %v", s.query, err)
+	}
+	if got, err := c.Verify(ctx); err != nil || got.Head != "77aa" {
+		t.Errorf("Verify: %+v %v", got, err)
+	}
+	in := InitRequest{Actor: "somebody else", Operator: "Dana", Witnesses: []string{"Sam"}, Reason: "first", Token: "hvs.secret", DryRun: true}
+	if got, err := c.Init(ctx, in); err != nil || got.Operator != "Dana" {
+		t.Errorf("Init: %+v %v", got, err)
+	}
+	if s.init.Token != in.Token || s.init.Actor == in.Actor || !strings.HasSuffix(s.init.Actor, "@cli") {
+		t.Errorf("Init arrived with token kept: %v, actor %q; the actor is whom the kernel names", s.init.Token == in.Token, s.init.Actor)
+	}
+	reply, err := c.Rotate(ctx, RotateRequest{Clusters: []string{"eu"}, Actor: "root@evil"})
+	if err != nil || reply.Results[0].Detail != "by "+s.init.Actor {
+		t.Errorf("Rotate: %+v %v", reply, err)
+	}
+	r.stop()
+	if log := r.log.String(); strings.Contains(log, "hvs.secret") || !strings.Contains(log, "operator=Dana") {
+		t.Errorf("log: %s", log)
+	}
+}
+
+func TestEachSentinelTravelsWithItsText(t *testing.T) {
+	for _, row := range []struct {
+		err  error
+		is   error
+		exit int
+	}{
+		{fmt.Errorf("cluster %q is not configured: %w", "eu", ErrUsage), ErrUsage, 64},
+		{fmt.Errorf("vault: %w", ErrUnavailable), ErrUnavailable, 69},
+		{fmt.Errorf("rotate: %w", ErrNoDaemon), ErrUnavailable, 69},
+		{fmt.Errorf("paused: %w", ErrNotNow), ErrNotNow, 75},
+		{fmt.Errorf("vault: %w", ErrDenied), ErrDenied, 77},
+		{fmt.Errorf("2 of 3 are done: %w", ErrTimeout), ErrTimeout, 124},
+		{fmt.Errorf("asking: %w", context.DeadlineExceeded), ErrTimeout, 124},
+		{errors.New("the disk is full"), nil, 1},
+	} {
+		t.Run(row.err.Error(), func(t *testing.T) {
+			c := NewClient(serve(t, &scripted{err: row.err}).socket)
+			_, status := c.Status(t.Context())
+			_, rotate := c.Rotate(t.Context(), RotateRequest{Clusters: []string{"eu"}})
+			for _, err := range []error{status, rotate} {
+				if err == nil || err.Error() != row.err.Error() || ExitCode(err) != row.exit || row.is != nil && !errors.Is(err, row.is) {
+					t.Errorf("got %v (exit %d), want %v (exit %d)", err, ExitCode(err), row.err, row.exit)
+				}
+			}
+		})
+	}
+}
+
+func TestATokenQuotedByAnErrorIsHidden(t *testing.T) {
+	c := NewClient(serve(t, &scripted{err: fmt.Errorf("vault did not like hvs.secret: %w", ErrDenied)}).socket)
+	_, err := c.Init(t.Context(), InitRequest{Token: "hvs.secret"})
+	if !errors.Is(err, ErrDenied) || strings.Contains(err.Error(), "hvs.secret") {
+		t.Errorf("Init: %v", err)
+	}
+	in := InitRequest{Operator: "Dana", Token: "hvs.secret"}
+	var log bytes.Buffer
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "request", in)
+	for _, text := range []string{fmt.Sprint(in), fmt.Sprintf("%+v %#v %s %q %x", in, in, in, in, in), log.String()} {
+		if strings.Contains(text, "hvs.secret") || strings.Contains(text, "6876732e") || !strings.Contains(text, "Dana") {
+			t.Errorf("printed as %s", text)
+		}
+	}
+}
+
+// raw sends a request as it stands and returns the failure that comes back.
+func raw(t *testing.T, socket, method, path string, body io.Reader) failure {
+	t.Helper()
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return net.Dial("unix", socket)
+	}}}
+	req, err := http.NewRequestWithContext(t.Context(), method, "http://certd"+path, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var f failure
+	if err := json.NewDecoder(resp.Body).Decode(&f); err != nil {
+		t.Fatalf("%s %s: status %s, %v", method, path, resp.Status, err)
+	}
+	return f
+}
+
+func TestWhatTheServerRefuses(t *testing.T) {
+	s := &scripted{}
+	r := serve(t, s)
+	for name, row := range map[string]struct {
+		method, path, body, text string
+	}{
+		"an unknown field":           {"POST", "/v1/rotate", `{"clusters":["eu"],"force":true}`, `unknown field "force"`},
+		"a field of the wrong type":  {"POST", "/v1/init", `{"token":{"a":"hvs.secret"}}`, "field token has the wrong type"},
+		"two documents":              {"POST", "/v1/rotate", `{"clusters":["eu"]}{}`, "something follows"},
+		"no document":                {"POST", "/v1/rotate", ``, "EOF"},
+		"a body without end":         {"POST", "/v1/rotate", `{"reason":"` + strings.Repeat("x", maxBody) + `"}`, "larger than"},
+		"an unknown parameter":       {"GET", "/v1/history?lmit=3", "", `no parameter "lmit"`},
+		"a limit that is no number":  {"GET", "/v1/history?limit=many", "", "limit"},
+		"a negative limit":           {"GET", "/v1/history?limit=-1", "", "limit"},
+		"a plan without end":         {"GET", "/v1/plan", "", "until is missing"},
+		"a time that is none":        {"GET", "/v1/plan?until=tomorrow", "", "RFC 3339"},
+		"an unknown path":            {"GET", "/v2/status", "", "does not know GET /v2/status"},
+		"a question put as an order": {"POST", "/v1/status", "{}", "does not know POST /v1/status"},
+		"an order put as a question": {"GET", "/v1/rotate", "", "does not know GET /v1/rotate"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := raw(t, r.socket, row.method, row.path, strings.NewReader(row.body))
+			if f.Code != 64 || !strings.Contains(f.Text, row.text) || strings.Contains(f.Text, "hvs.secret") {
+				t.Errorf("answer: %+v, want code 64 and %q", f, row.text)
+			}
+		})
+	}
+	t.Run("a body that does not come", func(t *testing.T) {
+		body, w := io.Pipe()
+		defer w.Close()
+		go w.Write([]byte(`{"clusters":`))
+		if f := raw(t, r.socket, "POST", "/v1/rotate", body); f.Code == 0 {
+			t.Errorf("answer: %+v", f)
+		}
+	})
+	if !cmp.Equal(s.init, InitRequest{}) {
+		t.Errorf("a refused request reached the service: %v", s.init)
+	}
+}
+
+func TestAPanicEndsOneRequestOnly(t *testing.T) {
+	s := &scripted{panics: true}
+	r := serve(t, s)
+	c := NewClient(r.socket)
+	if _, err := c.Status(t.Context()); err == nil || ExitCode(err) != 1 {
+		t.Errorf("Status: %v", err)
+	}
+	if _, err := c.Verify(t.Context()); err != nil {
+		t.Errorf("Verify after the panic: %v", err)
+	}
+	r.stop()
+	if strings.Contains(r.log.String(), "hvs.very-secret") {
+		t.Errorf("log: %s", r.log)
+	}
+}
+
+// The body's time limit must not run on while the daemon works.
+func TestARotationMayTakeLongerThanSendingTheRequest(t *testing.T) {
+	r := serve(t, &scripted{rotate: func(ctx context.Context, _ RotateRequest) (RotateReply, error) {
+		select {
+		case <-ctx.Done():
+			return RotateReply{}, context.Cause(ctx)
+		case <-time.After(700 * time.Millisecond): // past the limit for the body
+			return RotateReply{Results: []RotateResult{{Cluster: "eu", Result: rotation.OK}}}, nil
+		}
+	}})
+	reply, err := NewClient(r.socket).Rotate(t.Context(), RotateRequest{Clusters: []string{"eu"}, Wait: true})
+	if err != nil || len(reply.Results) != 1 {
+		t.Errorf("Rotate: %+v %v", reply, err)
+	}
+}
+
+func TestWaitingEndsWithTheCaller(t *testing.T) {
+	gone := make(chan struct{})
+	started := make(chan struct{})
+	r := serve(t, &scripted{rotate: func(ctx context.Context, _ RotateRequest) (RotateReply, error) {
+		close(started)
+		<-ctx.Done()
+		close(gone)
+		return RotateReply{}, ErrTimeout
+	}})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-started; cancel() }()
+	_, err := NewClient(r.socket).Rotate(ctx, RotateRequest{Clusters: []string{"eu"}, Wait: true})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("Rotate: %v", err)
+	}
+	<-gone
+}
+
+func TestStoppingEndsRequestsInHand(t *testing.T) {
+	started := make(chan struct{})
+	r := serve(t, &scripted{rotate: func(ctx context.Context, _ RotateRequest) (RotateReply, error) {
+		close(started)
+		<-ctx.Done()
+		return RotateReply{}, fmt.Errorf("certd is stopping: %w", ErrNotNow)
+	}})
+	go func() { <-started; r.stop() }()
+	_, err := NewClient(r.socket).Rotate(t.Context(), RotateRequest{Clusters: []string{"eu"}, Wait: true})
+	if !errors.Is(err, ErrNotNow) {
+		t.Errorf("Rotate: %v", err)
+	}
+	r.stop()
+	if _, err := os.Lstat(r.socket); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket is still there: %v", err)
+	}
+}

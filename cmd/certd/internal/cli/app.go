@@ -1,0 +1,239 @@
+// Package cli is certd's command line: flags, questions, output and exit
+// codes. What the commands work on comes in with an App.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"certd.internal/cmd/certd/internal/api"
+	"certd.internal/rotation"
+)
+
+// An App is the world of one invocation. Process fills in what the process
+// has; the hooks from Run on come from main. Live and InspectCluster may be
+// nil: then what needs them is refused as not supported.
+type App struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Getenv         func(string) string
+	Now            func() time.Time
+	Terminal       bool // Stdout is one
+	Interactive    bool // Stdin and Stderr are terminals, so that certd may ask
+	Width          int  // of the terminal, in columns; 0 if unknown or none
+	Version        VersionInfo
+
+	// Run is the daemon; it returns when it has ended, after ctx at the latest.
+	// configPath, here and below, is --config as given: "" if it was not.
+	Run func(ctx context.Context, configPath string, dev bool) error
+	// Local is the journal itself, for when no daemon answers; with write it
+	// can make the trust anchor. The note is a sentence about what is read and
+	// how old it is.
+	Local func(ctx context.Context, configPath string, write bool) (svc api.Service, note string, close func() error, err error)
+	// Live asks the clusters themselves.
+	Live func(ctx context.Context, configPath string) (rotation.FleetStatus, error)
+	// Socket is the path of the daemon's admin socket.
+	Socket func(configPath string) (string, error)
+	// Config is what the config commands work on.
+	Config ConfigCommands
+	// InspectCluster fetches certificates from a cluster, as PEM: part is
+	// "issuer", "bundle", or "" for both.
+	InspectCluster func(ctx context.Context, configPath, cluster, part string) ([]byte, error)
+
+	configPath string
+	colorFlag  string
+	asciiFlag  bool
+	utcFlag    bool
+	poll       time.Duration // between looks of --watch and --follow
+}
+
+// VersionInfo is what `certd version` tells.
+type VersionInfo struct {
+	Version   string `json:"version"`
+	Commit    string `json:"commit"`
+	Date      string `json:"date"`
+	GoVersion string `json:"goVersion"`
+	Platform  string `json:"platform"`
+}
+
+// Exit codes besides those of api.ExitCode.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitPending     = 2
+	exitUnknown     = 3
+	exitUsage       = 64
+	exitConfig      = 78
+	exitInterrupted = 130
+)
+
+// ErrConfig marks an error that lies in the configuration (exit 78).
+var ErrConfig = errors.New("the configuration is invalid")
+
+// exit ends a command with a code that is no error: the state of a fleet.
+type exit int
+
+func (e exit) Error() string { return fmt.Sprintf("exit %d", int(e)) }
+
+// usage is a wrong way of calling certd.
+func usage(format string, args ...any) error {
+	return hinted{fmt.Errorf(format, args...), api.ErrUsage, ""}
+}
+
+// hinted is an error with its class, and what to type about it.
+type hinted struct {
+	error
+	class error
+	fix   string
+}
+
+func (h hinted) Unwrap() []error { return []error{h.error, h.class} }
+
+// hint adds what to type.
+func hint(err error, fix string) error { return hinted{err, err, fix} }
+
+// Main runs the command line args, without the program's name, and returns the
+// exit code.
+func (a *App) Main(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// A second Ctrl-C ends the process at once.
+	context.AfterFunc(ctx, stop)
+	return a.run(ctx, args)
+}
+
+func (a *App) run(ctx context.Context, args []string) int {
+	if a.poll == 0 {
+		a.poll = 2 * time.Second
+	}
+	root := a.root()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	var code exit
+	if errors.As(err, &code) {
+		return int(code)
+	}
+	a.report(err)
+	switch {
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		return exitInterrupted
+	case errors.Is(err, ErrConfig):
+		return exitConfig
+	}
+	return api.ExitCode(err)
+}
+
+// report tells an error: what went wrong, a line each, and what to type.
+func (a *App) report(err error) {
+	s := a.style()
+	s.color = s.color && a.Interactive
+	var h hinted
+	fix := ""
+	if errors.As(err, &h) {
+		fix = h.fix
+	}
+	for line := range strings.SplitSeq(strings.TrimSpace(err.Error()), "\n") {
+		if line = s.clean(line); line != "" {
+			fmt.Fprintf(a.Stderr, "%s %s\n", s.mark(markCritical), line)
+		}
+	}
+	if fix != "" {
+		fmt.Fprintln(a.Stderr, s.plain("  → ")+fix)
+	}
+}
+
+// tell prints lines to standard output.
+func (a *App) tell(lines ...string) {
+	var b strings.Builder
+	for _, l := range lines {
+		b.WriteString(l)
+		b.WriteByte('\n')
+	}
+	_, _ = io.WriteString(a.Stdout, b.String()) // if it is closed, nobody is left to tell
+}
+
+// aside prints lines that are not the answer to standard error.
+func (a *App) aside(lines ...string) {
+	for _, l := range lines {
+		fmt.Fprintln(a.Stderr, l)
+	}
+}
+
+// style follows --color, NO_COLOR, CLICOLOR_FORCE, FORCE_COLOR, TERM and the
+// terminal, in this order, for colours, and --ascii or the locale for signs.
+func (a *App) style() style {
+	s := style{now: a.Now(), zone: a.zone(), width: a.Width}
+	if s.width == 0 && a.Terminal {
+		s.width = proseWidth
+	}
+	on := func(name string) bool { v := a.Getenv(name); return v != "" && v != "0" }
+	switch {
+	case a.colorFlag == "always":
+		s.color = true
+	case a.colorFlag == "never", a.Getenv("NO_COLOR") != "":
+	case on("CLICOLOR_FORCE"), on("FORCE_COLOR"):
+		s.color = true
+	case a.Getenv("TERM") == "dumb":
+	default:
+		s.color = a.Terminal
+	}
+	s.ascii = a.asciiFlag || !a.utf8()
+	return s
+}
+
+// utf8 says whether the locale is one of UTF-8. Where none is set, as in a
+// service or a small container, it is taken to be: all else is older.
+func (a *App) utf8() bool {
+	for _, name := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
+		if v := a.Getenv(name); v != "" {
+			v = strings.ToLower(strings.ReplaceAll(v, "-", ""))
+			return strings.Contains(v, "utf8")
+		}
+	}
+	return true
+}
+
+// zone is the user's, or UTC with --utc and CERTD_UTC.
+func (a *App) zone() *time.Location {
+	if v := a.Getenv("CERTD_UTC"); a.utcFlag || v != "" && v != "0" {
+		return time.UTC
+	}
+	if name := strings.TrimPrefix(a.Getenv("TZ"), ":"); name != "" {
+		if zone, err := time.LoadLocation(name); err == nil {
+			return zone
+		}
+	}
+	return time.Local
+}
+
+// ask puts a question to the daemon, and where none answers to the journal.
+// The note tells of the journal.
+func ask[T any](ctx context.Context, a *App, question func(context.Context, api.Service) (T, error)) (answer T, note string, err error) {
+	socket, err := a.Socket(a.configPath)
+	if err != nil {
+		return answer, "", err
+	}
+	answer, err = question(ctx, api.NewClient(socket))
+	if err == nil || !errors.Is(err, api.ErrNoDaemon) {
+		return answer, "", err
+	}
+	local, note, closeLocal, err := a.Local(ctx, a.configPath, false)
+	if err != nil {
+		return answer, "", err
+	}
+	answer, err = question(ctx, local)
+	if closed := closeLocal(); err == nil {
+		err = closed
+	}
+	return answer, note, err
+}

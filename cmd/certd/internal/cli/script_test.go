@@ -1,0 +1,362 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"certd.internal/cmd/certd/internal/api"
+	"certd.internal/rotation"
+)
+
+// scripted is a Service with a fixed fleet.
+type scripted struct {
+	st     rotation.FleetStatus
+	rotate error
+	bad    uint64
+
+	mu     sync.Mutex
+	asked  []api.RotateRequest
+	inits  []api.InitRequest
+	anchor bool
+}
+
+func (s *scripted) Status(context.Context) (rotation.FleetStatus, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.st
+	st.Trust.Active = nil
+	if s.anchor {
+		st.Trust.Active = healthy().Trust.Active
+	}
+	return st, nil
+}
+
+func (s *scripted) Plan(_ context.Context, until time.Time, ifStopped bool) (rotation.Plan, error) {
+	p := plan()
+	p.Until = until
+	p.Items = slices.DeleteFunc(p.Items, func(i rotation.PlanItem) bool { return i.At.After(until) })
+	if !ifStopped {
+		p.Breaks = nil
+	}
+	return p, nil
+}
+
+func (s *scripted) History(_ context.Context, q api.HistoryQuery) (rotation.HistoryList, error) {
+	list := rotation.HistoryList{APIVersion: rotation.APIVersion, Kind: "HistoryList", Fleet: "acme-mesh", Source: s.st.Source, Items: []rotation.HistoryItem{}}
+	for _, e := range entries() {
+		if e.Seq > q.After && !e.At.Before(q.Since) && (q.Cluster == "" || e.Cluster == q.Cluster) {
+			list.Items = append(list.Items, e)
+		}
+	}
+	if n := len(list.Items); q.Limit > 0 && n > q.Limit {
+		list.Items = list.Items[n-q.Limit:]
+	}
+	return list, nil
+}
+
+func (s *scripted) Verify(context.Context) (api.VerifyReport, error) {
+	r := api.VerifyReport{Entries: 4, First: 1, Last: 4, Head: digest, BadSeq: s.bad}
+	if s.bad != 0 {
+		r.Problem = "its hash does not cover it"
+	}
+	return r, nil
+}
+
+func (s *scripted) Rotate(_ context.Context, r api.RotateRequest) (api.RotateReply, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked = append(s.asked, r)
+	var reply api.RotateReply
+	if s.rotate != nil {
+		return reply, s.rotate
+	}
+	for _, c := range r.Clusters {
+		res := api.RotateResult{Cluster: c, Detail: "asked for"}
+		switch {
+		case r.DryRun:
+			res.Detail = "would be given a new issuer now"
+		case r.Wait && c == "prod-us-1":
+			res = api.RotateResult{Cluster: c, Result: rotation.Failed, Detail: "connection refused"}
+		case r.Wait:
+			res = api.RotateResult{Cluster: c, Result: rotation.OK, Serial: "5e91"}
+		}
+		reply.Results = append(reply.Results, res)
+	}
+	return reply, nil
+}
+
+func (s *scripted) Init(_ context.Context, r api.InitRequest) (api.InitReply, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inits = append(s.inits, r)
+	reply := api.InitReply{APIVersion: rotation.APIVersion, Kind: "Ceremony", Fleet: "acme-mesh", At: now, Created: !s.anchor && !r.DryRun, DryRun: r.DryRun, Operator: r.Operator, Witnesses: append([]string{}, r.Witnesses...),
+		Anchor: *healthy().Trust.Active, BundlePEM: "-----BEGIN CERTIFICATE-----\n", Steps: []string{"Vault answers and is unsealed"}}
+	s.anchor = s.anchor || !r.DryRun
+	return reply, nil
+}
+
+// configs is a configuration that is as the test says.
+type configs struct{ invalid bool }
+
+func (c configs) Validate(string) ConfigReport {
+	if c.invalid {
+		return ConfigReport{Problems: []string{`certd.yaml:9:22: defaults.issuer.schedule: "0 0 31 2 *" never fires`}, Warnings: []string{"certd.yaml:8:3: defaults.issuer.lifetime: is short"}}
+	}
+	return ConfigReport{Valid: []string{"valid · 3 clusters", `  prod-eu-1  issuer  "0 3 * * *"`}}
+}
+
+func (c configs) Values(string) ([]ConfigValue, error) {
+	if c.invalid {
+		return nil, fmt.Errorf("certd.yaml:9:22: never fires: %w", ErrConfig)
+	}
+	return []ConfigValue{{"name", "acme-mesh", "certd.yaml:3:7"}, {"stateDir", "/var/lib/certd", "default"}}, nil
+}
+func (configs) Schema() []byte  { return []byte("{\"type\": \"object\"}\n") }
+func (configs) Example() []byte { return []byte("apiVersion: certd/v1\n") }
+
+// world is what a script sets up with its own commands:
+//
+//	daemon FLEET       a daemon that knows the fleet listens on $SOCKET
+//	journal FLEET      a journal without a daemon
+//	set KEY VALUE      stdin, interactive, badseq, rotate-error, config, anchor
+//	exits CODE ARG...  runs certd and wants that exit code
+//	token              prints the token that the last init brought
+type world struct {
+	service     *scripted
+	local       bool
+	stdin       string
+	interactive bool
+	invalid     bool
+	width       int
+}
+
+func fleetOf(name string) rotation.FleetStatus {
+	return map[string]func() rotation.FleetStatus{
+		"healthy": func() rotation.FleetStatus { return healthy("prod-eu-1", "prod-us-1", "stage-eu-1") },
+		"overdue": overdue, "unreachable": unreachable, "journal": fromJournal, "watched": watchedOnly, "none": noAnchor, "large": large, "broken": broken,
+		"dark": func() rotation.FleetStatus {
+			return with(healthy("prod-eu-1"), "prod-eu-1", func(c *rotation.ClusterStatus) { c.State = rotation.StateUnknown })
+		},
+	}[name]()
+}
+
+func TestScripts(t *testing.T) {
+	worlds := sync.Map{}
+	of := func(ts *testscript.TestScript) *world {
+		w, _ := worlds.LoadOrStore(ts.Getenv("WORK"), &world{})
+		return w.(*world)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: filepath.Join("testdata", "script"),
+		Setup: func(e *testscript.Env) error {
+			// A socket's path must be short.
+			dir, err := os.MkdirTemp("", "certd")
+			if err != nil {
+				return err
+			}
+			e.Defer(func() { os.RemoveAll(dir) })
+			e.Setenv("SOCKET", filepath.Join(dir, "s"))
+			e.Setenv("TZ", "Europe/Berlin")
+			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("LANG", "C.UTF-8")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"daemon": func(ts *testscript.TestScript, _ bool, args []string) {
+				w := of(ts)
+				w.service = &scripted{st: fleetOf(args[0]), anchor: args[0] != "none"}
+				l, err := api.Listen(ts.Getenv("SOCKET"))
+				ts.Check(err)
+				ctx, cancel := context.WithCancel(context.Background())
+				done := make(chan error, 1)
+				go func() { done <- api.NewServer(w.service, slog.New(slog.DiscardHandler)).Serve(ctx, l) }()
+				ts.Defer(func() {
+					cancel()
+					ts.Check(<-done)
+				})
+			},
+			"journal": func(ts *testscript.TestScript, _ bool, args []string) {
+				w := of(ts)
+				w.local, w.service = true, &scripted{st: fleetOf(args[0]), anchor: args[0] != "none"}
+			},
+			"set": func(ts *testscript.TestScript, _ bool, args []string) {
+				w := of(ts)
+				switch value := args[1]; args[0] {
+				case "stdin":
+					w.stdin = value + "\n"
+				case "interactive":
+					w.interactive = value == "yes"
+				case "badseq":
+					n, err := strconv.ParseUint(value, 10, 64)
+					ts.Check(err)
+					w.service.bad = n
+				case "rotate-error":
+					w.service.rotate = fmt.Errorf("rotate: %w", map[string]error{"denied": api.ErrDenied, "notnow": api.ErrNotNow, "other": errors.New("the disk is full"), "timeout": api.ErrTimeout, "unavailable": api.ErrUnavailable}[value])
+				case "config":
+					w.invalid = value == "invalid"
+				default:
+					ts.Fatalf("set %s: unknown", args[0])
+				}
+			},
+			"exits": func(ts *testscript.TestScript, _ bool, args []string) {
+				if got := invoke(ts, of(ts), args[1:]); strconv.Itoa(got) != args[0] {
+					ts.Fatalf("certd %s: exit %d, want %s", strings.Join(args[1:], " "), got, args[0])
+				}
+			},
+			"token": func(ts *testscript.TestScript, _ bool, _ []string) {
+				s := of(ts).service
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				if len(s.inits) == 0 {
+					ts.Fatalf("no init came")
+				}
+				r := s.inits[len(s.inits)-1]
+				fmt.Fprintf(ts.Stdout(), "token=%s reason=%s", r.Token, r.Reason)
+			},
+			"asked": func(ts *testscript.TestScript, _ bool, _ []string) {
+				s := of(ts).service
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				for _, r := range s.asked {
+					fmt.Fprintf(ts.Stdout(), "%s reason=%s wait=%v dryRun=%v\n", strings.Join(r.Clusters, ","), r.Reason, r.Wait, r.DryRun)
+				}
+			},
+		},
+	})
+}
+
+// invoke runs a command line in this process.
+func invoke(ts *testscript.TestScript, w *world, args []string) int {
+	for i, a := range args {
+		if strings.HasSuffix(a, ".yaml") || strings.HasSuffix(a, ".pem") || strings.HasSuffix(a, ".md") || strings.HasSuffix(a, ".json") || strings.HasSuffix(a, ".txt") {
+			args[i] = ts.MkAbs(a)
+		}
+	}
+	a := &App{Stdin: strings.NewReader(w.stdin), Stdout: ts.Stdout(), Stderr: ts.Stderr(), Getenv: ts.Getenv, Now: func() time.Time { return now }, poll: time.Millisecond, Interactive: w.interactive, Width: w.width,
+		Version: VersionInfo{"1.0.0", "abc1234", "2026-11-20T09:00:00Z", "go1.26.8", "linux/amd64"},
+		Run: func(_ context.Context, path string, dev bool) error {
+			fmt.Fprintf(ts.Stdout(), "running dev=%v config=%s\n", dev, path)
+			return nil
+		},
+		Socket: func(string) (string, error) {
+			if w.invalid {
+				return "", fmt.Errorf("certd.yaml:9:22: never fires\ncertd.yaml:10:1: unknown field: %w", ErrConfig)
+			}
+			return ts.Getenv("SOCKET"), nil
+		},
+		Local: func(_ context.Context, _ string, write bool) (api.Service, string, func() error, error) {
+			if !w.local {
+				return nil, "", nil, fmt.Errorf("open journal: %w", api.ErrUnavailable)
+			}
+			return w.service, journalNote, func() error { return nil }, nil
+		},
+		Config: configs{w.invalid},
+	}
+	return a.run(context.Background(), args)
+}
+
+func TestExitCodesOfStates(t *testing.T) {
+	for state, want := range map[rotation.State]int{rotation.StateOK: 0, rotation.StateWarning: 1, rotation.StateCritical: 2, rotation.StateUnknown: 3, "a word of a later version": 3} {
+		if got := stateCode(state); got != want {
+			t.Errorf("%s: exit %d, want %d", state, got, want)
+		}
+	}
+}
+
+// Ctrl-C ends what waits, with 130 and a sentence.
+func TestInterrupting(t *testing.T) {
+	for name, row := range map[string]struct {
+		args []string
+		says string
+	}{
+		"watching":         {[]string{"status", "--watch"}, "nothing was changed"},
+		"following":        {[]string{"history", "--follow"}, "nothing was changed"},
+		"a question asked": {[]string{"init"}, "nothing was changed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, out, errs := testApp()
+			reader, w := io.Pipe()
+			defer w.Close()
+			a.Stdin, a.Interactive = reader, true
+			service := &scripted{st: healthy("prod-eu-1"), anchor: row.args[0] != "init"}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			looks := 0
+			a.Local = func(context.Context, string, bool) (api.Service, string, func() error, error) {
+				if looks++; looks == 3 || row.args[0] == "init" {
+					cancel()
+				}
+				return service, "", func() error { return nil }, nil
+			}
+			if code := a.run(ctx, row.args); code != 130 || !strings.Contains(errs.String(), row.says) {
+				t.Errorf("exit %d, stderr %q, stdout %q", code, errs, out)
+			}
+			if service.inits != nil && !service.inits[len(service.inits)-1].DryRun {
+				t.Error("the trust anchor was made")
+			}
+		})
+	}
+}
+
+func TestWatchingAPipePrintsChangesOnly(t *testing.T) {
+	a, out, _ := testApp()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	looks := 0
+	a.Local = func(context.Context, string, bool) (api.Service, string, func() error, error) {
+		looks++
+		st := healthy("prod-eu-1", "prod-us-1", "stage-eu-1")
+		if looks > 3 {
+			st = overdue()
+		}
+		if looks == 6 {
+			cancel()
+		}
+		return &scripted{st: st, anchor: true}, "", func() error { return nil }, nil
+	}
+	a.run(ctx, []string{"status", "-w"})
+	golden(t, "watch-pipe", strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n"))
+}
+
+func TestColoursFollowTheEnvironment(t *testing.T) {
+	for name, row := range map[string]struct {
+		flag     string
+		env      map[string]string
+		terminal bool
+		want     bool
+	}{
+		"a terminal":                     {"auto", nil, true, true},
+		"a pipe":                         {"auto", nil, false, false},
+		"NO_COLOR":                       {"auto", map[string]string{"NO_COLOR": "1"}, true, false},
+		"NO_COLOR before CLICOLOR_FORCE": {"auto", map[string]string{"NO_COLOR": "1", "CLICOLOR_FORCE": "1"}, true, false},
+		"CLICOLOR_FORCE in a pipe":       {"auto", map[string]string{"CLICOLOR_FORCE": "1"}, false, true},
+		"FORCE_COLOR=0":                  {"auto", map[string]string{"FORCE_COLOR": "0"}, false, false},
+		"a dumb terminal":                {"auto", map[string]string{"TERM": "dumb"}, true, false},
+		"the flag before all":            {"always", map[string]string{"NO_COLOR": "1"}, false, true},
+		"the flag on a terminal":         {"never", nil, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, _, _ := testApp()
+			env := maps.Clone(row.env)
+			a.Getenv = func(k string) string { return env[k] }
+			a.Terminal, a.colorFlag = row.terminal, row.flag
+			if got := a.style().color; got != row.want {
+				t.Errorf("colours: %v", got)
+			}
+		})
+	}
+}

@@ -1,0 +1,326 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"certd.internal/cmd/certd/internal/api"
+	"certd.internal/rotation"
+)
+
+const apiVersion = rotation.APIVersion
+
+type statusOptions struct {
+	names    []string
+	selector string
+	all      bool
+	watch    bool
+	live     bool
+	output   output
+}
+
+func (a *App) statusCommand() *cobra.Command {
+	var o statusOptions
+	var format string
+	formats := []string{"table", "wide", "short", "json", "yaml", "jsonpath"}
+	cmd := &cobra.Command{
+		Use:   "status [CLUSTER...]",
+		Short: "The fleet at a glance: what is wrong, how long there is, what comes next",
+		Long: "The fleet at a glance, from the daemon, or from its journal if none answers.\n" +
+			"The exit code is the state: 0 ok, 1 warning, 2 critical, 3 unknown.",
+		ValidArgsFunction: a.completeClusters,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			o.names = args
+			if o.output, err = outputOf(format, formats...); err != nil {
+				return err
+			}
+			if o.watch && o.output.format != "table" && o.output.format != "wide" {
+				return usage("--watch goes with -o table and -o wide only")
+			}
+			if o.watch {
+				return a.watch(cmd.Context(), o)
+			}
+			return a.status(cmd.Context(), o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.selector, "selector", "l", "", "only clusters whose `labels` match, as in kubectl -l")
+	f.BoolVarP(&o.all, "all", "A", false, "a row for each cluster, also where there are many")
+	f.BoolVarP(&o.watch, "watch", "w", false, "look again every 2 s until interrupted")
+	f.BoolVar(&o.live, "live", false, "ask the clusters themselves")
+	outputFlag(cmd, &format, formats...)
+	return cmd
+}
+
+// look returns the wanted part of the fleet's status.
+func (a *App) look(ctx context.Context, o statusOptions) (st rotation.FleetStatus, note string, err error) {
+	if o.live {
+		if a.Live == nil {
+			return st, "", usage("--live: not supported yet")
+		}
+		st, err = a.Live(ctx, a.configPath)
+	} else {
+		st, note, err = ask(ctx, a, func(ctx context.Context, s api.Service) (rotation.FleetStatus, error) { return s.Status(ctx) })
+	}
+	if err != nil {
+		return st, "", err
+	}
+	st, err = narrowed(st, o.names, o.selector)
+	return st, note, err
+}
+
+func (a *App) status(ctx context.Context, o statusOptions) error {
+	st, note, err := a.look(ctx, o)
+	if err != nil {
+		return err
+	}
+	s := a.style()
+	switch {
+	case o.output.format == "short":
+		a.tell(short(st, s.now))
+	case o.output.machine():
+		if note != "" {
+			a.aside(note)
+		}
+		if err := a.document(o.output, st); err != nil {
+			return err
+		}
+	default:
+		a.tell(a.statusLines(s, o, st, note)...)
+	}
+	if code := stateCode(st.State); code != exitOK {
+		return exit(code)
+	}
+	return nil
+}
+
+func (a *App) statusLines(s style, o statusOptions, st rotation.FleetStatus, note string) []string {
+	return statusView{style: s, doc: st, note: note, all: o.all || len(o.names) > 0, wide: o.output.format == "wide"}.lines()
+}
+
+// stateCode is the exit code of a state, as monitoring plugins have it.
+func stateCode(s rotation.State) int {
+	switch s {
+	case rotation.StateOK:
+		return exitOK
+	case rotation.StateWarning:
+		return 1
+	case rotation.StateCritical:
+		return 2
+	}
+	return exitUnknown
+}
+
+// chosen returns the names of the clusters that names and selector ask for;
+// all if they ask for nothing.
+func chosen(clusters []rotation.ClusterStatus, names []string, selector string) (map[string]bool, error) {
+	sel, err := labels.Parse(selector)
+	if err != nil {
+		return nil, usage("-l %s: %v", selector, err)
+	}
+	for _, n := range names {
+		if !slices.ContainsFunc(clusters, func(c rotation.ClusterStatus) bool { return c.Name == n }) {
+			have := make([]string, len(clusters))
+			for i, c := range clusters {
+				have[i] = c.Name
+			}
+			return nil, usage("there is no cluster %q; the fleet has %s", n, nameList(have))
+		}
+	}
+	set := map[string]bool{}
+	for _, c := range clusters {
+		if (len(names) == 0 || slices.Contains(names, c.Name)) && sel.Matches(labels.Set(c.Labels)) {
+			set[c.Name] = true
+		}
+	}
+	if selector != "" && len(set) == 0 {
+		return nil, usage("-l %s: no cluster matches", selector)
+	}
+	return set, nil
+}
+
+func nameList(list []string) string {
+	if len(list) == 0 {
+		return "none"
+	}
+	return names(list, 8)
+}
+
+// narrowed is the status of a part of the fleet, with the state and the time
+// left of that part. What is wrong with the whole fleet is wrong here, too.
+func narrowed(st rotation.FleetStatus, names []string, selector string) (rotation.FleetStatus, error) {
+	if len(names) == 0 && selector == "" {
+		return st, nil
+	}
+	set, err := chosen(st.Clusters, names, selector)
+	if err != nil {
+		return st, err
+	}
+	st.Clusters = slices.DeleteFunc(slices.Clone(st.Clusters), func(c rotation.ClusterStatus) bool { return !set[c.Name] })
+	st.Summary = rotation.Summary{Clusters: len(st.Clusters)}
+	st.NothingBreaksBefore, st.FirstToBreak = nil, nil
+	breaks := func(b rotation.Break) {
+		if st.NothingBreaksBefore == nil || b.At.Before(*st.NothingBreaksBefore) {
+			st.NothingBreaksBefore, st.FirstToBreak = &b.At, &b
+		}
+	}
+	if a := st.Trust.Active; a != nil {
+		breaks(rotation.Break{Kind: "anchor", Name: a.ID, At: a.NotAfter})
+	}
+	for _, c := range st.Clusters {
+		switch c.State {
+		case rotation.StateOK:
+			st.Summary.OK++
+		case rotation.StateWarning:
+			st.Summary.Warning++
+		case rotation.StateCritical:
+			st.Summary.Critical++
+		default:
+			st.Summary.Unknown++
+		}
+		if c.Issuer != nil && c.Issuer.Delivered != nil {
+			breaks(rotation.Break{Cluster: c.Name, Kind: "issuer", Name: "linkerd-identity-issuer", At: usableUntil(c.Issuer)})
+		}
+	}
+	has := func(s rotation.State) bool {
+		return slices.ContainsFunc(st.Findings, func(f rotation.Finding) bool { return f.Severity == s })
+	}
+	sum := st.Summary
+	switch {
+	case sum.Critical > 0 || has(rotation.StateCritical):
+		st.State = rotation.StateCritical
+	case sum.Clusters > 0 && sum.Unknown == sum.Clusters:
+		st.State = rotation.StateUnknown
+	case sum.Warning+sum.Unknown > 0 || len(st.Findings) > 0:
+		st.State = rotation.StateWarning
+	default:
+		st.State = rotation.StateOK
+	}
+	return st, nil
+}
+
+// short is one line for a monitoring plugin, with performance data
+// ('label'=value[unit];[warn];[crit];[min]).
+func short(st rotation.FleetStatus, now time.Time) string {
+	s := style{ascii: true}
+	what := "all " + count(st.Summary.Clusters, "cluster") + " ok"
+	if problems := gather(st.Findings, st.Clusters); len(problems) > 0 {
+		p := problems[0]
+		what = strings.TrimSpace(which(p.clusters) + " " + p.Message)
+		if more := len(problems) - 1; more > 0 {
+			what += fmt.Sprintf(", and %s more", count(more, "problem"))
+		}
+	}
+	// The bar begins the performance data.
+	what = strings.ReplaceAll(s.clean(what), "|", "/")
+	line := fmt.Sprintf("CERTD %s - %s", strings.ToUpper(string(st.State)), what)
+	if at := st.NothingBreaksBefore; at != nil && at.After(now) {
+		line += fmt.Sprintf(" (%s left)", coarse(at.Sub(now)))
+	}
+	sum := st.Summary
+	line += fmt.Sprintf(" | clusters=%d ok=%d warning=%d critical=%d unknown=%d", sum.Clusters, sum.OK, sum.Warning, sum.Critical, sum.Unknown)
+	if at := st.NothingBreaksBefore; at != nil {
+		line += fmt.Sprintf(" min_expiry=%ds", int64(at.Sub(now)/time.Second))
+	}
+	if d := st.Daemon; d != nil && d.LastCycleAt != nil {
+		line += fmt.Sprintf(" cycle_age=%ds", int64(now.Sub(*d.LastCycleAt)/time.Second))
+	}
+	return line
+}
+
+// watch looks again and again: a terminal is redrawn, a pipe gets a line for
+// each change.
+func (a *App) watch(ctx context.Context, o statusOptions) error {
+	tick := time.NewTicker(a.poll)
+	defer tick.Stop()
+	var last map[string]string
+	lastErr := ""
+	for first := true; ; first = false {
+		st, note, err := a.look(ctx, o)
+		switch {
+		case ctx.Err() != nil:
+			return interrupted("nothing was changed")
+		case err != nil && (first || errors.Is(err, api.ErrUsage)):
+			return err
+		case err != nil:
+			if text := err.Error(); text != lastErr {
+				a.report(err)
+				lastErr = text
+			}
+		case a.Terminal:
+			// Home, draw, clear what is below: no flicker.
+			s := a.style()
+			var b strings.Builder
+			b.WriteString("\x1b[H")
+			if first {
+				b.WriteString("\x1b[2J")
+			}
+			for _, l := range a.statusLines(s, o, st, note) {
+				b.WriteString(l + "\x1b[K\n")
+			}
+			fmt.Fprint(a.Stdout, b.String()+"\x1b[J")
+		default:
+			lastErr = ""
+			last = a.changes(st, last)
+		}
+		select {
+		case <-ctx.Done():
+			return interrupted("nothing was changed")
+		case <-tick.C:
+		}
+	}
+}
+
+// changes prints a line for each cluster that is not as it was last.
+func (a *App) changes(st rotation.FleetStatus, last map[string]string) map[string]string {
+	s := a.style()
+	now := map[string]string{}
+	v := statusView{style: s, doc: st}
+	told := func(name, key, line string, m mark) {
+		now[name] = key
+		if last[name] != key {
+			a.tell(v.wrap(s.now.In(s.zone).Format("15:04:05")+"  "+v.mark(m)+" "+v.clean(name)+"  ", "  ", line)...)
+		}
+	}
+	fleet := []string{string(st.State)}
+	for _, f := range st.Findings {
+		fleet = append(fleet, v.clean(f.Message))
+	}
+	told(st.Fleet, strings.Join(fleet, "; "), strings.Join(fleet, "; "), markOf(st.State))
+	for _, c := range st.Clusters {
+		key := []string{string(c.State), c.Mode}
+		line := string(c.State)
+		if c.Mode != "managed" {
+			line += " mode=" + v.clean(c.Mode)
+		}
+		if c.Issuer != nil && c.Issuer.Delivered != nil {
+			loaded := v.loaded(c).text
+			key = append(key, c.Issuer.Delivered.Serial, loaded)
+			line += fmt.Sprintf(" issuer=%s loaded=%s", brief(v.clean(c.Issuer.Delivered.Serial)), loaded)
+			if left := usableUntil(c.Issuer).Sub(s.now); left > 0 {
+				line += " " + span(left)
+			} else {
+				line += " ended"
+			}
+		}
+		for _, f := range c.Findings {
+			key = append(key, f.ID)
+			line += "; " + v.clean(f.Message)
+		}
+		told(c.Name, strings.Join(key, " "), line, markOf(c.State))
+	}
+	return now
+}
+
+// interrupted ends a command that Ctrl-C stopped, saying what state things
+// are in.
+func interrupted(state string) error {
+	return fmt.Errorf("interrupted; %s: %w", state, context.Canceled)
+}

@@ -1,0 +1,441 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"certd.internal/rotation"
+)
+
+const (
+	// smallFleet is up to how many clusters each has a row.
+	smallFleet = 20
+	// mostProblems is how many are told in full.
+	mostProblems = 10
+)
+
+// statusView is `certd status` as text: the verdict, the exceptions, the
+// table, what comes next.
+type statusView struct {
+	style
+	doc  rotation.FleetStatus
+	note string // where the answer comes from, if not from the daemon
+	all  bool   // a row for each cluster
+	wide bool
+}
+
+func (v statusView) lines() []string {
+	problems := gather(v.doc.Findings, v.doc.Clusters)
+	lines := v.verdict(problems)
+	lines = append(lines, v.problems(problems)...)
+	lines = append(lines, v.trust()...)
+	lines = append(lines, v.clusters()...)
+	lines = append(lines, v.footer()...)
+	return lines
+}
+
+// A problem is one finding, of one or of many clusters alike.
+type problem struct {
+	rotation.Finding
+	clusters []string // none: it is the fleet's
+}
+
+// gather folds alike findings of many clusters into one: when Vault is down,
+// that is one thing to know, not two hundred. The gravest come first, then
+// those that leave the least time.
+func gather(fleet []rotation.Finding, clusters []rotation.ClusterStatus) []problem {
+	var all []problem
+	for _, f := range fleet {
+		all = append(all, problem{Finding: f})
+	}
+	type alike struct {
+		id, message, fix string
+		severity         rotation.State
+	}
+	at := map[alike]int{}
+	for _, c := range clusters {
+		for _, f := range c.Findings {
+			key := alike{f.ID, f.Message, f.Fix, f.Severity}
+			i, seen := at[key]
+			if !seen {
+				at[key] = len(all)
+				all = append(all, problem{Finding: f, clusters: []string{c.Name}})
+				continue
+			}
+			all[i].clusters = append(all[i].clusters, c.Name)
+			if f.Deadline != nil && (all[i].Deadline == nil || f.Deadline.Before(*all[i].Deadline)) {
+				all[i].Deadline = f.Deadline
+			}
+		}
+	}
+	gravity := map[rotation.State]int{rotation.StateCritical: -3, rotation.StateWarning: -2, rotation.StateUnknown: -1}
+	slices.SortStableFunc(all, func(a, b problem) int {
+		switch {
+		case gravity[a.Severity] != gravity[b.Severity]:
+			return cmp.Compare(gravity[a.Severity], gravity[b.Severity])
+		case a.Deadline != nil && b.Deadline != nil:
+			return a.Deadline.Compare(*b.Deadline)
+		case a.Deadline != nil:
+			return -1
+		case b.Deadline != nil:
+			return 1
+		}
+		return 0
+	})
+	return all
+}
+
+func (v statusView) verdict(problems []problem) []string {
+	word := string(v.doc.State)
+	if len(problems) > 0 {
+		word += ", " + count(len(problems), "problem")
+	}
+	m := markOf(v.doc.State)
+	fleet := clip(v.clean(v.doc.Fleet), v.prose()-40)
+	head := fleet + "  " + v.mark(m) + " " + word
+	used := cells(fleet) + 2 + cells(v.sign(m)) + 1 + cells(word)
+	lines := []string{head}
+	long, short := v.breaking()
+	switch room := v.prose() - used - 3; {
+	case long == "":
+	case cells(long) <= room:
+		lines[0] += "   " + long
+	case cells(short) <= room:
+		lines[0] += "   " + short
+	default:
+		lines = append(lines, v.wrap("", "", short)...)
+	}
+
+	parts := []string{v.doc.ObservedAt.In(v.zone).Format("Mon 2 Jan 2006 15:04 MST")}
+	if v.doc.Version != "" {
+		parts = append(parts, "certd "+v.clean(v.doc.Version))
+	}
+	switch v.doc.Source {
+	case "journal":
+		parts = append(parts, "from the journal")
+	case "live":
+		parts = append(parts, "asked the clusters")
+	}
+	context := v.plain(strings.Join(parts, " · "))
+	lines = append(lines, clip(strings.Repeat(" ", max(0, min(43, v.prose()-cells(context))))+context, v.prose()))
+	if v.note != "" {
+		lines = append(lines, v.wrap("", "", v.clean(v.note))...)
+	}
+	return lines
+}
+
+// breaking says how long there is, at length and shorter.
+func (v statusView) breaking() (long, short string) {
+	at := v.doc.NothingBreaksBefore
+	if at == nil {
+		return "", ""
+	}
+	if left := at.Sub(v.now); left > 0 {
+		short = fmt.Sprintf("nothing breaks before %s (%s)", v.day(*at), coarse(left))
+		return short + ", even if certd stops now", short
+	}
+	what := "something"
+	if b := v.doc.FirstToBreak; b != nil {
+		what = strings.TrimSpace(v.clean(b.Cluster) + " " + v.clean(b.Kind))
+	}
+	short = fmt.Sprintf("%s ended %s", what, v.day(*at))
+	return fmt.Sprintf("%s (%s ago)", short, span(v.now.Sub(*at))), short
+}
+
+func (v statusView) problems(problems []problem) []string {
+	var lines []string
+	shown := problems
+	if !v.all && len(shown) > mostProblems {
+		shown = shown[:mostProblems]
+	}
+	for _, p := range shown {
+		lines = append(lines, v.problem(p)...)
+	}
+	if more := len(problems) - len(shown); more > 0 {
+		lines = append(lines, fmt.Sprintf("and %s more (certd status -A)", count(more, "problem")))
+	}
+	if len(lines) > 0 {
+		lines = append(lines, "")
+	}
+	return lines
+}
+
+func (v style) problem(p problem) []string {
+	m := markOf(p.Severity)
+	who := clip(v.clean(which(p.clusters)), v.prose()-20)
+	if who != "" {
+		who += "  "
+	}
+	indent := strings.Repeat(" ", cells(v.sign(m))+1)
+	lines := v.wrap(v.mark(m)+" "+who, indent, v.clean(p.Message))
+	more := "    "
+	if len(p.clusters) > 3 {
+		lines = append(lines, v.wrap(more, more, v.clean("in "+names(p.clusters, 12)))...)
+	}
+	if p.Deadline != nil {
+		lines = append(lines, v.wrap(more, more, fmt.Sprintf("by %s (%s)", v.when(*p.Deadline), v.until(*p.Deadline)))...)
+	}
+	if p.Fix != "" {
+		lines = append(lines, v.next(v.clean(p.Fix))...)
+	}
+	return lines
+}
+
+// next is a line that says what to type.
+func (v style) next(command string) []string {
+	arrow := v.plain("  → ")
+	return v.wrap(arrow, strings.Repeat(" ", cells(arrow)), command)
+}
+
+// which names the clusters of a problem, or says how many there are.
+func which(clusters []string) string {
+	if len(clusters) > 3 {
+		return count(len(clusters), "cluster")
+	}
+	return strings.Join(clusters, ", ")
+}
+
+// names lists up to most names.
+func names(list []string, most int) string {
+	if len(list) <= most {
+		return strings.Join(list, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), len(list)-most)
+}
+
+func (v statusView) trust() []string {
+	active := v.doc.Trust.Active
+	if active == nil {
+		return []string{"TRUST", "  none     there is no trust anchor yet"}
+	}
+	lines := append([]string{"TRUST"}, v.anchor("active", *active)...)
+	for i, a := range v.doc.Trust.Others {
+		if i == 3 && !v.all {
+			lines = append(lines, fmt.Sprintf("  and %d more (certd status -A)", len(v.doc.Trust.Others)-i))
+			break
+		}
+		lines = append(lines, v.anchor("trusted", a)...)
+	}
+	current, known := 0, 0
+	for _, c := range v.doc.Clusters {
+		if c.Bundle != nil {
+			known++
+			if c.Bundle.Current {
+				current++
+			}
+		}
+	}
+	if known > 0 {
+		lines = append(lines, fmt.Sprintf("  bundle   current in %d of %s", current, count(len(v.doc.Clusters), "cluster")))
+	}
+	return lines
+}
+
+func (v statusView) anchor(role string, a rotation.AnchorStatus) []string {
+	lead := fmt.Sprintf("  %-8s ", role)
+	rest := strings.Repeat(" ", cells(lead))
+	left := a.NotAfter.Sub(v.now)
+	ends := fmt.Sprintf("until %s (%s)", a.NotAfter.In(v.zone).Format("2 Jan 2006"), coarse(left))
+	if left <= 0 {
+		ends = "ended " + v.day(a.NotAfter)
+	}
+	key := "not exportable"
+	if a.Key.Exportable {
+		key = "EXPORTABLE"
+		if a.Key.Backend == "file" {
+			key = "in a file"
+		}
+	}
+	key = fmt.Sprintf("key %s in %s, %s", v.clean(a.Key.Name), v.clean(a.Key.Backend), key)
+	lines := v.wrap(lead+v.clean(a.ID)+"  "+clip(v.clean(a.Subject), v.prose()/2)+"  ", rest, v.plain(groups(v.clean(a.SHA256), true)))
+	return append(lines, v.wrap(rest, rest, v.plain(ends+" · "+key))...)
+}
+
+func (v statusView) clusters() []string {
+	shown := v.doc.Clusters
+	if !v.all && len(shown) > smallFleet {
+		shown = slices.DeleteFunc(slices.Clone(shown), func(c rotation.ClusterStatus) bool { return c.State == rotation.StateOK })
+	}
+	lines := []string{""}
+	omitted := len(v.doc.Clusters) - len(shown)
+	if len(shown) > smallFleet && !v.all {
+		omitted, shown = 0, shown[:smallFleet]
+	}
+	if len(shown) > 0 {
+		lines = append(lines, v.clusterTable(shown)...)
+	}
+	sum := v.doc.Summary
+	switch {
+	case len(v.doc.Clusters) == 0:
+		lines = append(lines, "no clusters")
+	case omitted > 0:
+		lines = append(lines, fmt.Sprintf("%s ok (certd status -A)", areMore(omitted, len(shown) > 0)))
+	case len(shown) < len(v.doc.Clusters):
+		lines = append(lines, v.wrap("", "", fmt.Sprintf("%s: %d ok, %d warning, %d critical, %d unknown (certd status -A)", count(sum.Clusters, "cluster"), sum.OK, sum.Warning, sum.Critical, sum.Unknown))...)
+	}
+	return append(lines, "")
+}
+
+func areMore(n int, more bool) string {
+	text := count(n, "cluster")
+	if more {
+		text = strings.Replace(text, "cluster", "more cluster", 1)
+	}
+	if n == 1 {
+		return text + " is"
+	}
+	return text + " are"
+}
+
+func (v statusView) clusterTable(clusters []rotation.ClusterStatus) []string {
+	managed := !slices.ContainsFunc(clusters, func(c rotation.ClusterStatus) bool { return c.Mode != "managed" })
+	cols := []column{{name: "CLUSTER"}, {name: "ISSUER"}, {name: "LOADED", rank: 3}, {name: "BUNDLE", rank: 4}}
+	if !managed {
+		cols = append(cols, column{name: "MODE", rank: 1})
+	}
+	if v.wide {
+		cols = append(cols, column{name: "ISSUER UNTIL", rank: 6}, column{name: "SERIAL", rank: 9}, column{name: "ANCHOR", rank: 7}, column{name: "SEEN", rank: 5}, column{name: "VERSION", rank: 8})
+	}
+	cols = append(cols, column{name: "NEXT", rank: 2}, column{rank: 5})
+	rows := make([][]cell, 0, len(clusters))
+	for _, c := range clusters {
+		row := []cell{text(v.clean(c.Name)), v.issuer(c), v.loaded(c), v.bundle(c)}
+		if !managed {
+			row = append(row, text(v.clean(c.Mode)))
+		}
+		if v.wide {
+			until, serial, anchor, seen := "-", "-", "-", "-"
+			if c.Issuer != nil && c.Issuer.Delivered != nil {
+				d := c.Issuer.Delivered
+				until, serial, anchor = v.moment(d.NotAfter), v.clean(d.Serial), cmp.Or(v.clean(d.Anchor), "-")
+			}
+			if c.LastContact != nil {
+				seen = span(v.now.Sub(*c.LastContact)) + " ago"
+			}
+			row = append(row, text(until), text(serial), text(anchor), text(seen), text(cmp.Or(v.clean(c.Version), "-")))
+		}
+		at, in := "-", ""
+		if step, t := nextOf(c); t != nil {
+			at, in = v.moment(*t), v.until(*t)
+			if in == "now" {
+				at, in = "now", v.clean(string(step))
+			}
+		}
+		rows = append(rows, append(row, text(at), text(in)))
+	}
+	return v.table("", cols, rows)
+}
+
+func (v statusView) issuer(c rotation.ClusterStatus) cell {
+	m := markOf(c.State)
+	if c.Issuer == nil || c.Issuer.Delivered == nil {
+		return v.marked(m, "none seen")
+	}
+	end := usableUntil(c.Issuer)
+	if left := end.Sub(v.now); left > 0 {
+		return v.marked(m, span(left))
+	}
+	return v.marked(m, "ended "+v.until(end))
+}
+
+// usableUntil is when the issuer stops: what identity has loaded counts where
+// it ends earlier than what lies in the Secret.
+func usableUntil(i *rotation.IssuerStatus) time.Time {
+	end := i.Delivered.NotAfter
+	if i.Loaded != nil && i.Loaded.NotAfter != nil && i.Loaded.NotAfter.Before(end) {
+		end = *i.Loaded.NotAfter
+	}
+	return end
+}
+
+func (v statusView) loaded(c rotation.ClusterStatus) cell {
+	if c.Issuer == nil || c.Issuer.Loaded == nil {
+		return text("-")
+	}
+	switch c.Issuer.Loaded.State {
+	case "yes":
+		return text("yes")
+	case "no":
+		return cell{text: "OLD", sgr: markWarning.sgr}
+	}
+	return text("?")
+}
+
+func (v statusView) bundle(c rotation.ClusterStatus) cell {
+	switch {
+	case c.Bundle == nil:
+		return text("-")
+	case c.Bundle.Current:
+		return text("ok")
+	}
+	return cell{text: "OLD", sgr: markWarning.sgr}
+}
+
+// nextOf is what comes next in a cluster, and when.
+func nextOf(c rotation.ClusterStatus) (rotation.Step, *time.Time) {
+	if c.NextStep != nil {
+		return c.NextStep.Step, &c.NextStep.At
+	}
+	if c.Issuer != nil && c.Issuer.NextRun != nil && c.Mode != "watched" {
+		return rotation.StepIssuer, c.Issuer.NextRun
+	}
+	return "", nil
+}
+
+func (v statusView) footer() []string {
+	const lead, rest = "NEXT       ", "           "
+	var at *time.Time
+	var what []string
+	for _, c := range v.doc.Clusters {
+		switch step, t := nextOf(c); {
+		case t == nil:
+		case at == nil || t.Before(*at):
+			at, what = t, []string{v.clean(c.Name) + ": " + v.clean(string(step))}
+		case t.Equal(*at):
+			what = append(what, v.clean(c.Name)+": "+v.clean(string(step)))
+		}
+	}
+	lines := []string{lead + "nothing is planned"}
+	if at != nil {
+		when, next := v.until(*at), what[0]
+		if when != "now" {
+			when = fmt.Sprintf("%s (%s)", v.when(*at), when)
+		}
+		if more := len(what) - 1; more > 0 {
+			next += fmt.Sprintf(", and %d more", more)
+		}
+		lines = v.wrap(lead+when+"  ", rest, next)
+	}
+	certd := "no daemon answers"
+	if d := v.doc.Daemon; d != nil {
+		parts := []string{"no cycle yet"}
+		if d.LastCycleAt != nil {
+			parts[0] = "last cycle " + span(v.now.Sub(*d.LastCycleAt)) + " ago"
+		}
+		if !d.StartedAt.IsZero() {
+			parts = append(parts, "running for "+span(v.now.Sub(d.StartedAt)))
+		}
+		if d.StoreBytes > 0 {
+			parts = append(parts, "journal "+size(d.StoreBytes))
+		}
+		certd = v.plain(strings.Join(parts, " · "))
+	}
+	lines = append(lines, v.wrap("CERTD      ", rest, certd)...)
+	if v.wide && len(v.doc.Recent) > 0 {
+		lines = append(append(lines, "", "RECENT"), historyView{style: v.style, items: v.doc.Recent}.table("  ")...)
+	}
+	return lines
+}
+
+func size(bytes int64) string {
+	switch {
+	case bytes < 1<<20:
+		return fmt.Sprintf("%d kB", (bytes+1023)>>10)
+	case bytes < 1<<30:
+		return fmt.Sprintf("%.1f MB", float64(bytes)/(1<<20))
+	}
+	return fmt.Sprintf("%.1f GB", float64(bytes)/(1<<30))
+}

@@ -1,0 +1,102 @@
+package config
+
+// Example returns a commented configuration of everything that works.
+func Example() []byte {
+	return []byte(`# What certd looks after, and how. Check it with: certd config validate
+# Paths are relative to the folder of this file. Durations: 10y 90d 36h 30m 45s 1d12h (a year is 365 days).
+apiVersion: certd/v1
+kind: Fleet
+name: acme-mesh                   # in the trust anchor's subject, and on every object certd manages
+stateDir: /var/lib/certd          # the journal; nothing secret
+
+keys:                             # exactly one of vault, file, kms
+  vault:
+    address: https://vault.example:8200               # $VAULT_ADDR, $VAULT_NAMESPACE and $VAULT_CACERT fill what is left out
+    # namespace: team-mesh
+    caFile: /etc/certd/vault-ca.pem
+    auth:                         # exactly one of these
+      appRole: {roleID: certd, secretIDFrom: {file: /etc/certd/secret-id}}
+      # token: {env: CERTD_VAULT_TOKEN}               # a secret is {file: PATH}, {env: NAME} or {credential: NAME} (systemd)
+      # tokenFile: /run/vault-agent/token             # read afresh at each login
+      # kubernetes: {role: certd, mount: kubernetes, tokenFile: /var/run/secrets/kubernetes.io/serviceaccount/token}
+      # cert: {certFile: /etc/certd/tls.crt, keyFile: /etc/certd/tls.key, role: certd, mount: cert}
+      # jwt: {role: certd, tokenFrom: {file: /run/spire/jwt}, mount: jwt}
+    transit: {mount: certd-transit, webhookMount: certd-transit-webhooks, keyPrefix: acme-mesh}   # keys: acme-mesh-anchor-1, …
+    # pki: {mount: pki-root, issuer: default}         # instead of transit: sign with an existing root of the PKI engine
+  # file: {dir: /var/lib/certd/keys, passphraseFrom: {file: /etc/certd/passphrase}}
+  # kms: {uri: "pkcs11:module-path=/usr/lib/softhsm/libsofthsm2.so;token=certd?pin-source=/etc/certd/pin"}
+
+trust:
+  lifetime: 10y
+  renewBefore: 2y                 # from then on status says that the anchor needs changing
+
+defaults:                         # what holds in every cluster; groups override it, then the cluster
+  timeZone: UTC
+  linkerd:
+    namespace: linkerd
+    createNamespace: false        # true: create the namespace if it is missing
+    trustDomain: cluster.local
+    leafLifetime: 24h             # lower bounds: what a running identity is told counts if it is larger
+    clockSkew: 20s
+  repair: 12h                     # how long an outage of Vault, a cluster or certd must be survivable
+  issuer:
+    lifetime: 7d
+    renewBefore: 84h              # with no more than this left, certd renews at any hour
+    schedule: "0 3 * * *"         # when renewing is wanted; cron, in timeZone
+    rotate: when-due              # or every-firing
+    backdate: 10m                 # how far notBefore lies in the past
+    spread: 30m                   # firings are delayed by up to this, each cluster by its own; 0s for none
+
+groups:                           # by label, as in kubectl -l; the later group wins
+  quiet:
+    select: "tier=prod"
+    issuer: {lifetime: 90d, renewBefore: 61d}         # no 60-day warnings in linkerd check
+
+clusters:
+  - name: prod-eu-1
+    labels: {tier: prod, region: eu}
+    timeZone: Europe/Berlin
+    kubeconfig: {file: /etc/certd/kube/prod-eu-1, context: ""}
+  - {name: home, inCluster: true}                     # the cluster certd runs in
+  - {name: vm-pool, directory: /srv/certd/vm-pool}    # a folder of files instead of a cluster
+# clustersDir: clusters.d         # more clusters, one in each .yaml file
+
+server:
+  socket: /run/certd/certd.sock   # admin socket; its file mode says who may connect
+log:
+  level: info                     # debug, info, warn or error
+`)
+}
+
+// Dev returns the configuration that `certd run --dev` writes: two folders for
+// clusters, keys in files, and lifetimes short enough to watch. It belongs
+// into the folder that also holds its passphrase file.
+func Dev() []byte {
+	return []byte(`# Written by "certd run --dev": a fleet to try certd with. Change it as you like.
+apiVersion: certd/v1
+kind: Fleet
+name: dev
+stateDir: state
+
+keys:
+  file: {dir: keys, passphraseFrom: {file: passphrase}}   # Vault in earnest: certd config example
+
+trust: {lifetime: 10y, renewBefore: 2y}
+
+defaults:
+  linkerd: {createNamespace: true, leafLifetime: 5m}
+  repair: 1m
+  issuer:
+    lifetime: 30m
+    renewBefore: 10m
+    schedule: "* * * * *"
+    rotate: every-firing          # when-due renews as late as is safe
+    spread: 0s
+
+clusters:                         # folders instead of clusters
+  - {name: east, directory: clusters/east}
+  - {name: west, directory: clusters/west}
+
+server: {socket: certd.sock}
+`)
+}

@@ -1,0 +1,195 @@
+package config
+
+import (
+	"time"
+)
+
+// A field is one entry of the table that the decoder, the schema, the example
+// and `config show` are made from.
+type field struct {
+	name     string
+	doc      string
+	kind     kind
+	builtin  string        // as one would write it; "" if there is no default
+	words    []string      // for kindWord
+	fields   []field       // for kindObject; of each element for kindList and kindMap
+	oneOf    []string      // for kindObject: exactly one of these must be there
+	min, max time.Duration // for kindDuration; max 0 is 100 years
+	required bool
+	later    bool // refused until its feature is built
+}
+
+type kind int
+
+const (
+	kindText   kind = iota // any string
+	kindID                 // any but the empty one
+	kindName               // a DNS label (RFC 1123): a-z, 0-9 and -, up to 63
+	kindDomain             // DNS labels with dots between
+	kindPath               // relative to the folder of the file
+	kindURL                // http or https
+	kindMount              // of a Vault engine or login method, "/" inside
+	kindWord               // one of a few
+	kindBool
+	kindDuration
+	kindZone     // of the IANA time zone database
+	kindSchedule // read together with its zone
+	kindSelector // as in kubectl -l
+	kindLabels   // string to string, as in Kubernetes
+	kindSecret   // {file:}, {env:} or {credential:}
+	kindObject
+	kindList // of objects
+	kindMap  // of objects
+)
+
+const day = 24 * time.Hour
+
+// root returns the table of a whole file.
+func root() field {
+	return field{kind: kindObject, doc: "A fleet of clusters with one trust anchor.", fields: []field{
+		{name: "apiVersion", kind: kindWord, words: []string{"certd/v1"}, required: true, doc: "Version of this format."},
+		{name: "kind", kind: kindWord, words: []string{"Fleet"}, required: true, doc: "What this file describes."},
+		{name: "name", kind: kindName, required: true, doc: "Name of the fleet: in the trust anchor's subject, on every object certd manages."},
+		{name: "stateDir", kind: kindPath, builtin: "/var/lib/certd", doc: "Folder of the journal, certd.db. Nothing secret is kept there."},
+		{name: "keys", kind: kindObject, required: true, oneOf: []string{"vault", "file", "kms"}, fields: keyFields(), doc: "Where the CA keys live."},
+		{name: "trust", kind: kindObject, doc: "The trust anchor.", fields: []field{
+			{name: "lifetime", kind: kindDuration, builtin: "10y", min: time.Hour, doc: "How long a new trust anchor lives. A year is 365 days."},
+			{name: "renewBefore", kind: kindDuration, builtin: "2y", min: time.Minute, doc: "With no more than this left, status says that the anchor needs changing."},
+			{name: "onDue", later: true},
+			{name: "restartWorkloads", later: true},
+		}},
+		{name: "defaults", kind: kindObject, fields: policyFields(), doc: "What holds in every cluster; groups override it, then the cluster."},
+		{name: "groups", kind: kindMap, doc: "Overrides for clusters by label, by name of the group. The later group wins.", fields: append([]field{
+			{name: "select", kind: kindSelector, required: true, doc: "Which clusters: a label selector, as in kubectl -l."},
+		}, policyFields()...)},
+		{name: "windows", later: true},
+		{name: "freezes", later: true},
+		{name: "approvals", later: true},
+		{name: "clusters", kind: kindList, fields: clusterFields(), oneOf: clusterTargets(), doc: "The clusters of the fleet."},
+		{name: "clustersDir", kind: kindPath, doc: "Folder with more clusters, one in each .yaml file."},
+		{name: "server", kind: kindObject, doc: "How to reach the daemon.", fields: []field{
+			{name: "socket", kind: kindPath, builtin: "/run/certd/certd.sock", doc: "Admin socket; its file mode says who may connect."},
+			{name: "listen", later: true},
+		}},
+		{name: "log", kind: kindObject, doc: "What the daemon writes to its standard error.", fields: []field{
+			{name: "level", kind: kindWord, words: []string{"debug", "info", "warn", "error"}, builtin: "info", doc: "The least that is written."},
+		}},
+		{name: "notify", later: true},
+	}}
+}
+
+func keyFields() []field {
+	return []field{
+		{name: "vault", kind: kindObject, doc: "HashiCorp Vault or OpenBao; a key never leaves it.", fields: []field{
+			{name: "address", kind: kindURL, doc: "Of Vault; $VAULT_ADDR if left out."},
+			{name: "namespace", kind: kindText, doc: "Vault Enterprise namespace; $VAULT_NAMESPACE if left out."},
+			{name: "caFile", kind: kindPath, doc: "CA certificates (PEM) that Vault's is checked against; $VAULT_CACERT if left out."},
+			{name: "auth", kind: kindObject, oneOf: []string{"token", "tokenFile", "appRole", "kubernetes", "cert", "jwt"},
+				doc: "How the daemon logs in; with $VAULT_TOKEN if left out.", fields: []field{
+					{name: "token", kind: kindSecret, doc: "A token."},
+					{name: "tokenFile", kind: kindPath, doc: "A file that holds a token, read afresh at each login (Vault Agent)."},
+					{name: "appRole", kind: kindObject, doc: "AppRole.", fields: []field{
+						{name: "mount", kind: kindMount, builtin: "approle", doc: "Where the method is mounted."},
+						{name: "roleID", kind: kindID, required: true, doc: "The role's id; not a secret."},
+						{name: "secretIDFrom", kind: kindSecret, required: true, doc: "The secret id."},
+					}},
+					{name: "kubernetes", kind: kindObject, doc: "Kubernetes service account.", fields: []field{
+						{name: "mount", kind: kindMount, builtin: "kubernetes", doc: "Where the method is mounted."},
+						{name: "role", kind: kindID, required: true, doc: "The role in Vault."},
+						{name: "tokenFile", kind: kindPath, builtin: "/var/run/secrets/kubernetes.io/serviceaccount/token",
+							doc: "The service account's token, read afresh at each login."},
+					}},
+					{name: "cert", kind: kindObject, doc: "TLS client certificate.", fields: []field{
+						{name: "mount", kind: kindMount, builtin: "cert", doc: "Where the method is mounted."},
+						{name: "role", kind: kindText, doc: "The role in Vault; any that matches if left out."},
+						{name: "certFile", kind: kindPath, required: true, doc: "Client certificate chain, PEM."},
+						{name: "keyFile", kind: kindPath, required: true, doc: "Its private key, PEM."},
+					}},
+					{name: "jwt", kind: kindObject, doc: "JSON web token.", fields: []field{
+						{name: "mount", kind: kindMount, builtin: "jwt", doc: "Where the method is mounted."},
+						{name: "role", kind: kindText, doc: "The role in Vault; the method's default if left out."},
+						{name: "tokenFrom", kind: kindSecret, required: true, doc: "The token, read afresh at each login."},
+					}},
+				}},
+			{name: "transit", kind: kindObject, doc: "Sign with keys of the Transit engine (the default).", fields: []field{
+				{name: "mount", kind: kindMount, builtin: "certd-transit", doc: "Mount of the anchors' keys, certd's own."},
+				{name: "webhookMount", kind: kindMount, builtin: "certd-transit-webhooks", doc: "Mount of the webhook CAs' keys."},
+				{name: "keyPrefix", kind: kindName, doc: "Keys are called PREFIX-anchor-1 and so on; the fleet's name if left out."},
+			}},
+			{name: "pki", kind: kindObject, doc: "Sign with an existing root of Vault's PKI engine instead.", fields: []field{
+				{name: "mount", kind: kindMount, required: true, doc: "Mount of the PKI engine."},
+				{name: "issuer", kind: kindID, builtin: "default", doc: "Which of the engine's issuers, by name or id."},
+			}},
+			{name: "mirror", later: true},
+		}},
+		{name: "file", kind: kindObject, doc: "Encrypted key files.", fields: []field{
+			{name: "dir", kind: kindPath, required: true, doc: "Folder of the key files."},
+			{name: "passphraseFrom", kind: kindSecret, required: true, doc: "What they are encrypted under."},
+		}},
+		{name: "kms", kind: kindObject, doc: "A key management system, such as PKCS#11.", fields: []field{
+			{name: "uri", kind: kindID, required: true, doc: `Such as "pkcs11:module-path=/usr/lib/softhsm/libsofthsm2.so;token=certd?pin-source=/etc/certd/pin".`},
+		}},
+	}
+}
+
+// policyFields are what defaults, a group and a cluster can say.
+func policyFields() []field {
+	return []field{
+		{name: "timeZone", kind: kindZone, builtin: "UTC", doc: "Where the schedules' wall clock hangs, such as Europe/Berlin."},
+		{name: "linkerd", kind: kindObject, doc: "How Linkerd is installed.", fields: []field{
+			{name: "namespace", kind: kindName, builtin: "linkerd", doc: "Of Linkerd's control plane."},
+			{name: "createNamespace", kind: kindBool, builtin: "false", doc: "Create the namespace if it is missing."},
+			{name: "trustDomain", kind: kindDomain, builtin: "cluster.local", doc: "Linkerd's identityTrustDomain."},
+			{name: "leafLifetime", kind: kindDuration, builtin: "24h", min: time.Second, max: 365 * day, doc: "How long workload certificates live, at least; a running identity's own figure counts if it is larger."},
+			{name: "clockSkew", kind: kindDuration, builtin: "20s", max: time.Hour, doc: "How far clocks may differ, at least; likewise."},
+		}},
+		{name: "repair", kind: kindDuration, builtin: "12h", max: 365 * day, doc: "How long an outage of Vault, a cluster or certd must be survivable."},
+		{name: "issuer", kind: kindObject, doc: "The issuer certificates.", fields: []field{
+			{name: "lifetime", kind: kindDuration, builtin: "7d", min: time.Minute, doc: "From notBefore to notAfter."},
+			{name: "renewBefore", kind: kindDuration, builtin: "84h", min: time.Second, doc: "With no more than this left, certd renews at any hour."},
+			{name: "schedule", kind: kindSchedule, builtin: "0 3 * * *", doc: "When renewing is wanted: a cron expression of five fields, or @daily and the like."},
+			{name: "rotate", kind: kindWord, words: []string{"when-due", "every-firing"}, builtin: "when-due", doc: "Renew when one missed firing more would reach renewBefore, or at each firing."},
+			{name: "backdate", kind: kindDuration, builtin: "10m", max: time.Hour, doc: "How far notBefore lies in the past, for clocks that are late; part of the lifetime."},
+			{name: "spread", kind: kindDuration, builtin: "30m", max: 30 * time.Minute, doc: "Firings are delayed by up to this and a tenth of the gap between them, each cluster by its own; 0s for none."},
+		}},
+		{name: "webhooks", later: true},
+		{name: "windows", later: true},
+	}
+}
+
+func clusterTargets() []string { return []string{"kubeconfig", "inCluster", "directory"} }
+
+func clusterFields() []field {
+	return append([]field{
+		{name: "name", kind: kindName, required: true, doc: "The cluster's name in this fleet."},
+		{name: "labels", kind: kindLabels, doc: "For groups and for -l."},
+		{name: "kubeconfig", kind: kindObject, doc: "Reach it through a kubeconfig.", fields: []field{
+			{name: "file", kind: kindPath, required: true, doc: "The kubeconfig file."},
+			{name: "context", kind: kindText, doc: "Its context; the current one if left out."},
+		}},
+		{name: "inCluster", kind: kindBool, doc: "It is the cluster that certd runs in."},
+		{name: "directory", kind: kindPath, doc: "A folder of files instead of a cluster."},
+		{name: "adopt", later: true},
+	}, policyFields()...)
+}
+
+// sub returns the field called name, or nil.
+func (f field) sub(name string) *field {
+	for i := range f.fields {
+		if f.fields[i].name == name {
+			return &f.fields[i]
+		}
+	}
+	return nil
+}
+
+// names lists the fields that are built.
+func (f field) names() []string {
+	var names []string
+	for _, sub := range f.fields {
+		if !sub.later {
+			names = append(names, sub.name)
+		}
+	}
+	return names
+}

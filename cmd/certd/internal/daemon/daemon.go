@@ -1,0 +1,399 @@
+// Package daemon builds what a configuration names and runs it: key backend,
+// clusters, journal, the loop, the admin socket; it reloads the configuration
+// and stops in order.
+package daemon
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"certd.internal/cmd/certd/internal/api"
+	"certd.internal/cmd/certd/internal/config"
+	"certd.internal/rotation"
+	"certd.internal/state"
+)
+
+// lockTimeout is how long to wait for another certd that is just stopping.
+const lockTimeout = 3 * time.Second
+
+// ErrConfig: the configuration is invalid (exit 78). The error lists all
+// problems.
+var ErrConfig = errors.New("the configuration is invalid")
+
+// Daemon runs certd.
+type Daemon struct {
+	Getenv  func(string) string
+	Stdout  io.Writer
+	Log     func(level slog.Leveler) *slog.Logger
+	Version string
+	// CrashPoint is for tests that kill certd at each write of the journal.
+	CrashPoint func(string)
+}
+
+// Load reads the configuration; its problems, if any, are one error wrapping
+// ErrConfig.
+func (d Daemon) Load(path string) (*config.Config, error) {
+	path, err := config.Find(path, d.Getenv)
+	if err != nil {
+		return nil, fmt.Errorf("%w (%w)", err, ErrConfig)
+	}
+	c, problems := config.Load(path, config.Options{Getenv: d.Getenv, Now: time.Now()})
+	if len(problems) > 0 {
+		return nil, invalid(problems.Error())
+	}
+	return c, nil
+}
+
+// invalid is an error text that is ErrConfig.
+type invalid string
+
+func (e invalid) Error() string { return string(e) }
+func (e invalid) Unwrap() error { return ErrConfig }
+
+// Open builds a fleet for a command without a daemon. With write it takes the
+// journal for itself; otherwise it reads, from a copy if it must, and note
+// says so. A journal that does not exist yet is no error for writing.
+func (d Daemon) Open(ctx context.Context, path string, write bool) (svc api.Service, note string, done func() error, err error) {
+	f, note, err := d.open(ctx, path, write)
+	if err != nil {
+		return nil, "", nil, asService(err)
+	}
+	return &offline{fleet: f, now: time.Now, version: d.Version}, note, f.Close, nil
+}
+
+func (d Daemon) open(ctx context.Context, path string, write bool) (f *fleet, note string, err error) {
+	c, err := d.Load(path)
+	if err != nil {
+		return nil, "", err
+	}
+	log := d.Log(c.LogLevel)
+	f = &fleet{log: log, getenv: d.Getenv}
+	f.arrange(c)
+	if write {
+		f.journal, err = d.openJournal(c, lockTimeout)
+	} else {
+		f.journal, note, err = readJournal(c)
+	}
+	if err == nil {
+		f.keys, err = openKeys(c, d.Getenv, log)
+	}
+	if err != nil {
+		return nil, "", errors.Join(err, f.Close())
+	}
+	return f, note, nil
+}
+
+func (d Daemon) openJournal(c *config.Config, wait time.Duration) (*state.Journal, error) {
+	return state.Open(c.StateDir, state.Options{Fleet: c.Name, LockTimeout: wait, CrashPoint: d.CrashPoint})
+}
+
+// readJournal opens the journal for reading; a hung daemon holds the lock, and
+// then a copy has to do.
+func readJournal(c *config.Config) (*state.Journal, string, error) {
+	j, err := state.Open(c.StateDir, state.Options{Fleet: c.Name, ReadOnly: true})
+	if err == nil {
+		return j, "no daemon answers; reading its journal in " + c.StateDir, nil
+	}
+	if !errors.Is(err, state.ErrLocked) {
+		return nil, "", err
+	}
+	j, err = state.OpenCopy(c.StateDir, "", state.Options{Fleet: c.Name, ReadOnly: true})
+	if err != nil {
+		return nil, "", err
+	}
+	return j, "a certd holds the journal in " + c.StateDir + " and does not answer on its socket; reading a copy of it", nil
+}
+
+// Live asks the clusters themselves. A journal that cannot be read is done
+// without.
+func (d Daemon) Live(ctx context.Context, path string) (rotation.FleetStatus, error) {
+	f, _, err := d.open(ctx, path, false)
+	if err != nil {
+		return rotation.FleetStatus{}, err
+	}
+	defer f.Close()
+	st, err := f.live(ctx)
+	st.Version = d.Version
+	return st, err
+}
+
+// DevDir is where `run --dev` keeps its files, in the current folder.
+const DevDir = "certd-dev"
+
+// Run is `certd run`: it returns nil after SIGTERM or SIGINT (or when ctx
+// ends), once the step in hand has come to its end.
+func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if dev {
+		if err := devFiles(DevDir, newPassphrase); err != nil {
+			return err
+		}
+		path = filepath.Join(DevDir, "certd.yaml")
+	}
+	c, err := d.Load(path)
+	if err != nil {
+		return err
+	}
+	log := d.Log(c.LogLevel)
+	for _, w := range c.Warnings {
+		log.Warn("configuration", "at", w.Position.String(), "path", w.Path, "warning", w.Message)
+	}
+	f := &fleet{log: log, getenv: d.Getenv}
+	defer func() {
+		if err := f.Close(); err != nil {
+			log.Error("closed with an error", "err", err)
+		}
+	}()
+	if f.journal, err = d.openJournal(c, lockTimeout); err != nil {
+		return asService(err)
+	}
+	if f.journal.Created() {
+		log.Info("the journal is new; what runs in the clusters is learnt from them", "dir", c.StateDir)
+	}
+	if f.keys, err = openKeys(c, d.Getenv, log); err != nil {
+		return asService(err)
+	}
+	clusters, _ := f.arrange(c)
+	if err := rotation.Started(f.journal, rotation.StepStart, "certd "+d.Version+" started"); err != nil {
+		return err
+	}
+	r, err := rotation.NewReconciler(rotation.Options{Journal: f.journal, Keys: f.keys, Policy: c.Fleet(), Clusters: clusters, Log: log})
+	if err != nil {
+		return err
+	}
+	svc := &running{fleet: f, reconciler: r, started: time.Now().UTC().Truncate(time.Second), version: d.Version}
+	if dev {
+		reply, err := svc.Init(ctx, api.InitRequest{Actor: "certd", Reason: "run --dev"})
+		if err != nil {
+			return err
+		}
+		log.Info("trust anchor", "id", reply.Anchor.ID, "subject", reply.Anchor.Subject, "not_after", reply.Anchor.NotAfter, "sha256", reply.Anchor.SHA256)
+	}
+	socket, err := api.Listen(c.Server.Socket)
+	if err != nil {
+		return err
+	}
+	log.Info("certd runs", "fleet", c.Name, "clusters", len(c.Clusters), "version", d.Version, "socket", c.Server.Socket, "config", c.File)
+	d.sayWhere(c, dev)
+
+	served := make(chan error, 1)
+	go func() { served <- api.NewServer(svc, log).Serve(ctx, socket) }()
+	reloaded := make(chan struct{})
+	go func() {
+		defer close(reloaded)
+		d.reloads(ctx, f, r, log)
+	}()
+	looped := make(chan error, 1)
+	go func() { looped <- r.Run(ctx) }()
+	select {
+	case err = <-looped:
+		stop()
+		err = errors.Join(err, <-served)
+	case err = <-served:
+		stop()
+		err = errors.Join(err, <-looped)
+	}
+	<-reloaded
+	log.Info("certd has stopped", "fleet", c.Name)
+	return err
+}
+
+// sayWhere tells a person in front of a terminal what to type next.
+func (d Daemon) sayWhere(c *config.Config, dev bool) {
+	if !dev {
+		return
+	}
+	fmt.Fprintf(d.Stdout, "\ncertd runs; stop it with Ctrl-C. In another terminal:\n\n"+
+		"  certd status --config %s\n  certd history --config %[1]s --follow\n  ls -l %[2]s\n\n", filepath.Join(DevDir, "certd.yaml"), filepath.Join(DevDir, "clusters"))
+}
+
+func newPassphrase() (string, error) {
+	b := make([]byte, 24)
+	if _, err := rand.Read(b); err != nil {
+		return "", fmt.Errorf("make a passphrase: %w", err)
+	}
+	return hex.EncodeToString(b), nil
+}
+
+// reloads reloads the configuration on SIGHUP and when one of its files
+// changes. A change is noticed by the folder's events, since editors and
+// kubelets replace files, and once a minute by content, since events can be
+// lost.
+func (d Daemon) reloads(ctx context.Context, f *fleet, r *rotation.Reconciler, log *slog.Logger) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		log.Warn("files are not watched; they are compared once a minute", "err", err)
+		watcher = &fsnotify.Watcher{}
+	} else {
+		defer watcher.Close()
+	}
+	read := func() []string {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		files := append([]string{}, f.config.Read...)
+		for _, c := range f.config.Clusters {
+			if c.Kubeconfig != nil {
+				files = append(files, c.Kubeconfig.File)
+			}
+		}
+		return files
+	}
+	follow := func() {
+		for _, file := range read() {
+			if watcher.Events != nil {
+				// A folder that cannot be watched is compared all the same.
+				_ = watcher.Add(filepath.Dir(file))
+				if info, err := os.Stat(file); err == nil && info.IsDir() {
+					_ = watcher.Add(file)
+				}
+			}
+		}
+	}
+	follow()
+	last := digest(read())
+	settle, compare := time.NewTimer(0), time.NewTicker(time.Minute)
+	<-settle.C
+	defer settle.Stop()
+	defer compare.Stop()
+	for {
+		asked := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+			asked = true
+		case <-watcher.Events:
+			// Files change in several steps; look when they have been quiet.
+			settle.Reset(500 * time.Millisecond)
+			continue
+		case err := <-watcher.Errors:
+			log.Warn("file watch", "err", err)
+			continue
+		case <-settle.C:
+		case <-compare.C:
+		}
+		now := digest(read())
+		if now == last && !asked {
+			continue
+		}
+		last = now
+		d.reload(f, r, log)
+		follow()
+		last = digest(read())
+	}
+}
+
+// reload takes a changed configuration over, or keeps the old one and says so.
+func (d Daemon) reload(f *fleet, r *rotation.Reconciler, log *slog.Logger) {
+	old := f.current()
+	c, err := d.Load(old.File)
+	if err == nil {
+		err = needsRestart(old, c)
+	}
+	if err != nil {
+		log.Error("configuration not reloaded; the old one stays in force", "file", old.File, "err", err)
+		r.Problem("ConfigReloadFailed", fmt.Errorf("the configuration changed and was refused; the old one is in force: %w", err))
+		return
+	}
+	clusters, gone := f.arrange(c)
+	if err := r.Apply(c.Fleet(), clusters); err != nil {
+		log.Error("configuration not reloaded", "err", err)
+		r.Problem("ConfigReloadFailed", err)
+		return
+	}
+	for _, l := range gone {
+		if err := l.Close(); err != nil {
+			log.Warn("cluster not closed cleanly", "cluster", l.name, "err", err)
+		}
+	}
+	r.Solved("ConfigReloadFailed")
+	if err := rotation.Started(f.journal, rotation.StepReload, fmt.Sprintf("configuration reloaded, %d clusters", len(c.Clusters))); err != nil {
+		log.Error("journal not written", "err", err)
+	}
+	log.Info("configuration reloaded", "file", c.File, "clusters", len(c.Clusters))
+}
+
+func (f *fleet) current() *config.Config {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.config
+}
+
+// needsRestart names what a running daemon cannot change.
+func needsRestart(old, c *config.Config) error {
+	var what []string
+	for _, x := range []struct {
+		name      string
+		different bool
+	}{
+		{"name", old.Name != c.Name},
+		{"stateDir", old.StateDir != c.StateDir},
+		{"server.socket", old.Server.Socket != c.Server.Socket},
+		{"keys", keysLike(old) != keysLike(c)},
+	} {
+		if x.different {
+			what = append(what, x.name)
+		}
+	}
+	if len(what) > 0 {
+		return fmt.Errorf("%s changed, which takes a restart of certd", strings.Join(what, ", "))
+	}
+	return nil
+}
+
+// keysLike is all of the key settings as text, with what secrets are kept in,
+// not what they are.
+func keysLike(c *config.Config) string {
+	var s strings.Builder
+	for _, v := range c.Values {
+		if strings.HasPrefix(v.Path, "keys.") {
+			fmt.Fprintf(&s, "%s=%s\n", v.Path, v.Value)
+		}
+	}
+	return s.String()
+}
+
+// digest tells whether any of the files, or the folders' files, changed.
+func digest(paths []string) string {
+	h := sha256.New()
+	for _, p := range paths {
+		entries, err := os.ReadDir(p)
+		if err != nil {
+			fmt.Fprintf(h, "%s %s\n", p, fileDigest(p))
+			continue
+		}
+		for _, e := range entries {
+			file := filepath.Join(p, e.Name())
+			fmt.Fprintf(h, "%s %s\n", file, fileDigest(file))
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// fileDigest is the digest of a file's content, or why it cannot be read.
+func fileDigest(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}

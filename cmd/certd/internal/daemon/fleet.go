@@ -1,0 +1,357 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"certd.internal/backends/directory"
+	"certd.internal/backends/kube"
+	"certd.internal/backends/vault"
+	"certd.internal/cmd/certd/internal/api"
+	"certd.internal/cmd/certd/internal/config"
+	"certd.internal/rotation"
+	"certd.internal/state"
+)
+
+// fleet is what a configuration names, made real: journal, keys, clusters.
+type fleet struct {
+	log     *slog.Logger
+	getenv  func(string) string
+	journal *state.Journal
+	keys    rotation.Keys
+
+	mu       sync.Mutex
+	config   *config.Config
+	clusters map[string]*lazyCluster
+}
+
+func (f *fleet) policy() rotation.FleetPolicy {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.config.Fleet()
+}
+
+func (f *fleet) configFile() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.config.File
+}
+
+// known is what the journal knows, for a decision without a daemon.
+func (f *fleet) known() (rotation.Fleet, error) {
+	anchors, err := f.journal.Anchors()
+	if err != nil {
+		return rotation.Fleet{}, fmt.Errorf("read the trust anchors from the journal: %w", err)
+	}
+	return rotation.Fleet{Policy: f.policy(), Anchors: anchors, Epoch: f.journal.Epoch()}, nil
+}
+
+// openCluster makes one cluster's backend. It asks nothing of it yet.
+func openCluster(cc config.Cluster, log *slog.Logger) (rotation.Cluster, error) {
+	p := cc.Policy
+	if cc.Directory != "" {
+		return directory.New(directory.Config{Cluster: p.Cluster, Dir: cc.Directory, Namespace: p.Namespace, TrustDomain: p.TrustDomain})
+	}
+	k := kube.Config{Cluster: p.Cluster, Namespace: p.Namespace, TrustDomain: p.TrustDomain}
+	if cc.InCluster {
+		k.Access.InCluster = true
+	} else {
+		k.Access.File, k.Access.Context = cc.Kubeconfig.File, cc.Kubeconfig.Context
+	}
+	return kube.New(k, log)
+}
+
+// lazyCluster makes its backend when it is first needed and, if that fails,
+// again at the next look: a kubeconfig that is missing or broken at start
+// stops nothing but its own cluster.
+type lazyCluster struct {
+	name string
+	open func() (rotation.Cluster, error)
+	// like tells whether a reloaded configuration still means this very
+	// cluster, reached in this very way.
+	like string
+
+	mu      sync.Mutex
+	cluster rotation.Cluster
+	closed  bool
+}
+
+func newLazyCluster(cc config.Cluster, log *slog.Logger) *lazyCluster {
+	return &lazyCluster{name: cc.Policy.Cluster, like: likeness(cc), open: func() (rotation.Cluster, error) { return openCluster(cc, log) }}
+}
+
+// likeness is everything about a cluster that its backend was made of. The
+// content of the kubeconfig is part of it: a replaced token is another way in.
+func likeness(cc config.Cluster) string {
+	s := fmt.Sprintf("%q %q %q %t", cc.Policy.Namespace, cc.Policy.TrustDomain, cc.Directory, cc.InCluster)
+	if k := cc.Kubeconfig; k != nil {
+		s += fmt.Sprintf(" %q %q %s", k.File, k.Context, fileDigest(k.File))
+	}
+	return s
+}
+
+func (l *lazyCluster) get() (rotation.Cluster, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cluster == nil && !l.closed {
+		c, err := l.open()
+		if err != nil {
+			return nil, err
+		}
+		l.cluster = c
+	}
+	if l.closed {
+		return nil, fmt.Errorf("cluster %s is no longer configured: %w", l.name, rotation.ErrUnavailable)
+	}
+	return l.cluster, nil
+}
+
+func (l *lazyCluster) Observe(ctx context.Context) (rotation.Observation, error) {
+	c, err := l.get()
+	if err != nil {
+		return rotation.Observation{}, err
+	}
+	return c.Observe(ctx)
+}
+
+func (l *lazyCluster) CreateNamespace(ctx context.Context) error {
+	c, err := l.get()
+	if err != nil {
+		return err
+	}
+	return c.CreateNamespace(ctx)
+}
+
+func (l *lazyCluster) WriteBundle(ctx context.Context, w rotation.BundleWrite) (string, error) {
+	c, err := l.get()
+	if err != nil {
+		return "", err
+	}
+	return c.WriteBundle(ctx, w)
+}
+
+func (l *lazyCluster) WriteIssuer(ctx context.Context, w rotation.IssuerWrite) (string, error) {
+	c, err := l.get()
+	if err != nil {
+		return "", err
+	}
+	return c.WriteIssuer(ctx, w)
+}
+
+func (l *lazyCluster) Event(ctx context.Context, e rotation.Event) error {
+	c, err := l.get()
+	if err != nil {
+		return err
+	}
+	return c.Event(ctx, e)
+}
+
+// Watch waits until the backend can be made, then watches.
+func (l *lazyCluster) Watch(ctx context.Context, changed func()) error {
+	tick := time.NewTicker(30 * time.Second)
+	defer tick.Stop()
+	for {
+		c, err := l.get()
+		if err == nil {
+			return c.Watch(ctx, changed)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+func (l *lazyCluster) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	if l.cluster == nil {
+		return nil
+	}
+	return l.cluster.Close()
+}
+
+// arrange makes the clusters that a configuration names, keeping those that
+// are already there, and returns also those that are no longer wanted.
+func (f *fleet) arrange(c *config.Config) (all map[string]rotation.Cluster, gone []*lazyCluster) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	was := f.clusters
+	f.config, f.clusters = c, map[string]*lazyCluster{}
+	all = map[string]rotation.Cluster{}
+	for _, cc := range c.Clusters {
+		name := cc.Policy.Cluster
+		l := was[name]
+		if l == nil || l.like != likeness(cc) {
+			l = newLazyCluster(cc, f.log)
+		}
+		f.clusters[name] = l
+		all[name] = l
+	}
+	for name, l := range was {
+		if f.clusters[name] != l {
+			gone = append(gone, l)
+		}
+	}
+	return all, gone
+}
+
+func (f *fleet) Close() error {
+	var errs []error
+	f.mu.Lock()
+	for _, c := range f.clusters {
+		errs = append(errs, c.Close())
+	}
+	f.mu.Unlock()
+	if f.keys != nil {
+		errs = append(errs, f.keys.Close())
+	}
+	if f.journal != nil {
+		errs = append(errs, f.journal.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// ceremony makes the trust anchor, or finds it.
+func (f *fleet) ceremony(ctx context.Context, req api.InitRequest) (api.InitReply, error) {
+	policy := f.policy()
+	reply := api.InitReply{APIVersion: rotation.APIVersion, Kind: "Ceremony", Fleet: policy.Fleet, At: time.Now().UTC().Truncate(time.Second),
+		DryRun: req.DryRun, Operator: req.Operator, Witnesses: append([]string{}, req.Witnesses...), Steps: []string{}, Entries: []uint64{}}
+	creator, done, err := f.creator(req.Token)
+	if err != nil {
+		return reply, asService(err)
+	}
+	defer done()
+	before, err := f.lastSeq()
+	if err != nil {
+		return reply, err
+	}
+	reason := "certd init"
+	if req.Reason != "" {
+		reason += ": " + req.Reason
+	}
+	if req.Operator != "" {
+		reason += fmt.Sprintf(" (operator %s, witnesses %q)", req.Operator, req.Witnesses)
+	}
+	c := rotation.Ceremony{Journal: f.journal, Creator: creator, Signer: f.keys, Policy: policy, Actor: req.Actor, Reason: reason, DryRun: req.DryRun,
+		Say: func(format string, args ...any) { reply.Steps = append(reply.Steps, fmt.Sprintf(format, args...)) }}
+	a, created, err := c.Run(ctx)
+	if err != nil {
+		return reply, asService(fmt.Errorf("make the trust anchor of %s: %w", policy.Fleet, err))
+	}
+	reply.Created = created
+	if a.Certificate == nil { // a dry run
+		reply.Anchor = rotation.AnchorStatus{ID: a.ID, Key: rotation.KeyStatus{Name: a.Key, Backend: a.Backend}}
+		return reply, nil
+	}
+	reply.Anchor = a.Status()
+	known, err := f.known()
+	if err != nil {
+		return reply, err
+	}
+	bundle, err := known.Bundle()
+	if err != nil {
+		return reply, err
+	}
+	reply.BundlePEM = string(bundle.PEM())
+	entries, err := f.journal.Entries(state.Filter{After: before})
+	if err != nil {
+		return reply, err
+	}
+	for _, e := range entries {
+		if e.Intent.Actor == req.Actor {
+			reply.Entries = append(reply.Entries, e.Seq)
+		}
+	}
+	return reply, nil
+}
+
+func (f *fleet) lastSeq() (uint64, error) {
+	last, err := f.journal.Entries(state.Filter{Limit: 1})
+	if err != nil || len(last) == 0 {
+		return 0, err
+	}
+	return last[0].Seq, nil
+}
+
+// creator is what makes keys: the key backend logged in with the token given,
+// or as it logs in to sign.
+func (f *fleet) creator(token string) (rotation.Keys, func(), error) {
+	f.mu.Lock()
+	c := f.config
+	f.mu.Unlock()
+	if token == "" || c.Keys.Vault == nil {
+		return f.keys, func() {}, nil
+	}
+	keys, err := openVault(c, vault.Auth{Token: func() ([]byte, error) { return []byte(token), nil }}, f.getenv, f.log)
+	if err != nil {
+		return nil, nil, err
+	}
+	return keys, func() { keys.Close() }, nil
+}
+
+// live looks at every cluster once, side by side.
+func (f *fleet) live(ctx context.Context) (rotation.FleetStatus, error) {
+	known := rotation.Fleet{Policy: f.policy()}
+	if f.journal != nil {
+		var err error
+		if known, err = f.known(); err != nil {
+			return rotation.FleetStatus{}, err
+		}
+	}
+	views := make([]rotation.View, len(known.Policy.Clusters))
+	var wg sync.WaitGroup
+	for i, p := range known.Policy.Clusters {
+		wg.Go(func() {
+			v := rotation.View{Policy: p, Record: rotation.ClusterRecord{Name: p.Cluster}}
+			if f.journal != nil {
+				if rec, err := f.journal.Cluster(p.Cluster); err == nil {
+					v.Record = rec
+				}
+				v.Certificates, _ = f.journal.Certificates(p.Cluster, 4)
+			}
+			lctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			o, err := f.clusters[p.Cluster].Observe(lctx)
+			if v.Err = err; err == nil {
+				v.Observed, v.Record.LastContact = &o, time.Now().UTC()
+			}
+			views[i] = v
+		})
+	}
+	wg.Wait()
+	return rotation.LiveStatus(known, views, time.Now().UTC()), nil
+}
+
+// devFiles writes what `run --dev` needs and is not there yet.
+func devFiles(dir string, passphrase func() (string, error)) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make %s: %w", dir, err)
+	}
+	pass, err := passphrase()
+	if err != nil {
+		return err
+	}
+	for name, text := range map[string][]byte{"certd.yaml": config.Dev(), "passphrase": []byte(pass + "\n")} {
+		f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if errors.Is(err, os.ErrExist) {
+			continue
+		}
+		if err == nil {
+			_, err = f.Write(text)
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			return fmt.Errorf("write %s: %w", filepath.Join(dir, name), err)
+		}
+	}
+	return nil
+}

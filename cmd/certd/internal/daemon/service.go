@@ -1,0 +1,208 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"certd.internal/cmd/certd/internal/api"
+	"certd.internal/rotation"
+	"certd.internal/state"
+)
+
+// recentEntries is how many journal entries a status carries along.
+const recentEntries = 5
+
+// running is the api.Service of a daemon.
+type running struct {
+	*fleet
+	reconciler *rotation.Reconciler
+	started    time.Time
+	version    string
+}
+
+var _ api.Service = (*running)(nil)
+
+func (s *running) Status(context.Context) (rotation.FleetStatus, error) {
+	st := s.reconciler.Status()
+	st.Version = s.version
+	st.Daemon.StartedAt, st.Daemon.PID, st.Daemon.ConfigFile = s.started, os.Getpid(), s.configFile()
+	st.Daemon.StoreBytes = s.journal.Size()
+	return withRecent(st, s.journal)
+}
+
+func withRecent(st rotation.FleetStatus, j *state.Journal) (rotation.FleetStatus, error) {
+	entries, err := j.Entries(state.Filter{Limit: recentEntries})
+	if err != nil {
+		return st, fmt.Errorf("read the journal: %w", err)
+	}
+	for i := len(entries) - 1; i >= 0; i-- {
+		st.Recent = append(st.Recent, historyItem(entries[i]))
+	}
+	return st, nil
+}
+
+func (s *running) Plan(_ context.Context, until time.Time, ifStopped bool) (rotation.Plan, error) {
+	return s.reconciler.Plan(until, ifStopped), nil
+}
+
+func (s *running) History(_ context.Context, q api.HistoryQuery) (rotation.HistoryList, error) {
+	return history(s.journal, "daemon", q)
+}
+
+func (s *running) Verify(context.Context) (api.VerifyReport, error) { return verify(s.journal) }
+
+func (s *running) Rotate(ctx context.Context, req api.RotateRequest) (api.RotateReply, error) {
+	var reply api.RotateReply
+	if len(req.Clusters) == 0 {
+		return reply, fmt.Errorf("rotate: no cluster is named: %w", api.ErrUsage)
+	}
+	st := s.reconciler.Status()
+	modes := map[string]rotation.ClusterStatus{}
+	for _, c := range st.Clusters {
+		modes[c.Name] = c
+	}
+	for _, name := range req.Clusters {
+		c, ok := modes[name]
+		switch {
+		case !ok:
+			return reply, fmt.Errorf("rotate: cluster %q is not configured: %w", name, api.ErrUsage)
+		case c.Mode != string(rotation.Managed):
+			return reply, fmt.Errorf("rotate: cluster %q is %s, not managed by certd: %w", name, c.Mode, api.ErrNotNow)
+		case st.Trust.Active == nil:
+			return reply, fmt.Errorf("rotate: there is no trust anchor yet; run certd init first: %w", api.ErrNotNow)
+		}
+	}
+	if req.DryRun {
+		for _, name := range req.Clusters {
+			reply.Results = append(reply.Results, api.RotateResult{Cluster: name, Detail: "would be given a new issuer now"})
+		}
+		return reply, nil
+	}
+	results := s.reconciler.Rotate(req.Clusters, rotation.Request{Actor: req.Actor, Reason: req.Reason, At: time.Now()})
+	if !req.Wait {
+		for _, name := range req.Clusters {
+			reply.Results = append(reply.Results, api.RotateResult{Cluster: name, Detail: "asked for"})
+		}
+		return reply, nil
+	}
+	for range req.Clusters {
+		select {
+		case r := <-results:
+			reply.Results = append(reply.Results, api.RotateResult{Cluster: r.Cluster, Result: r.Result, Serial: r.Serial, Detail: r.Detail})
+		case <-ctx.Done():
+			return reply, fmt.Errorf("wait for the new issuers (%d of %d are done; the others go on): %w", len(reply.Results), len(req.Clusters), api.ErrTimeout)
+		}
+	}
+	return reply, nil
+}
+
+func (s *running) Init(ctx context.Context, req api.InitRequest) (api.InitReply, error) {
+	reply, err := s.ceremony(ctx, req)
+	if err != nil {
+		return reply, err
+	}
+	if reply.Created {
+		err = s.reconciler.AnchorsChanged()
+	}
+	return reply, err
+}
+
+// offline is the api.Service of a journal that no daemon has.
+type offline struct {
+	*fleet
+	now     func() time.Time
+	version string
+}
+
+var _ api.Service = (*offline)(nil)
+
+func (s *offline) Status(context.Context) (rotation.FleetStatus, error) {
+	f, err := s.known()
+	if err != nil {
+		return rotation.FleetStatus{}, err
+	}
+	records, err := s.journal.Clusters()
+	if err != nil {
+		return rotation.FleetStatus{}, fmt.Errorf("read the journal: %w", err)
+	}
+	st := rotation.JournalStatus(f, records, s.now().UTC())
+	st.Version = s.version
+	return withRecent(st, s.journal)
+}
+
+func (s *offline) Plan(ctx context.Context, until time.Time, ifStopped bool) (rotation.Plan, error) {
+	st, err := s.Status(ctx)
+	if err != nil {
+		return rotation.Plan{}, err
+	}
+	return rotation.Project(st, s.policy(), s.now().UTC(), until, ifStopped), nil
+}
+
+func (s *offline) History(_ context.Context, q api.HistoryQuery) (rotation.HistoryList, error) {
+	return history(s.journal, "journal", q)
+}
+
+func (s *offline) Verify(context.Context) (api.VerifyReport, error) { return verify(s.journal) }
+
+func (s *offline) Rotate(context.Context, api.RotateRequest) (api.RotateReply, error) {
+	return api.RotateReply{}, fmt.Errorf("rotate needs the daemon; start it with certd run: %w", api.ErrNoDaemon)
+}
+
+func (s *offline) Init(ctx context.Context, req api.InitRequest) (api.InitReply, error) {
+	if _, err := rotation.SettleFleet(s.journal); err != nil {
+		return api.InitReply{}, err
+	}
+	return s.ceremony(ctx, req)
+}
+
+func history(j *state.Journal, source string, q api.HistoryQuery) (rotation.HistoryList, error) {
+	list := rotation.HistoryList{APIVersion: rotation.APIVersion, Kind: "HistoryList", Fleet: j.Fleet(), Source: source, Items: []rotation.HistoryItem{}}
+	entries, err := j.Entries(state.Filter{Since: q.Since, Cluster: q.Cluster, Limit: q.Limit, After: q.After})
+	if err != nil {
+		return list, fmt.Errorf("read the journal: %w", err)
+	}
+	for _, e := range entries {
+		list.Items = append(list.Items, historyItem(e))
+	}
+	return list, nil
+}
+
+func historyItem(e rotation.Entry) rotation.HistoryItem {
+	in := e.Intent
+	return rotation.HistoryItem{Seq: e.Seq, At: e.At, IntentAt: e.IntentAt, Actor: in.Actor, Cluster: in.Cluster, Step: in.Step, Reason: in.Reason,
+		Outcome: e.Result, Detail: e.Detail, Serial: in.Serial, Anchor: in.Anchor, Key: in.Key, Digest: in.Digest, SignRequest: e.SignRequest,
+		Object: in.Object, Writer: in.Writer, Hash: e.Hash, PrevHash: e.PrevHash}
+}
+
+func verify(j *state.Journal) (api.VerifyReport, error) {
+	r, err := j.Verify()
+	if err != nil {
+		return api.VerifyReport{}, fmt.Errorf("verify the journal: %w", err)
+	}
+	return api.VerifyReport{Entries: r.Entries, First: r.First, Last: r.Last, Head: r.Head, BadSeq: r.BadSeq, Problem: r.Problem}, nil
+}
+
+// asService translates what backends and the journal say into what a command
+// decides by.
+func asService(err error) error {
+	for _, t := range []struct{ is, as error }{
+		{rotation.ErrDenied, api.ErrDenied}, {rotation.ErrUnavailable, api.ErrUnavailable}, {rotation.ErrOutcomeUnknown, api.ErrUnavailable},
+		{state.ErrLocked, api.ErrNotNow},
+	} {
+		if errors.Is(err, t.is) && !errors.Is(err, t.as) {
+			return classified{err, t.as}
+		}
+	}
+	return err
+}
+
+// classified is an error with what a command decides by beside it.
+type classified struct {
+	error
+	class error
+}
+
+func (c classified) Unwrap() []error { return []error{c.error, c.class} }

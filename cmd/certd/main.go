@@ -1,0 +1,119 @@
+// Command certd looks after the certificates of Linkerd service meshes.
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"time"
+	_ "time/tzdata" // schedules name zones, and minimal hosts know none
+
+	"golang.org/x/term"
+
+	"certd.internal/cmd/certd/internal/cli"
+	"certd.internal/cmd/certd/internal/daemon"
+	"certd.internal/rotation"
+)
+
+// Set by the build (Makefile).
+var version, commit, date string
+
+func main() {
+	d := daemon.Daemon{Getenv: os.Getenv, Stdout: os.Stdout, Log: logger, Version: info().Version, CrashPoint: crashPoint()}
+	app := &cli.App{
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Now: time.Now, Version: info(),
+		Terminal:    term.IsTerminal(int(os.Stdout.Fd())),
+		Interactive: term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stderr.Fd())),
+		Run:         func(ctx context.Context, path string, dev bool) error { return invalid(d.Run(ctx, path, dev)) },
+		Live: func(ctx context.Context, path string) (rotation.FleetStatus, error) {
+			st, err := d.Live(ctx, path)
+			return st, invalid(err)
+		},
+		Local: d.Open,
+		Socket: func(path string) (string, error) {
+			c, err := d.Load(path)
+			if err != nil {
+				return "", invalid(err)
+			}
+			return c.Server.Socket, nil
+		},
+		Config:         configCommands{d},
+		InspectCluster: d.Certificates,
+	}
+	if w, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
+		app.Width = w
+	}
+	os.Exit(app.Main(os.Args[1:]))
+}
+
+// invalid tells the command line that an error lies in the configuration.
+func invalid(err error) error {
+	if errors.Is(err, daemon.ErrConfig) {
+		return badConfig{err}
+	}
+	return err
+}
+
+type badConfig struct{ error }
+
+func (b badConfig) Unwrap() []error { return []error{b.error, cli.ErrConfig} }
+
+// logger writes to standard error: text for a person at a terminal, JSON for
+// whatever collects logs elsewhere.
+func logger(level slog.Leveler) *slog.Logger {
+	o := &slog.HandlerOptions{Level: level}
+	if term.IsTerminal(int(os.Stderr.Fd())) {
+		return slog.New(slog.NewTextHandler(os.Stderr, o))
+	}
+	return slog.New(slog.NewJSONHandler(os.Stderr, o))
+}
+
+// info is what the build said of itself, or else what Go recorded.
+func info() cli.VersionInfo {
+	v := cli.VersionInfo{Version: version, Commit: commit, Date: date, GoVersion: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	if b, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range b.Settings {
+			switch {
+			case s.Key == "vcs.revision" && v.Commit == "":
+				v.Commit = s.Value
+			case s.Key == "vcs.time" && v.Date == "":
+				v.Date = s.Value
+			}
+		}
+	}
+	for _, s := range []*string{&v.Version, &v.Commit, &v.Date} {
+		if *s == "" {
+			*s = "unknown"
+		}
+	}
+	if v.Version == "unknown" {
+		v.Version = "dev"
+	}
+	return v
+}
+
+// configCommands adapts the config package to the config commands.
+type configCommands struct{ d daemon.Daemon }
+
+func (c configCommands) Validate(path string) cli.ConfigReport {
+	r := c.d.Validate(path, time.Now())
+	return cli.ConfigReport{Problems: r.Problems, Warnings: r.Warnings, Valid: r.Valid}
+}
+
+func (c configCommands) Values(path string) ([]cli.ConfigValue, error) {
+	cfg, err := c.d.Load(path)
+	if err != nil {
+		return nil, invalid(err)
+	}
+	var values []cli.ConfigValue
+	for _, v := range cfg.Values {
+		values = append(values, cli.ConfigValue{Path: v.Path, Value: v.Value, Origin: v.Origin})
+	}
+	return values, nil
+}
+
+func (configCommands) Schema() []byte  { return daemon.Schema() }
+func (configCommands) Example() []byte { return daemon.Example() }

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"flag"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+//go:embed manifests/linkerd-identity.yaml
+var identityManifest []byte
+
+// installIdentity applies what Linkerd's chart makes of its identity
+// controller, as far as the lab needs it. Secret and ConfigMap are certd's.
+func installIdentity(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("lab install-identity", flag.ExitOnError)
+	kubeconfig := flags.String("kubeconfig", "", "an admin's kubeconfig: DIR/kube/cN of a lab")
+	replicas := flags.Int64("replicas", 2, "how many replicas")
+	scheme := flags.String("scheme", "kubernetes.io/tls", "which files of the issuer it reads: kubernetes.io/tls or linkerd.io/tls")
+	flags.Parse(args)
+	if *kubeconfig == "" {
+		return errors.New("-kubeconfig is missing")
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", *kubeconfig)
+	if err != nil {
+		return err
+	}
+	m, err := identityObjects(*replicas, *scheme)
+	if err != nil {
+		return err
+	}
+	a, err := newApplier(config)
+	if err != nil {
+		return err
+	}
+	return a.apply(ctx, m)
+}
+
+func identityObjects(replicas int64, scheme string) (manifest, error) {
+	m, err := parseManifest(identityManifest)
+	if err != nil {
+		return nil, fmt.Errorf("read the manifest of linkerd-identity: %w", err)
+	}
+	for _, object := range m.of(func(o *unstructured.Unstructured) bool { return o.GetKind() == "Deployment" }) {
+		if err := unstructured.SetNestedField(object.Object, replicas, "spec", "replicas"); err != nil {
+			return nil, err
+		}
+		containers, _, err := unstructured.NestedSlice(object.Object, "spec", "template", "spec", "containers")
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range containers {
+			if args, ok := c.(map[string]any)["args"].([]any); ok {
+				for i, arg := range args {
+					if arg == "-identity-scheme=kubernetes.io/tls" {
+						args[i] = "-identity-scheme=" + scheme
+					}
+				}
+			}
+		}
+		if err := unstructured.SetNestedSlice(object.Object, containers, "spec", "template", "spec", "containers"); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}

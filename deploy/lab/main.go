@@ -1,0 +1,54 @@
+// Command lab starts what certd is tried against: real API servers, the parts
+// of a cluster around them, and a real Vault, all on loopback addresses.
+//
+// It is its own API server, too: "lab kube-apiserver FLAGS" is upstream's
+// command, which "lab up" starts as child processes.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"k8s.io/component-base/cli"
+	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
+)
+
+const usage = `usage:
+  lab up [-clusters N] [-dir D] [-schedule CRON]   start a lab; stays in the foreground
+  lab install-identity -kubeconfig F               install a simulated linkerd-identity
+"lab up -h" and "lab install-identity -h" list the flags.
+`
+
+func main() {
+	if len(os.Args) < 2 {
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(64)
+	}
+	args := os.Args[2:]
+	switch os.Args[1] {
+	case "up":
+		os.Exit(run(args, up))
+	case "install-identity":
+		os.Exit(run(args, installIdentity))
+	case "kube-apiserver":
+		os.Args = append([]string{"kube-apiserver"}, args...)
+		os.Exit(cli.Run(apiserver.NewAPIServerCommand()))
+	default:
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(64)
+	}
+}
+
+// run gives command a context that ends with the first SIGINT or SIGTERM.
+func run(args []string, command func(ctx context.Context, args []string) error) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := command(ctx, args); err != nil {
+		fmt.Fprintln(os.Stderr, "lab:", err)
+		return 1
+	}
+	return 0
+}

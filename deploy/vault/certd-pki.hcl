@@ -1,0 +1,44 @@
+# What `certd run` may do when Vault's PKI engine signs (keys.vault.pki),
+# instead of certd-run.hcl. A stolen token gets issuers of this name, path
+# length 0 and this lifetime, and nothing else.
+#
+# Set, per fleet: the mount, the name (identity.NAMESPACE.TRUST-DOMAIN; one
+# more for each trust domain), and each issuer.lifetime in use.
+# exclude_cn_from_sans is left out on purpose: the common name has to become
+# the DNS name as well, which the engine does by itself. not_before_duration is
+# free: certd asks for less than issuer.backdate while the CA itself is younger.
+#
+# certd writes durations as whole hours, minutes or seconds ("168h", "30m"),
+# whichever is shortest. It asks for less when the CA ends sooner, and when two
+# issuers of a cluster would end within the same minute; to let it, allow more
+# values of ttl. max_path_length is text: Vault never finds a number equal to an
+# allowed value.
+#
+#   vault policy write certd-pki deploy/vault/certd-pki.hcl
+
+path "pki-root/issuer/+/sign-intermediate" {
+  capabilities        = ["update"]
+  required_parameters = ["csr", "common_name", "ttl", "max_path_length"]
+  allowed_parameters = {
+    "csr"                 = []
+    "common_name"         = ["identity.linkerd.cluster.local"]
+    "ttl"                 = ["168h"]
+    "max_path_length"     = ["0"]
+    "not_before_duration" = []
+    "format"              = ["pem"]
+  }
+}
+
+path "pki-root/issuer/+/json" {
+  capabilities = ["read"]
+}
+
+path "auth/token/lookup-self" {
+  capabilities = ["read"]
+}
+path "auth/token/renew-self" {
+  capabilities = ["update"]
+}
+path "sys/capabilities-self" {
+  capabilities = ["update"]
+}

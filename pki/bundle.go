@@ -1,0 +1,90 @@
+package pki
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"slices"
+)
+
+// MaxAnchors bounds a bundle: more than a rotation that was rolled back
+// half-way and begun again ever needs.
+const MaxAnchors = 8
+
+// Bundle is a set of trust anchors with one canonical text. The zero Bundle is
+// empty. Bundles are values: nothing changes one.
+type Bundle struct{ anchors []*x509.Certificate }
+
+// NewBundle makes a bundle of CA certificates that proxies, linkerd-identity
+// and `linkerd check` all accept as anchors. Order and repetition do not
+// matter: the newest comes first, and equal ones once. It does not ask whether
+// they are valid now.
+func NewBundle(anchors ...*x509.Certificate) (Bundle, error) {
+	var b Bundle
+	for _, c := range anchors {
+		if err := checkAnchorKind(c); err != nil {
+			return Bundle{}, fmt.Errorf("trust anchor %q: %w", c.Subject.CommonName, err)
+		}
+		if !b.Contains(c) {
+			b.anchors = append(b.anchors, c)
+		}
+	}
+	if len(b.anchors) > MaxAnchors {
+		return Bundle{}, fmt.Errorf("a bundle holds %d anchors at most, these are %d", MaxAnchors, len(b.anchors))
+	}
+	slices.SortFunc(b.anchors, func(x, y *x509.Certificate) int {
+		return cmp.Or(y.NotBefore.Compare(x.NotBefore), cmp.Compare(Fingerprint(x), Fingerprint(y)))
+	})
+	return b, nil
+}
+
+// ParseBundle reads a bundle that every reader of it reads alike: linkerd2's
+// own PEM codec, Go's, and rustls'. It refuses, naming the block, what any of
+// them refuses, silently leaves out or counts twice. The order of the blocks
+// may be any.
+func ParseBundle(text []byte) (Bundle, error) {
+	certs, err := parseStrict(text)
+	if err != nil {
+		return Bundle{}, fmt.Errorf("parse trust bundle: %w", err)
+	}
+	for i, c := range certs {
+		if first := slices.IndexFunc(certs, c.Equal); first < i {
+			return Bundle{}, fmt.Errorf("parse trust bundle: block %d repeats block %d", i+1, first+1)
+		}
+	}
+	b, err := NewBundle(certs...)
+	if err != nil {
+		return Bundle{}, fmt.Errorf("parse trust bundle: %w", err)
+	}
+	return b, nil
+}
+
+// PEM is the bundle's canonical text; nil for an empty bundle. Equal sets have
+// equal bytes: `linkerd check` compares texts, and each change of a byte makes
+// every pod look as if it must be restarted.
+func (b Bundle) PEM() []byte { return EncodeCertificates(b.anchors...) }
+
+// SHA256 is over PEM(), in lower-case hex: what Linkerd puts into pods as
+// linkerd.io/trust-root-sha256 (linkerd2, pkg/inject/inject.go).
+func (b Bundle) SHA256() string {
+	sum := sha256.Sum256(b.PEM())
+	return hex.EncodeToString(sum[:])
+}
+
+// Anchors returns the anchors, newest first.
+func (b Bundle) Anchors() []*x509.Certificate { return slices.Clone(b.anchors) }
+
+// IsZero says whether the bundle is empty.
+func (b Bundle) IsZero() bool { return len(b.anchors) == 0 }
+
+// Contains says whether this very certificate is in the bundle.
+func (b Bundle) Contains(c *x509.Certificate) bool {
+	return slices.ContainsFunc(b.anchors, c.Equal)
+}
+
+// Equal says whether both hold the same anchors.
+func (b Bundle) Equal(o Bundle) bool {
+	return slices.EqualFunc(b.anchors, o.anchors, (*x509.Certificate).Equal)
+}

@@ -1,0 +1,170 @@
+package pki
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// IssuerFacts is what the data of a Secret linkerd-identity-issuer shows,
+// without its key.
+type IssuerFacts struct {
+	// Problem says why it cannot serve as an issuer at all; "" if it can.
+	Problem string
+	// Chain is what can be read of tls.crt, or of crt.pem where that is
+	// absent; the issuer is first.
+	Chain []*x509.Certificate
+	// Probe is a leaf signed by the key that was there, so that the chain can
+	// be judged under any bundle later; nil where there is a Problem.
+	Probe *x509.Certificate
+	// Complete: both pairs of names (tls.crt and tls.key, crt.pem and key.pem)
+	// are there, equal byte for byte, and in canonical form.
+	Complete bool
+	// CABundle is ca.crt as it stands; nil where it holds a private key.
+	CABundle []byte
+
+	// held is shared by copies; nil keeps nothing.
+	held *heldVerdicts
+}
+
+// heldVerdicts are the bundles, by a digest, under which an issuer's leaves
+// verified, each with the time span for which that goes on. Signatures do not
+// change, and verifying them is most of what a quiet fleet costs.
+type heldVerdicts struct {
+	mu    sync.Mutex
+	spans map[[sha256.Size]byte]span
+}
+
+// digestOf is quicker than SHA256, which has to make the text first.
+func digestOf(b Bundle) (sum [sha256.Size]byte) {
+	h := sha256.New()
+	for _, c := range b.anchors {
+		h.Write(c.Raw)
+	}
+	h.Sum(sum[:0])
+	return sum
+}
+
+// span is a time with both its ends.
+type span struct{ from, to time.Time }
+
+// steady is the span around at in which no certificate begins or ends.
+func steady(at time.Time, certs []*x509.Certificate) span {
+	s := span{to: at.AddDate(1000, 0, 0)}
+	for _, c := range certs {
+		for _, change := range []time.Time{c.NotBefore, c.NotAfter.Add(1)} {
+			switch {
+			case change.After(at) && change.Before(s.to):
+				s.to = change.Add(-1)
+			case !change.After(at) && change.After(s.from):
+				s.from = change
+			}
+		}
+	}
+	return s
+}
+
+// ReadIssuer reads the data of the Secret by the names that both of Linkerd's
+// schemes use (linkerd2, pkg/k8s/labels.go). It keeps nothing of the key.
+// Whether the issuer is valid is not asked here, at any time, but in Verify.
+func ReadIssuer(data map[string][]byte, id Identity, _ time.Time) IssuerFacts {
+	f := IssuerFacts{held: &heldVerdicts{spans: map[[sha256.Size]byte]span{}}}
+	if text := data["ca.crt"]; !bytes.Contains(text, []byte("PRIVATE KEY")) {
+		f.CABundle = bytes.Clone(text)
+	}
+	crtName, keyName := "tls.crt", "tls.key"
+	if len(data[crtName])+len(data[keyName]) == 0 && len(data["crt.pem"])+len(data["key.pem"]) > 0 {
+		crtName, keyName = "crt.pem", "key.pem"
+	}
+	crt, key := data[crtName], data[keyName]
+	switch f.Chain, _ = ReadCertificates(crt); {
+	case len(crt) == 0:
+		f.Problem = "it holds no certificate (" + crtName + ")"
+		return f
+	case len(key) == 0:
+		f.Problem = "it holds no key (" + keyName + ")"
+		return f
+	}
+	certs, err := linkerdCertificates(crt)
+	if err == nil && len(certs) < len(f.Chain) {
+		err = fmt.Errorf("a block that is not a certificate ends the reading after %d of %d certificates", len(certs), len(f.Chain))
+	}
+	if err != nil {
+		f.Problem = fmt.Sprintf("linkerd-identity cannot use %s: %v", crtName, err)
+		return f
+	}
+	f.Chain = certs
+	if f.Probe, err = probeWith(key, certs[0], id); err != nil {
+		f.Problem = fmt.Sprintf("%s and %s: %v", crtName, keyName, err)
+		return f
+	}
+	f.Complete = completeIssuer(data, certs)
+	return f
+}
+
+// probeWith tries the key on a leaf and forgets it.
+func probeWith(text []byte, issuer *x509.Certificate, id Identity) (*x509.Certificate, error) {
+	key, err := parseKey(text)
+	if err != nil {
+		return nil, err
+	}
+	k, ok := key.(*ecdsa.PrivateKey)
+	if ok {
+		defer wipe(k)
+	}
+	switch {
+	case !samePublic(issuer.PublicKey, key.Public()):
+		return nil, errors.New("the key is not that of the first certificate")
+	case !ok:
+		return nil, errors.New("an RSA key: linkerd-identity would load it and then fail to sign every leaf")
+	case !issuer.IsCA:
+		return nil, errors.New("the first certificate is not a CA's")
+	case issuer.KeyUsage != 0 && issuer.KeyUsage&x509.KeyUsageCertSign == 0:
+		return nil, errors.New("the certificate may not sign others (its key usage lacks keyCertSign): linkerd-identity would load it, and its leaves be refused")
+	}
+	return probe(k, issuer, id)
+}
+
+// completeIssuer says whether the Secret is as certd writes it.
+func completeIssuer(data map[string][]byte, chain []*x509.Certificate) bool {
+	key, err := ParsePrivateKey(data["tls.key"])
+	if err != nil {
+		return false
+	}
+	defer key.Wipe()
+	wantCrt, wantKey := EncodeCertificates(chain...), key.PKCS8PEM()
+	defer clear(wantKey)
+	return bytes.Equal(data["tls.crt"], wantCrt) && bytes.Equal(data["crt.pem"], wantCrt) &&
+		bytes.Equal(data["tls.key"], wantKey) && bytes.Equal(data["key.pem"], wantKey)
+}
+
+// Verify says whether leaves of this issuer verify under b at a time, by Go's
+// rules and by the proxies'.
+func (f IssuerFacts) Verify(b Bundle, at time.Time) error {
+	switch {
+	case f.Problem != "":
+		return errors.New(f.Problem)
+	case f.Probe == nil || len(f.Chain) == 0:
+		return errors.New("there is no issuer")
+	}
+	chain := append([]*x509.Certificate{f.Probe}, f.Chain...)
+	if f.held == nil {
+		return verifyLeaf(chain, b.anchors, at)
+	}
+	f.held.mu.Lock()
+	defer f.held.mu.Unlock()
+	key := digestOf(b)
+	if s, ok := f.held.spans[key]; ok && !at.Before(s.from) && !at.After(s.to) {
+		return nil
+	}
+	if err := verifyLeaf(chain, b.anchors, at); err != nil {
+		return err
+	}
+	f.held.spans[key] = steady(at, append(chain, b.anchors...))
+	return nil
+}

@@ -1,0 +1,127 @@
+package pki
+
+import (
+	"cmp"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"fmt"
+	"time"
+)
+
+// SelfSignAnchor makes a trust anchor with the key behind signer (ECDSA
+// P-256). The certificate is built once with a throw-away key and judged
+// before signer is asked, which it is once; what comes back is judged again
+// from its DER.
+func SelfSignAnchor(now time.Time, p AnchorProfile, signer crypto.Signer) (*x509.Certificate, error) {
+	template, err := NewAnchorTemplate(now, p)
+	if err != nil {
+		return nil, err
+	}
+	pub, err := p256(signer)
+	if err != nil {
+		return nil, fmt.Errorf("sign trust anchor %q: %w", p.CommonName, err)
+	}
+	dry, err := GenerateKey()
+	if err != nil {
+		return nil, err
+	}
+	defer dry.Wipe()
+	judge := func(c *x509.Certificate, pub *ecdsa.PublicKey) error {
+		if life := lifetimeOf(c); life != p.Lifetime.Truncate(time.Second) {
+			return fmt.Errorf("it lives %s, want %s", life, p.Lifetime)
+		}
+		return cmp.Or(checkBuilt(c, template, pub), CheckAnchor(c))
+	}
+	c, err := sign(template, nil, dry.PublicKey(), dry)
+	if err == nil {
+		err = judge(c, dry.PublicKey())
+	}
+	if err != nil {
+		return nil, wrongBefore(template, err)
+	}
+	if c, err = sign(template, nil, pub, signer); err != nil {
+		return nil, err
+	}
+	if err := judge(c, pub); err != nil {
+		return nil, wrongAfter(template, err)
+	}
+	return c, nil
+}
+
+// SignIssuer makes an issuer for pub from a template of NewIssuerTemplate,
+// under anchor, whose key (ECDSA P-256) is behind signer. Like SelfSignAnchor
+// it tries with a throw-away key first and judges what comes back.
+func SignIssuer(template, anchor *x509.Certificate, pub *ecdsa.PublicKey, signer crypto.Signer) (*x509.Certificate, error) {
+	key, err := p256(signer)
+	if err != nil {
+		return nil, fmt.Errorf("sign issuer %q: %w", template.Subject.CommonName, err)
+	}
+	if !samePublic(anchor.PublicKey, key) {
+		return nil, fmt.Errorf("sign issuer %q: the signing key is not that of anchor %q", template.Subject.CommonName, anchor.Subject.CommonName)
+	}
+	dry, err := GenerateKey()
+	if err != nil {
+		return nil, err
+	}
+	defer dry.Wipe()
+	dryAnchor := *anchor
+	dryAnchor.PublicKey = dry.PublicKey()
+
+	c, err := sign(template, &dryAnchor, pub, dry)
+	if err == nil {
+		err = cmp.Or(checkBuilt(c, template, pub), checkUnder(c, &dryAnchor))
+	}
+	if err != nil {
+		return nil, wrongBefore(template, err)
+	}
+	if c, err = sign(template, anchor, pub, signer); err != nil {
+		return nil, err
+	}
+	if err := cmp.Or(checkBuilt(c, template, pub), checkUnder(c, anchor)); err != nil {
+		return nil, wrongAfter(template, err)
+	}
+	return c, nil
+}
+
+// sign builds a certificate of template for pub, has it signed once, and
+// parses it. parent nil: it is signed by its own key.
+func sign(template, parent *x509.Certificate, pub *ecdsa.PublicKey, signer crypto.Signer) (*x509.Certificate, error) {
+	id, err := keyID(pub)
+	if err != nil {
+		return nil, fmt.Errorf("sign %q: key identifier: %w", template.Subject.CommonName, err)
+	}
+	t := *template
+	t.SubjectKeyId = id
+	if parent == nil {
+		t.AuthorityKeyId = id
+		parent = &t
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &t, parent, pub, signer)
+	if err != nil {
+		return nil, fmt.Errorf("sign %q: %w", t.Subject.CommonName, err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("parse the new certificate %q: %w", t.Subject.CommonName, err)
+	}
+	return c, nil
+}
+
+func p256(signer crypto.Signer) (*ecdsa.PublicKey, error) {
+	pub, ok := signer.Public().(*ecdsa.PublicKey)
+	if !ok || pub == nil || pub.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("the signing key is %T, not ECDSA P-256", signer.Public())
+	}
+	return pub, nil
+}
+
+func wrongBefore(template *x509.Certificate, err error) error {
+	return fmt.Errorf("certificate %q would not be right, so the CA key was not asked: %w", template.Subject.CommonName, err)
+}
+
+func wrongAfter(template *x509.Certificate, err error) error {
+	return fmt.Errorf("certificate %q came back wrong from the signer, and is not used: %w", template.Subject.CommonName, err)
+}

@@ -1,0 +1,48 @@
+package pki
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// verifyLeaf asks both models about both directions of mutual TLS.
+func verifyLeaf(chain, anchors []*x509.Certificate, at time.Time) error {
+	name := chain[0].DNSNames[0]
+	for _, u := range []struct {
+		usage x509.ExtKeyUsage
+		as    string
+	}{{x509.ExtKeyUsageServerAuth, "server"}, {x509.ExtKeyUsageClientAuth, "client"}} {
+		if err := verifyGo(chain, anchors, name, u.usage, at); err != nil {
+			return fmt.Errorf("its leaves are refused as a %s by Go's rules: %w", u.as, err)
+		}
+		if err := verifyWebPKI(chain, anchors, name, u.usage, at); err != nil {
+			return fmt.Errorf("its leaves are refused as a %s by the proxies' rules: %w", u.as, err)
+		}
+	}
+	return nil
+}
+
+// VerifyGo verifies a chain, the leaf first, under a bundle at a time, as
+// Linkerd's Go programs do.
+func VerifyGo(chain []*x509.Certificate, b Bundle, dnsName string, usage x509.ExtKeyUsage, at time.Time) error {
+	return verifyGo(chain, b.anchors, dnsName, usage, at)
+}
+
+func verifyGo(chain, anchors []*x509.Certificate, dnsName string, usage x509.ExtKeyUsage, at time.Time) error {
+	if len(chain) == 0 {
+		return errors.New("there is no certificate")
+	}
+	_, err := chain[0].Verify(x509.VerifyOptions{DNSName: dnsName, Roots: pool(anchors), Intermediates: pool(chain[1:]),
+		CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{usage}})
+	return err
+}
+
+func pool(certs []*x509.Certificate) *x509.CertPool {
+	p := x509.NewCertPool()
+	for _, c := range certs {
+		p.AddCert(c)
+	}
+	return p
+}

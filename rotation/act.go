@@ -1,0 +1,190 @@
+package rotation
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"certd.internal/pki"
+)
+
+// act carries out one decided step: intent, effect, another look, outcome.
+// It returns the error of the effect.
+func (r *Reconciler) act(ctx context.Context, m *member, f Fleet, v View, d Decision) error {
+	in := Intent{Step: d.Step, Cluster: m.name, Actor: d.Actor, Reason: d.Why, Object: d.Object, Writer: d.Writer}
+	o := v.Observed
+	switch d.Step {
+	case StepNamespace:
+		return r.recorded(ctx, m, f, in, func() (Outcome, error) {
+			return Outcome{}, m.cluster.CreateNamespace(ctx)
+		})
+	case StepBundle, StepRepairBundle:
+		return r.recorded(ctx, m, f, in, func() (Outcome, error) {
+			rev, err := m.cluster.WriteBundle(ctx, BundleWrite{Revision: o.Bundle.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Bundle: d.Bundle})
+			return Outcome{Revision: rev, Enrolled: true}, err
+		})
+	case StepRepairMetadata:
+		return r.recorded(ctx, m, f, in, func() (Outcome, error) {
+			if d.Object == BundleObject {
+				rev, err := m.cluster.WriteBundle(ctx, BundleWrite{Revision: o.Bundle.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Bundle: d.Bundle})
+				return Outcome{Revision: rev}, err
+			}
+			rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: o.Issuer.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: pki.Serial(d.Issuer), Bundle: d.Bundle})
+			return Outcome{Revision: rev}, err
+		})
+	case StepIssuer, StepRepairIssuer:
+		return r.publishIssuer(ctx, m, f, v, d, in)
+	}
+	return fmt.Errorf("step %q of %s: there is no such step", d.Step, m.name)
+}
+
+// publishIssuer signs a new issuer and writes it, in this order: a signature
+// that reaches no cluster does no harm, a key without certificate would.
+func (r *Reconciler) publishIssuer(ctx context.Context, m *member, f Fleet, v View, d Decision, in Intent) error {
+	a := *f.Active()
+	p := pki.IssuerProfile{Namespace: v.Policy.Namespace, TrustDomain: v.Policy.TrustDomain, Lifetime: v.Policy.Issuer.Lifetime, Backdate: v.Policy.Issuer.Backdate}
+	for _, c := range v.Certificates {
+		p.NotAfterTaken = append(p.NotAfterTaken, c.NotAfter)
+	}
+	if d.Issuer != nil {
+		p.NotAfterTaken = append(p.NotAfterTaken, d.Issuer.NotAfter)
+	}
+	cred, rec, err := r.signer.issuer(ctx, &a, d.Bundle, p, caller{m.name, d.Actor, d.Why}, wall())
+	r.keyOutcome(a, err)
+	if err != nil {
+		return err
+	}
+	defer cred.Wipe()
+	in.Serial, in.Anchor, in.Key = rec.Serial, a.ID, a.Key
+	begun := wall()
+	err = r.recorded(ctx, m, f, in, func() (Outcome, error) {
+		rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: v.Observed.Issuer.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: rec.Serial, Credential: &cred, Bundle: d.Bundle})
+		rec.DeliveredAt = wall()
+		return Outcome{Revision: rev, Certificate: &rec, Anchor: &a, Enrolled: true}, err
+	})
+	r.metrics.Rotated(m.name, "issuer", err == nil, wall().Sub(begun))
+	return err
+}
+
+// recorded wraps one effect in the journal. The intent is on disk before the
+// effect begins; when the answer was lost, another look at the cluster tells
+// what came of it, and until one succeeds the intent stays open.
+func (r *Reconciler) recorded(ctx context.Context, m *member, f Fleet, in Intent, effect func() (Outcome, error)) error {
+	id, err := r.journal.Begin(in)
+	if err != nil {
+		return fmt.Errorf("record the intent: %w", err)
+	}
+	out, err := effect()
+	if oerr := r.observe(ctx, m); oerr != nil && errors.Is(err, ErrOutcomeUnknown) {
+		r.addPending(m, PendingIntent{ID: id, At: wall(), Intent: in})
+		return err
+	}
+	switch {
+	case err == nil:
+		out.Result = OK
+	case errors.Is(err, ErrOutcomeUnknown) && tookEffect(in, m.view().Observed, f):
+		out.Result, out.Detail, err = OK, "the answer was lost; the effect was seen afterwards", nil
+	default:
+		// Either refused, or looked for and not there.
+		out = Outcome{Result: Failed, Detail: err.Error()}
+	}
+	if ferr := r.journal.Finish(id, out); ferr != nil {
+		return errors.Join(err, fmt.Errorf("record the outcome: %w", ferr))
+	}
+	r.remember(m, in, out)
+	if err == nil {
+		r.tell(ctx, m, in)
+	}
+	return err
+}
+
+// tookEffect says whether the world shows what the intent wanted.
+func tookEffect(in Intent, o *Observation, f Fleet) bool {
+	if o == nil {
+		return false
+	}
+	bundle, err := f.Bundle()
+	bundleHolds := err == nil && o.Bundle.Exists && bytes.Equal(o.BundleText, bundle.PEM())
+	switch in.Step {
+	case StepNamespace:
+		return o.Namespace
+	case StepBundle, StepRepairBundle:
+		return bundleHolds
+	case StepIssuer, StepRepairIssuer:
+		return o.Issuer.Exists && len(o.IssuerFacts.Chain) > 0 && pki.Serial(o.IssuerFacts.Chain[0]) == in.Serial
+	case StepRepairMetadata:
+		if in.Object == BundleObject {
+			return bundleHolds && o.Bundle.Marks.Keep && o.Bundle.Marks.Label
+		}
+		return o.IssuerFacts.Complete && o.Issuer.Marks.Keep && o.Issuer.Marks.Label
+	}
+	return false
+}
+
+// settle closes intents that an earlier run, or a lost answer, left open: it
+// looks at what is there and records it. It repeats nothing.
+func (r *Reconciler) settle(m *member, f Fleet) error {
+	v := m.view()
+	for _, p := range m.takePending() {
+		out := Outcome{Result: Abandoned, Detail: "certd ended before it took effect"}
+		if tookEffect(p.Intent, v.Observed, f) {
+			out = Outcome{Result: OK, Detail: "seen to have taken effect after certd had ended in between", Enrolled: p.Step == StepBundle}
+			if p.Serial != "" {
+				rec := certificateRecord(m.name, "issuer", p.Anchor, v.Observed.IssuerFacts.Chain[0], p.At)
+				rec.DeliveredAt = p.At
+				out.Certificate, out.Enrolled = &rec, true
+			}
+		}
+		if err := r.journal.Finish(p.ID, out); err != nil {
+			r.addPending(m, p)
+			return fmt.Errorf("record what came of %s in %s: %w", p.Step, m.name, err)
+		}
+		r.remember(m, p.Intent, out)
+	}
+	return nil
+}
+
+// tell writes a Kubernetes Event on the object that changed. It is for people;
+// nothing depends on it.
+func (r *Reconciler) tell(ctx context.Context, m *member, in Intent) {
+	e := Event{Object: in.Object, Message: in.Reason}
+	switch in.Step {
+	case StepBundle:
+		e.Reason = "CertdBundleChanged"
+	case StepIssuer:
+		e.Reason, e.Message = "CertdIssuerRotated", "new issuer "+in.Serial+": "+in.Reason
+	case StepRepairBundle, StepRepairIssuer, StepRepairMetadata:
+		e.Reason, e.Warning = "CertdDriftRepaired", true
+		by := in.Writer
+		if by == "" {
+			by = "unknown"
+		}
+		r.metrics.Repaired(m.name, in.Object, by)
+	default:
+		return
+	}
+	if err := m.cluster.Event(ctx, e); err != nil {
+		r.log.Warn("event not written", "cluster", m.name, "reason", e.Reason, "err", err)
+	}
+}
+
+// failed works out when a failed step is tried again: soon at first, then
+// rarer, and never so late that the issuer's remaining life is spent waiting.
+func (m *member) failed(step Step, err error, now time.Time, mustRenewBy time.Time) {
+	m.attempts++
+	since := now
+	if m.failure != nil && m.failure.Step == step {
+		since = m.failure.Since
+	}
+	m.failure = &StepFailure{Step: step, Err: err, Since: since, Until: now.Add(backoff(m.attempts, mustRenewBy.Sub(now)))}
+}
+
+// backoff is the pause after the nth failure in a row, bounded by a
+// twentieth of what is left until the deadline.
+func backoff(n int, left time.Duration) time.Duration {
+	const first, least, most = time.Second, 5 * time.Second, 5 * time.Minute
+	bound := min(most, max(least, left/20))
+	return min(bound, first<<min(n-1, 10))
+}

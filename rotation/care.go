@@ -1,0 +1,140 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"certd.internal/pki"
+)
+
+// careDue says whether the journal and the keys are to be looked after now,
+// and takes the task.
+func (r *Reconciler) careDue(now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.caring || now.Before(r.nextCare) {
+		return false
+	}
+	r.caring = true
+	return true
+}
+
+// care proves once a day that the anchor's key can still sign, reads its flags
+// on the way, and drops what the journal no longer needs.
+func (r *Reconciler) care(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	defer cancel()
+	now := wall()
+	next := now.Add(canaryEvery)
+	f := r.fleet()
+	if a := f.Active(); a != nil {
+		last, err := r.journal.LastSigned(a.Key)
+		switch {
+		case err != nil:
+			r.Problem("JournalFailed", err)
+			next = now.Add(time.Minute)
+		case now.Sub(last) >= canaryEvery:
+			anchor := *a
+			err := r.signer.canary(ctx, f.Policy.Fleet, &anchor, now)
+			r.keyOutcome(anchor, err)
+			if err != nil {
+				r.mu.Lock()
+				r.keyFails++
+				next = now.Add(backoff(r.keyFails, canaryEvery))
+				r.mu.Unlock()
+				r.log.Error("the signing path does not work", "anchor", a.ID, "err", err)
+			}
+		default:
+			next = last.Add(canaryEvery)
+		}
+	} else {
+		next = now.Add(time.Minute)
+	}
+	if err := r.journal.Prune(now.Add(-retention)); err != nil {
+		r.log.Error("journal not pruned", "err", err)
+		r.Problem("JournalFailed", fmt.Errorf("prune the journal: %w", err))
+	}
+	r.mu.Lock()
+	r.nextCare, r.caring = next, false
+	r.mu.Unlock()
+}
+
+// keyOutcome keeps the fleet's findings about the key backend in step with
+// what the last use of a key showed.
+func (r *Reconciler) keyOutcome(a Anchor, err error) {
+	if err == nil {
+		r.mu.Lock()
+		r.rememberAnchor(a)
+		r.keyFails = 0
+		r.mu.Unlock()
+		r.Solved("KeysUnavailable", "KeysDenied", "KeyUnfit")
+		return
+	}
+	switch {
+	case errors.Is(err, ErrKeyUnfit), errors.Is(err, ErrKeyNotFound):
+		r.Problem("KeyUnfit", err)
+	case errors.Is(err, ErrDenied):
+		r.Problem("KeysDenied", err)
+	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrOutcomeUnknown):
+		r.Problem("KeysUnavailable", err)
+	}
+}
+
+// recoverAnchors learns the fleet's anchors from a bundle that bears its mark,
+// after the journal was lost. A certificate alone is no proof, since anybody
+// who may write to a cluster can put one there: the key backend must hold the
+// key that belongs to it, under the name certd gives its keys.
+func (r *Reconciler) recoverAnchors(ctx context.Context, cluster string, o *Observation) error {
+	bundle, err := pki.ParseBundle(o.BundleText)
+	if err != nil {
+		return nil // damaged; another cluster may show it whole
+	}
+	f := r.fleet()
+	for _, c := range bundle.Anchors() {
+		for n := 1; n <= maxGenerations; n++ {
+			name := anchorKeyName(f.Policy.KeyPrefix, n)
+			key, err := r.signer.keys.OpenKey(ctx, name, c.PublicKey)
+			if errors.Is(err, ErrKeyNotFound) {
+				break
+			}
+			if errors.Is(err, ErrKeyUnfit) {
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("recover anchor %q seen in %s: open key %s: %w", c.Subject.CommonName, cluster, name, err)
+			}
+			now := wall()
+			a := Anchor{ID: generationID(n), Key: name, Backend: key.Info().Backend, Exportable: key.Info().Exportable, CheckedAt: now, Certificate: c, CreatedAt: c.NotBefore}
+			id, err := r.journal.Begin(Intent{Step: StepRecover, Cluster: cluster, Actor: "certd", Reason: "the journal knows no anchor, and this cluster bears the fleet's mark", Anchor: a.ID, Serial: pki.Serial(c), Key: name})
+			if err != nil {
+				return fmt.Errorf("record the recovery of anchor %s: %w", a.ID, err)
+			}
+			rec := certificateRecord("", "anchor", a.ID, c, time.Time{})
+			if err := r.journal.Finish(id, Outcome{Result: OK, Anchor: &a, Certificate: &rec}); err != nil {
+				return fmt.Errorf("record the recovery of anchor %s: %w", a.ID, err)
+			}
+			r.mu.Lock()
+			r.rememberAnchor(a)
+			r.mu.Unlock()
+			r.log.Warn("anchor recovered from a cluster", "anchor", a.ID, "cluster", cluster, "key", name)
+			break
+		}
+	}
+	return nil
+}
+
+// AnchorsChanged has the loop read the anchors again, after a ceremony.
+func (r *Reconciler) AnchorsChanged() error {
+	anchors, err := r.journal.Anchors()
+	if err != nil {
+		return fmt.Errorf("read the trust anchors from the journal: %w", err)
+	}
+	r.mu.Lock()
+	r.anchors, r.nextCare = anchors, time.Time{}
+	r.mu.Unlock()
+	r.lookAgain()
+	r.poke()
+	return nil
+}

@@ -1,0 +1,553 @@
+package rotation
+
+import (
+	"bytes"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"certd.internal/pki"
+)
+
+// MaxClockSkew is how far a cluster's clock may be from certd's before certd
+// stops writing there: the allowance Linkerd makes for its nodes.
+const MaxClockSkew = 5 * time.Minute
+
+// loadGrace is how long identity replicas may take to load a delivered issuer
+// before certd reports it: the kubelet's sync and cache time, twice.
+const loadGrace = 5 * time.Minute
+
+// evidenceAge is how old evidence of a loaded issuer may be and still count.
+const evidenceAge = 5 * time.Minute
+
+// Fleet is what a decision needs to know beside the cluster it is about.
+type Fleet struct {
+	Policy  FleetPolicy
+	Anchors []Anchor // all generations, oldest first
+	Epoch   uint64
+}
+
+// Active returns the anchor that signs: the newest with a certificate that is
+// not retired, or nil.
+func (f Fleet) Active() *Anchor {
+	for i := len(f.Anchors) - 1; i >= 0; i-- {
+		if a := &f.Anchors[i]; a.Certificate != nil && a.RetiredAt.IsZero() {
+			return a
+		}
+	}
+	return nil
+}
+
+// Bundle returns the anchors that every cluster is to trust.
+func (f Fleet) Bundle() (pki.Bundle, error) {
+	var b []*x509.Certificate
+	for _, a := range f.Anchors {
+		if a.Certificate != nil && a.RetiredAt.IsZero() {
+			b = append(b, a.Certificate)
+		}
+	}
+	return pki.NewBundle(b...)
+}
+
+// anchorOf returns the generation that signed c, or nil. SKI and AKI decide,
+// and the signature: names may repeat.
+func (f Fleet) anchorOf(c *x509.Certificate) *Anchor {
+	for i := range f.Anchors {
+		if a := &f.Anchors[i]; a.Certificate != nil && bytes.Equal(a.Certificate.SubjectKeyId, c.AuthorityKeyId) && c.CheckSignatureFrom(a.Certificate) == nil {
+			return a
+		}
+	}
+	return nil
+}
+
+// View is one cluster as certd knows it when it decides.
+type View struct {
+	Policy       Policy
+	Record       ClusterRecord
+	Certificates []CertificateRecord // of this cluster, newest first; a few are enough
+	Observed     *Observation        // the last that succeeded; nil: none yet
+	Err          error               // why the latest look failed; nil: Observed is that look
+	ErrSince     time.Time
+	SameTarget   string               // another configured cluster that turned out to be this very one
+	Request      *Request             // a person wants a new issuer
+	Repairs      map[Step][]time.Time // of the last hour
+	Failure      *StepFailure         // the last step failed and nothing has succeeded since
+}
+
+// Request is a person's wish for a new issuer now.
+type Request struct {
+	Actor, Reason string
+	At            time.Time
+}
+
+// StepFailure is the last failure of a step and when certd tries again.
+type StepFailure struct {
+	Step  Step
+	Err   error
+	Since time.Time
+	Until time.Time
+}
+
+// Mode says how far certd's hand reaches in a cluster.
+type Mode string
+
+// The modes.
+const (
+	Managed Mode = "managed"
+	Watched Mode = "watched"
+)
+
+// Decision is what certd does in one cluster now, what comes next, and what
+// people should know. The same value feeds the loop, `plan` and `status`.
+type Decision struct {
+	Step   Step   // "" = nothing now
+	Object string // for repairs: which object
+	Why    string
+	Writer string // for repairs: who wrote last
+	Actor  string
+	Signs  bool // the step needs a signature by a CA key
+
+	Mode     Mode
+	Bundle   pki.Bundle // what the cluster is to trust
+	Dates    IssuerDates
+	Issuer   *x509.Certificate // the first certificate in the issuer file, if it can serve
+	Loaded   *Loaded
+	Findings []Finding
+	// Wake is when the answer can change by the passing of time alone; zero:
+	// it cannot.
+	Wake time.Time
+}
+
+// Decide says what certd does now in one cluster, and why. The answer depends
+// on the arguments alone: after a crash certd observes, asks again, and goes
+// on from whatever is true by then. The order of the cases is the safety
+// argument: who we are, whether we may write, trust before issuers, a whole
+// issuer before a fresh one.
+func Decide(f Fleet, v View, now time.Time) Decision {
+	d := Decision{Mode: Managed, Actor: "certd"}
+	o := v.Observed
+	if o == nil {
+		d.unreachable(v, now)
+		return d
+	}
+	ours := v.Record.Enrolled || o.Bundle.Marks.Fleet == f.Policy.Fleet || o.Issuer.Marks.Fleet == f.Policy.Fleet
+	empty := !o.Bundle.Exists && !o.Issuer.Exists
+	if !ours && !empty {
+		d.Mode = Watched
+	}
+	d.judgeIssuer(f, v, now)
+	if v.Err != nil {
+		d.unreachable(v, now)
+		return d
+	}
+
+	bundle, err := f.Bundle()
+	d.Bundle = bundle
+	active := f.Active()
+	switch epoch := max(o.Bundle.Marks.Epoch, o.Issuer.Marks.Epoch); {
+	case v.SameTarget != "":
+		d.find(StateCritical, "SameCluster", fmt.Sprintf("is the same cluster as %s (%s): nothing is written to either", v.SameTarget, o.Target), nil, "remove one of the two from the configuration")
+		return d
+	case d.Mode == Watched:
+		d.find(StateWarning, "WatchedOnly", "has trust material that certd did not make: "+describeForeign(o)+"; it is watched, not changed", nil, "certd inspect "+v.Policy.Cluster)
+		return d
+	case epoch > f.Epoch:
+		d.find(StateCritical, "Deposed", fmt.Sprintf("another certd wrote here (epoch %d, ours is %d): this one no longer writes", epoch, f.Epoch), nil, "stop one of the two daemons")
+		return d
+	case o.ClockSkew.Abs() > MaxClockSkew:
+		d.find(StateCritical, "ClockSkew", fmt.Sprintf("its clock differs from certd's by %s: nothing is signed or written until they agree", o.ClockSkew.Round(time.Second)), d.breaks(), "check NTP on this host and on the cluster's control plane")
+		return d
+	case active == nil:
+		d.find(StateWarning, "NoAnchor", "there is no trust anchor yet", nil, "certd init")
+		return d
+	case err != nil:
+		d.find(StateCritical, "BundleUnusable", "the trust anchors do not form a usable bundle: "+err.Error(), d.breaks(), "certd history --verify")
+		return d
+	case !o.Namespace && !v.Policy.CreateNamespace:
+		d.find(StateWarning, "NamespaceMissing", fmt.Sprintf("namespace %s does not exist", v.Policy.Namespace), nil, "kubectl create namespace "+v.Policy.Namespace+"   or set linkerd.createNamespace: true")
+		return d
+	}
+	d.nextStep(f, v, now)
+	d.reportFailure(v)
+	d.limit(v, now)
+	return d
+}
+
+// nextStep picks the first thing that is not as it should be.
+func (d *Decision) nextStep(f Fleet, v View, now time.Time) {
+	o, active := v.Observed, f.Active()
+	marks := Marks{Fleet: f.Policy.Fleet, Keep: true, Label: true}
+	known := v.Record.Enrolled || len(v.Certificates) > 0
+	switch {
+	case !o.Namespace:
+		d.Step, d.Why = StepNamespace, fmt.Sprintf("namespace %s does not exist", v.Policy.Namespace)
+		return
+	case !o.Bundle.Exists && !known && !o.Issuer.Exists:
+		d.Step, d.Object, d.Why = StepBundle, BundleObject, "the cluster is empty: it is enrolled with the trust bundle first"
+		return
+	case !o.Bundle.Exists:
+		d.repair(StepRepairBundle, BundleObject, "the trust bundle is gone", o.Bundle)
+		return
+	case !bytes.Equal(o.BundleText, d.Bundle.PEM()):
+		d.repair(StepRepairBundle, BundleObject, "the trust bundle is not what certd published: "+bundleDiff(o.BundleText, d.Bundle), o.Bundle)
+		return
+	case !marksHold(o.Bundle.Marks, marks):
+		d.repair(StepRepairMetadata, BundleObject, "labels or annotations of the trust bundle were changed", o.Bundle)
+		return
+	case !o.Issuer.Exists && len(v.Certificates) == 0:
+		d.sign(StepIssuer, "the cluster has no issuer yet")
+		return
+	case !o.Issuer.Exists:
+		d.repair(StepRepairIssuer, IssuerObject, "the issuer is gone, and certd keeps no issuer key", o.Issuer)
+		return
+	case d.Issuer == nil:
+		d.repair(StepRepairIssuer, IssuerObject, "the issuer cannot serve: "+issuerProblem(o, d.Bundle, now), o.Issuer)
+		return
+	}
+	marks.Serial = pki.Serial(d.Issuer)
+	switch {
+	case !o.IssuerFacts.Complete || !bytes.Equal(o.IssuerFacts.CABundle, d.Bundle.PEM()):
+		d.repair(StepRepairMetadata, IssuerObject, "the copies beside the issuer (ca.crt, crt.pem, key.pem) were changed", o.Issuer)
+	case !marksHold(o.Issuer.Marks, marks):
+		d.repair(StepRepairMetadata, IssuerObject, "labels or annotations of the issuer were changed", o.Issuer)
+	case !d.gains(v, active, now):
+		d.anchorEnds(active, now)
+	case !now.Before(d.Dates.MustRenewBy):
+		d.sign(StepIssuer, fmt.Sprintf("%s left, and the floor is %s", short(d.Issuer.NotAfter.Sub(now)), short(d.Issuer.NotAfter.Sub(d.Dates.MustRenewBy))))
+	case v.Request != nil:
+		d.sign(StepIssuer, "asked for: "+v.Request.Reason)
+		d.Actor = v.Request.Actor
+	case !now.Before(d.Dates.NextRun) && v.Policy.Issuer.EveryFiring:
+		d.sign(StepIssuer, fmt.Sprintf("schedule %q fired at %s", v.Policy.Issuer.Schedule, d.Dates.NextRun.Format(time.RFC3339)))
+	case !now.Before(d.Dates.NextRun):
+		d.sign(StepIssuer, fmt.Sprintf("due since %s by schedule %q: fewer than two more firings come before %s", d.Dates.NextRun.Format(time.RFC3339), v.Policy.Issuer.Schedule, d.Dates.MustRenewBy.Format(time.RFC3339)))
+	default:
+		d.wakeAt(d.Dates.NextRun, d.Dates.MustRenewBy)
+	}
+}
+
+// gains says whether a new issuer would live noticeably longer than the one
+// there is. Under an anchor that is about to end it would not, and renewing
+// for its own sake would go on for ever.
+func (d *Decision) gains(v View, active *Anchor, now time.Time) bool {
+	end := now.Add(v.Policy.Issuer.Lifetime - v.Policy.Issuer.Backdate)
+	if end.After(active.Certificate.NotAfter) {
+		end = active.Certificate.NotAfter
+	}
+	asked := v.Request != nil || (v.Policy.Issuer.EveryFiring && end.Before(active.Certificate.NotAfter))
+	return asked || end.Sub(d.Issuer.NotAfter) > time.Minute || now.Before(d.Dates.NextRun)
+}
+
+func (d *Decision) anchorEnds(active *Anchor, now time.Time) {
+	end := active.Certificate.NotAfter
+	d.find(StateCritical, "AnchorEnds", fmt.Sprintf("a new issuer could not outlive the trust anchor %s, which ends in %s", active.ID, short(end.Sub(now))), &end, "certd inspect the bundle, and plan a new trust anchor now")
+}
+
+// reportFailure tells of a step that does not succeed, with how long there is.
+func (d *Decision) reportFailure(v View) {
+	fl := v.Failure
+	if fl == nil {
+		return
+	}
+	d.find(StateWarning, "StepFailed", fmt.Sprintf("%s has been failing since %s: %v; next try at %s", fl.Step, fl.Since.Format(time.RFC3339), fl.Err, fl.Until.Format(time.RFC3339)), d.breaks(), "certd history --cluster "+v.Policy.Cluster)
+}
+
+// limit holds a step back where trying again at once would do harm: after a
+// failure, and where somebody keeps undoing a repair.
+func (d *Decision) limit(v View, now time.Time) {
+	if d.Step == "" {
+		return
+	}
+	if fl := v.Failure; fl != nil && fl.Step == d.Step && now.Before(fl.Until) {
+		d.wakeAt(fl.Until)
+		d.Step = ""
+	} else if until := repairAllowed(v.Repairs[d.Step], now); now.Before(until) {
+		who := ""
+		if d.Writer != "" {
+			who = " by " + d.Writer
+		}
+		d.find(StateWarning, "RepairHeldBack", fmt.Sprintf("%s is changed again and again%s: %d repairs in the last hour, the next one at %s", d.Object, who, len(v.Repairs[d.Step]), until.Format(time.RFC3339)), d.breaks(), "find out who writes it: kubectl get --show-managed-fields; certd history --cluster "+v.Policy.Cluster)
+		d.wakeAt(until)
+		d.Step = ""
+	}
+}
+
+// repairAllowed is when the next repair may be made: three are free, then
+// each waits twice as long as the one before, ten minutes at most.
+func repairAllowed(recent []time.Time, now time.Time) time.Time {
+	const free, first, most = 3, 10 * time.Second, 10 * time.Minute
+	recent = slices.DeleteFunc(slices.Clone(recent), func(t time.Time) bool { return now.Sub(t) > time.Hour })
+	if len(recent) < free {
+		return now
+	}
+	wait := min(most, first<<min(len(recent)-free, 10))
+	return recent[len(recent)-1].Add(wait)
+}
+
+// judgeIssuer says what the issuer in the cluster is worth: its dates, who
+// uses it, how long it lasts.
+func (d *Decision) judgeIssuer(f Fleet, v View, now time.Time) {
+	o := v.Observed
+	if !o.Issuer.Exists || o.IssuerFacts.Problem != "" || len(o.IssuerFacts.Chain) == 0 {
+		if d.Mode == Managed && len(v.Certificates) > 0 && v.Err == nil {
+			d.find(StateCritical, "IssuerUnusable", "the issuer cannot serve: "+issuerProblem(o, d.Bundle, now), nil, "certd history --cluster "+v.Policy.Cluster)
+		}
+		return
+	}
+	c := o.IssuerFacts.Chain[0]
+	if d.Mode == Managed && len(f.Anchors) > 0 {
+		bundle, err := f.Bundle()
+		if err == nil {
+			err = o.IssuerFacts.Verify(bundle, now)
+		}
+		if err != nil {
+			end := c.NotAfter
+			d.find(StateCritical, "IssuerUnusable", "the issuer does not verify: "+err.Error(), &end, "certd inspect "+v.Policy.Cluster+"/issuer")
+			return
+		}
+	}
+	d.Issuer = c
+	leaf, skew := observedLimits(o)
+	floor := v.Policy.Floor(leaf, skew)
+	if d.Mode == Managed {
+		d.Dates = v.Policy.Issuer.Dates(v.Policy.Cluster, signedAt(c, v), c.NotAfter, floor)
+	}
+	d.judgeLoaded(v, now)
+	end := c.NotAfter
+	switch left := end.Sub(now); {
+	case left <= 0:
+		d.find(StateCritical, "IssuerExpired", fmt.Sprintf("the issuer ended %s ago: every workload certificate ended with it", short(-left)), &end, "certd rotate issuer "+v.Policy.Cluster)
+	case left < floor:
+		d.find(StateCritical, "IssuerBelowFloor", fmt.Sprintf("the issuer ends in %s, less than the %s that repairs may take; in that second every workload certificate ends", short(left), short(floor)), &end, "certd rotate issuer "+v.Policy.Cluster)
+	case d.Mode == Managed && now.After(d.Dates.MustRenewBy.Add(time.Minute)):
+		d.find(StateWarning, "RenewalOverdue", fmt.Sprintf("the issuer had to be renewed by %s and ends in %s", d.Dates.MustRenewBy.Format(time.RFC3339), short(left)), &end, "certd history --cluster "+v.Policy.Cluster)
+	}
+}
+
+// signedAt is when the issuer was signed: from the inventory, else reckoned
+// from its notBefore.
+func signedAt(c *x509.Certificate, v View) time.Time {
+	serial := pki.Serial(c)
+	for _, r := range v.Certificates {
+		if r.Serial == serial && !r.SignedAt.IsZero() {
+			return r.SignedAt
+		}
+	}
+	return c.NotBefore.Add(v.Policy.Issuer.Backdate)
+}
+
+func observedLimits(o *Observation) (leaf, skew time.Duration) {
+	if o.Identity == nil {
+		return 0, 0
+	}
+	return o.Identity.LeafLifetime, o.Identity.ClockSkew
+}
+
+// judgeLoaded weighs the evidence of which issuer the replicas of
+// linkerd-identity use (contract of linkerd-identity: the metric shows only a
+// notAfter, which is why issuers' notAfters are kept a minute apart).
+func (d *Decision) judgeLoaded(v View, now time.Time) {
+	o := v.Observed
+	if o.Identity == nil || !o.Identity.Deployed && len(o.Identity.Replicas) == 0 {
+		return
+	}
+	want := d.Issuer.NotAfter
+	l := &Loaded{State: "yes", Evidence: "metric"}
+	if len(o.Identity.Replicas) == 0 {
+		l.State, l.Evidence = "unknown", "no replica of linkerd-identity runs"
+	}
+	var behind []string
+	for _, r := range o.Identity.Replicas {
+		at := r.At
+		if l.At == nil || at.Before(*l.At) {
+			l.At = &at
+		}
+		switch {
+		case r.NotAfter.IsZero():
+			if l.State != "no" {
+				l.State, l.Evidence = "unknown", r.Pod+": "+r.Evidence
+			}
+			continue
+		case now.Sub(r.At) > evidenceAge:
+			if l.State != "no" {
+				l.State, l.Evidence = "unknown", fmt.Sprintf("%s: the metric is %s old", r.Pod, short(now.Sub(r.At)))
+			}
+		case r.NotAfter.Sub(want).Abs() >= 30*time.Second:
+			l.State, l.Evidence = "no", r.Evidence
+			behind = append(behind, r.Pod)
+		}
+		if end := r.NotAfter; l.NotAfter == nil || end.Before(*l.NotAfter) {
+			l.NotAfter = &end
+		}
+	}
+	d.Loaded = l
+	delivered := deliveredAt(d.Issuer, v)
+	if l.State == "no" && now.Sub(delivered) > loadGrace {
+		severity := StateWarning
+		leaf, skew := observedLimits(o)
+		if l.NotAfter.Sub(now) < v.Policy.Floor(leaf, skew) {
+			severity = StateCritical
+		}
+		d.find(severity, "IssuerNotLoaded", fmt.Sprintf("the issuer was delivered %s ago, and %s still uses one that ends in %s", short(now.Sub(delivered)), strings.Join(behind, ", "), short(l.NotAfter.Sub(now))), l.NotAfter, "kubectl -n "+v.Policy.Namespace+" rollout restart deploy/linkerd-identity")
+	}
+}
+
+func deliveredAt(c *x509.Certificate, v View) time.Time {
+	serial := pki.Serial(c)
+	for _, r := range v.Certificates {
+		if r.Serial == serial && !r.DeliveredAt.IsZero() {
+			return r.DeliveredAt
+		}
+	}
+	return c.NotBefore.Add(v.Policy.Issuer.Backdate)
+}
+
+// unreachable reports a look that failed, with what is known from before.
+func (d *Decision) unreachable(v View, now time.Time) {
+	if v.Err == nil {
+		d.find(StateUnknown, "NotSeenYet", "has not been looked at yet", nil, "")
+		return
+	}
+	end := d.breaks()
+	if end == nil && len(v.Certificates) > 0 {
+		e := v.Certificates[0].NotAfter
+		end = &e
+	}
+	what := "nothing is known of what runs there"
+	severity := StateUnknown
+	if end != nil {
+		what = fmt.Sprintf("its issuer ends in %s", short(end.Sub(now)))
+		due := end.Add(-v.Policy.Issuer.RenewBefore)
+		if now.Before(due) {
+			what = fmt.Sprintf("nothing has to be renewed there before %s", due.Format(time.RFC3339))
+		} else {
+			severity = StateCritical
+		}
+	}
+	since := v.ErrSince
+	if since.IsZero() {
+		since = now
+	}
+	id, fix := "ClusterUnreachable", "certd inspect "+v.Policy.Cluster
+	if errors.Is(v.Err, ErrDenied) {
+		id, fix = "ClusterDenied", "kubectl apply -f deploy/rbac/certd.yaml"
+	}
+	d.find(severity, id, fmt.Sprintf("could not be seen for %s: %v; %s", short(now.Sub(since)), v.Err, what), end, fix)
+}
+
+func (d *Decision) breaks() *time.Time {
+	if d.Issuer == nil {
+		return nil
+	}
+	end := d.Issuer.NotAfter
+	if d.Loaded != nil && d.Loaded.NotAfter != nil && d.Loaded.NotAfter.Before(end) {
+		end = *d.Loaded.NotAfter
+	}
+	return &end
+}
+
+func (d *Decision) find(s State, id, message string, deadline *time.Time, fix string) {
+	d.Findings = append(d.Findings, Finding{ID: id, Severity: s, Message: message, Deadline: deadline, Fix: fix})
+}
+
+func (d *Decision) sign(step Step, why string) {
+	d.Step, d.Object, d.Why, d.Signs = step, IssuerObject, why, true
+}
+
+func (d *Decision) repair(step Step, object, why string, o ObjectState) {
+	d.Step, d.Object, d.Why, d.Signs = step, object, why, step == StepRepairIssuer
+	if len(o.Writers) > 0 {
+		d.Writer = o.Writers[0].Name
+		d.Why += fmt.Sprintf("; last written by %s at %s", d.Writer, o.Writers[0].At.UTC().Format(time.RFC3339))
+	}
+}
+
+func (d *Decision) wakeAt(times ...time.Time) {
+	for _, t := range times {
+		if !t.IsZero() && (d.Wake.IsZero() || t.Before(d.Wake)) {
+			d.Wake = t
+		}
+	}
+}
+
+// marksHold compares all marks but the epoch, which changes only with a write.
+func marksHold(have, want Marks) bool {
+	want.Epoch = have.Epoch
+	return have == want
+}
+
+func issuerProblem(o *Observation, b pki.Bundle, now time.Time) string {
+	switch {
+	case !o.Issuer.Exists:
+		return "it does not exist"
+	case o.IssuerFacts.Problem != "":
+		return o.IssuerFacts.Problem
+	case !b.IsZero():
+		if err := o.IssuerFacts.Verify(b, now); err != nil {
+			return err.Error()
+		}
+	}
+	return "it holds no certificate"
+}
+
+func bundleDiff(text []byte, want pki.Bundle) string {
+	have, err := pki.ParseBundle(text)
+	switch {
+	case err != nil:
+		return err.Error()
+	case have.Equal(want):
+		return "the same anchors, written differently"
+	}
+	var missing, extra []string
+	for _, c := range want.Anchors() {
+		if !have.Contains(c) {
+			missing = append(missing, c.Subject.CommonName)
+		}
+	}
+	for _, c := range have.Anchors() {
+		if !want.Contains(c) {
+			extra = append(extra, fmt.Sprintf("%q", c.Subject.CommonName))
+		}
+	}
+	var s []string
+	if len(missing) > 0 {
+		s = append(s, "lacks "+strings.Join(missing, ", "))
+	}
+	if len(extra) > 0 {
+		s = append(s, "holds the foreign anchor "+strings.Join(extra, ", "))
+	}
+	return strings.Join(s, " and ")
+}
+
+func describeForeign(o *Observation) string {
+	var s []string
+	if o.Bundle.Exists {
+		s = append(s, "ConfigMap "+BundleObject)
+	}
+	if o.Issuer.Exists {
+		s = append(s, "Secret "+IssuerObject)
+	}
+	return strings.Join(s, " and ")
+}
+
+// short renders a duration for people: the two largest units.
+func short(d time.Duration) string {
+	if d < 0 {
+		return "-" + short(-d)
+	}
+	const day = 24 * time.Hour
+	switch {
+	case d >= 365*day:
+		return fmt.Sprintf("%dy %dd", d/(365*day), d%(365*day)/day)
+	case d >= day:
+		return fmt.Sprintf("%dd %dh", d/day, d%day/time.Hour)
+	case d >= time.Hour:
+		return fmt.Sprintf("%dh %dm", d/time.Hour, d%time.Hour/time.Minute)
+	case d >= time.Minute:
+		return fmt.Sprintf("%dm %ds", d/time.Minute, d%time.Minute/time.Second)
+	}
+	return fmt.Sprintf("%ds", d/time.Second)
+}

@@ -1,0 +1,66 @@
+package rotation
+
+import (
+	"fmt"
+	"time"
+
+	"certd.internal/pki"
+)
+
+// Violation is a promise that does not hold somewhere.
+type Violation struct {
+	Promise string // "I1", "I2", …
+	Cluster string
+	Message string
+}
+
+// Violations evaluates the promises that one look at a cluster can show, for a
+// cluster that certd manages and that has been issued to. The simulation asks
+// after every step.
+//
+// Of I1 it judges that leaves of the issuer in the cluster verify under the
+// bundle in the cluster now and at the issuer's last second, by Go's rules and
+// the proxies'; of I2 that linkerd-identity would load the one with the other;
+// I4 is the floor.
+func Violations(f Fleet, v View, now time.Time) []Violation {
+	var out []Violation
+	bad := func(promise, format string, args ...any) {
+		out = append(out, Violation{promise, v.Policy.Cluster, fmt.Sprintf(format, args...)})
+	}
+	o := v.Observed
+	if o == nil || len(v.Certificates) == 0 {
+		return nil
+	}
+	if !o.Bundle.Exists || !o.Issuer.Exists {
+		bad("I2", "bundle exists: %t, issuer exists: %t", o.Bundle.Exists, o.Issuer.Exists)
+		return out
+	}
+	bundle, err := pki.ParseBundle(o.BundleText)
+	if err != nil {
+		bad("I2", "the bundle would stop linkerd-identity: %v", err)
+		return out
+	}
+	if o.IssuerFacts.Problem != "" {
+		bad("I2", "the issuer would stop linkerd-identity: %s", o.IssuerFacts.Problem)
+		return out
+	}
+	issuer := o.IssuerFacts.Chain[0]
+	for _, at := range []time.Time{now, issuer.NotAfter} {
+		if err := o.IssuerFacts.Verify(bundle, at); err != nil {
+			bad("I1", "at %s leaves of the issuer do not verify under the cluster's own bundle: %v", at.Format(time.RFC3339), err)
+		}
+		for _, a := range f.Anchors {
+			if a.Certificate == nil || !a.RetiredAt.IsZero() {
+				continue
+			}
+			if !bundle.Contains(a.Certificate) {
+				bad("I1", "the bundle lacks anchor %s, which other clusters' leaves need", a.ID)
+			}
+		}
+	}
+	leaf, skew := observedLimits(o)
+	if left, floor := issuer.NotAfter.Sub(now), v.Policy.Floor(leaf, skew); left < floor {
+		bad("I4", "the issuer has %s left, the floor is %s", short(left), short(floor))
+	}
+	return out
+}

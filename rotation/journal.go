@@ -1,0 +1,173 @@
+package rotation
+
+import (
+	"crypto/x509"
+	"time"
+)
+
+// A Journal keeps what certd set out to do and what came of it. Each method
+// is one durable transaction: when it returns nil, the record is on disk.
+type Journal interface {
+	// Begin records an intent before its effect. If it fails, the effect must
+	// not happen. The id is unique for the journal's whole life.
+	Begin(Intent) (id uint64, err error)
+
+	// Finish closes an intent: one entry is appended to the hash chain, and
+	// what the outcome brings (certificate, anchor, enrolment) enters the
+	// inventory in the same transaction.
+	Finish(id uint64, out Outcome) error
+
+	// Pending returns the intents that Begin recorded and nothing closed,
+	// oldest first: after a crash, the effects whose outcome is unknown.
+	Pending() ([]PendingIntent, error)
+
+	// Anchors returns all anchor generations, oldest first.
+	Anchors() ([]Anchor, error)
+
+	// Certificates returns the issuers in the inventory of one cluster,
+	// newest first, at most limit (0 = all).
+	Certificates(cluster string, limit int) ([]CertificateRecord, error)
+
+	// Cluster returns what is known of a cluster; a zero record if nothing is.
+	Cluster(name string) (ClusterRecord, error)
+
+	// SaveCluster replaces it. Nothing is appended to the chain.
+	SaveCluster(ClusterRecord) error
+
+	// LastSigned is when a signature by the key last succeeded; zero if never.
+	LastSigned(key string) (time.Time, error)
+
+	// Epoch is this daemon's: larger than that of any daemon that opened the
+	// journal before. RaiseEpoch makes it larger than seen, too (a journal
+	// that was lost and begun anew).
+	Epoch() uint64
+	RaiseEpoch(seen uint64) (uint64, error)
+
+	// Prune drops chain entries and inventory of certificates that ended
+	// before the time given. Anchors stay.
+	Prune(before time.Time) error
+}
+
+// Step is one kind of thing certd does. The words are part of the surface
+// (`history -o json`, `plan -o json`): they are added to, never changed.
+type Step string
+
+// The steps.
+const (
+	StepKey            Step = "key"             // create a CA key
+	StepSign           Step = "sign"            // one signature by a CA key
+	StepCanary         Step = "canary"          // one signature that proves the path
+	StepAnchor         Step = "anchor"          // enter a trust anchor
+	StepNamespace      Step = "namespace"       // create the Linkerd namespace
+	StepBundle         Step = "bundle"          // publish the bundle
+	StepIssuer         Step = "issuer"          // publish a new issuer
+	StepRepairBundle   Step = "repair-bundle"   // restore a damaged or deleted bundle
+	StepRepairIssuer   Step = "repair-issuer"   // replace a lost or damaged issuer by a new one
+	StepRepairMetadata Step = "repair-metadata" // restore marks or copies; nothing is signed
+	StepRecover        Step = "recover"         // learn an anchor from the world after the journal was lost
+	StepStart          Step = "start"           // the daemon started
+	StepReload         Step = "reload"          // the configuration was reloaded
+)
+
+// Intent is what certd is about to do.
+type Intent struct {
+	Step    Step   `json:"step"`
+	Cluster string `json:"cluster,omitempty"` // "" for the fleet
+	Actor   string `json:"actor"`             // "certd", or "lee@cli" for a request
+	Reason  string `json:"reason"`
+	Anchor  string `json:"anchor,omitempty"` // generation id
+	Serial  string `json:"serial,omitempty"` // of the certificate to be made
+	Key     string `json:"key,omitempty"`    // the CA key used
+	Digest  string `json:"digest,omitempty"` // lower-case hex of the SHA-256 digest to be signed
+	Object  string `json:"object,omitempty"`
+	Writer  string `json:"writer,omitempty"` // for repairs: who wrote last
+}
+
+// PendingIntent is an intent without an outcome.
+type PendingIntent struct {
+	ID uint64
+	At time.Time
+	Intent
+}
+
+// Result says how a step ended.
+type Result string
+
+// The results.
+const (
+	OK        Result = "ok"
+	Failed    Result = "failed"
+	Unknown   Result = "unknown"   // it may or may not have taken effect
+	Abandoned Result = "abandoned" // it had not begun
+)
+
+// Outcome is what came of an intent.
+type Outcome struct {
+	Result      Result
+	Detail      string // the error, or a short fact
+	SignRequest string // Vault's request_id
+	Serial      string // where the signer chose it
+	Revision    string // of the object written
+
+	Certificate *CertificateRecord // enters the inventory
+	Anchor      *Anchor            // enters or replaces the anchor with that ID
+	Enrolled    bool               // the intent's cluster is managed from now on
+}
+
+// Entry is one closed intent: a link of the hash chain.
+type Entry struct {
+	Seq         uint64
+	IntentID    uint64
+	IntentAt    time.Time
+	At          time.Time
+	Intent      Intent
+	Result      Result
+	Detail      string
+	SignRequest string
+	Revision    string
+	PrevHash    string // lower-case hex SHA-256
+	Hash        string
+}
+
+// Anchor is one generation of the trust anchor.
+type Anchor struct {
+	ID         string // "g1", "g2", …
+	Key        string // name in the key backend
+	Backend    string
+	Exportable bool
+	CheckedAt  time.Time // when Exportable was last read
+	// Certificate is nil between the intent to make the key and the
+	// signature on the certificate.
+	Certificate *x509.Certificate
+	CreatedAt   time.Time
+	RetiredAt   time.Time // zero while in use
+}
+
+// CertificateRecord is one certificate certd has had signed, or has met.
+type CertificateRecord struct {
+	Cluster     string
+	Kind        string // "anchor", "issuer"
+	Serial      string
+	SHA256      string
+	SKI, AKI    string
+	Subject     string
+	Anchor      string // generation id of the signer
+	NotBefore   time.Time
+	NotAfter    time.Time
+	SignedAt    time.Time
+	DeliveredAt time.Time // zero: signed, and not known to have been written
+}
+
+// ClusterRecord is what the journal remembers of one cluster.
+type ClusterRecord struct {
+	Name     string
+	Enrolled bool
+	Target   string
+	// LastContact is when an observation last succeeded, Error why the last
+	// one did not ("" when it did).
+	LastContact time.Time
+	Error       string
+	// Status is the cluster's part of the last report, as JSON, for `status`
+	// when no daemon runs. The journal does not look into it.
+	Status []byte
+}

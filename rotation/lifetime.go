@@ -1,0 +1,157 @@
+package rotation
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// LifetimeProblem is a relation between lifetimes that could let a certificate
+// lapse.
+type LifetimeProblem struct {
+	// Field is what to change, seen from the policy: "issuer.renewBefore",
+	// "issuer.lifetime", "issuer.schedule", "trust.lifetime" or
+	// "trust.renewBefore".
+	Field string
+	// Message says what is wrong and which value would do.
+	Message string
+	// Smallest is the least value of Field with which nothing else need be
+	// changed but what other problems name; 0 where no duration helps.
+	Smallest time.Duration
+}
+
+// CheckLifetimes proves that no issuer of the cluster can lapse (I4) for want
+// of a firing in the ten years from from on, or returns what prevents it.
+//
+//   - RenewBefore is at least Floor: a leaf signed at the last moment, clocks,
+//     and the time to repair whatever prevented a renewal.
+//   - What an issuer lives from signing until RenewBefore is at least the two
+//     longest consecutive gaps of the schedule, and spread, so that two firings
+//     fall into it and one may be missed. Changes of the clocks and leap days
+//     are in the gaps.
+//
+// Lifetime counts from notBefore, so Backdate is taken out of what an issuer
+// lives. (Leaving it in would promise a firing that may come up to Backdate
+// too late.)
+func (p Policy) CheckLifetimes(from time.Time) []LifetimeProblem {
+	var problems []LifetimeProblem
+	floor := p.Floor(0, 0)
+	if p.Issuer.RenewBefore < floor {
+		problems = append(problems, LifetimeProblem{"issuer.renewBefore", fmt.Sprintf(
+			"%s is less than leafLifetime + 2 × clockSkew + repair (%s + 2 × %s + %s); it must be at least %s",
+			FormatDuration(p.Issuer.RenewBefore), FormatDuration(p.LeafLifetime), FormatDuration(p.ClockSkew),
+			FormatDuration(p.Repair), FormatDuration(floor)), floor})
+	}
+
+	gaps, at := p.Issuer.Schedule.LargestTwoGaps(from)
+	if gaps == 0 {
+		return append(problems, LifetimeProblem{"issuer.schedule", "never fires", 0})
+	}
+	// Reckoned with what renewBefore must become, so that following both
+	// messages is enough.
+	least := max(p.Issuer.RenewBefore, floor) + p.Issuer.Backdate
+	smallest := least + gaps + p.Issuer.Spread
+	if lifetime := p.Issuer.Lifetime; lifetime <= least {
+		problems = append(problems, LifetimeProblem{"issuer.lifetime", fmt.Sprintf(
+			"%s leaves nothing beside renewBefore %s and %s that notBefore lies in the past; with this schedule it must be at least %s",
+			FormatDuration(lifetime), FormatDuration(least-p.Issuer.Backdate), FormatDuration(p.Issuer.Backdate),
+			FormatDuration(smallest)), smallest})
+	} else if lifetime < smallest {
+		problems = append(problems, LifetimeProblem{"issuer.lifetime", fmt.Sprintf(
+			"%s leaves %s until renewBefore, but the second firing of %q may be %s away (from %s, spread included), "+
+				"so that a missed firing could not be made good; it must be at least %s",
+			FormatDuration(lifetime), FormatDuration(lifetime-least), p.Issuer.Schedule, FormatDuration(gaps+p.Issuer.Spread),
+			at.Format("2 Jan 2006 15:04 MST"), FormatDuration(smallest)), smallest})
+	}
+	return problems
+}
+
+// CheckLifetimes proves that an issuer that lives for issuer fits into the
+// anchor until the anchor's own renewal is due, or returns what prevents it.
+func (t TrustPolicy) CheckLifetimes(issuer time.Duration) []LifetimeProblem {
+	var problems []LifetimeProblem
+	if t.RenewBefore < issuer {
+		problems = append(problems, LifetimeProblem{"trust.renewBefore", fmt.Sprintf(
+			"%s is less than the longest issuer lifetime, %s: an issuer could outlive its anchor; it must be at least %s",
+			FormatDuration(t.RenewBefore), FormatDuration(issuer), FormatDuration(issuer)), issuer})
+	}
+	smallest := max(t.RenewBefore, issuer) + issuer + t.Backdate
+	if t.Lifetime < smallest {
+		problems = append(problems, LifetimeProblem{"trust.lifetime", fmt.Sprintf(
+			"%s is less than renewBefore, one issuer's lifetime and %s that notBefore lies in the past; it must be at least %s",
+			FormatDuration(t.Lifetime), FormatDuration(t.Backdate), FormatDuration(smallest)), smallest})
+	}
+	return problems
+}
+
+// IssuerDates are the dates of one issuer, in UTC.
+type IssuerDates struct {
+	// MustRenewBy is when it is renewed at any hour: RenewBefore, or the floor
+	// where that is larger, before notAfter.
+	MustRenewBy time.Time
+	// RenewAt is when renewing becomes due: the first firing after signing
+	// that leaves fewer than two more until MustRenewBy.
+	RenewAt time.Time
+	// NextRun is when certd renews it if nothing goes wrong: RenewAt, or the
+	// first firing after signing where each firing renews.
+	NextRun time.Time
+}
+
+// Dates reckons with the issuer of a cluster that was signed at signedAt and
+// ends at notAfter. floor is what Floor says for what the cluster runs with.
+// A firing at MustRenewBy still counts. Where none is left, because the floor
+// rose or the schedule changed, MustRenewBy stands in for it; RenewAt and
+// NextRun never lie before signedAt, MustRenewBy may.
+func (p IssuerPolicy) Dates(cluster string, signedAt, notAfter time.Time, floor time.Duration) IssuerDates {
+	must := notAfter.Add(-max(p.RenewBefore, floor))
+	dates := IssuerDates{MustRenewBy: must.UTC()}
+	earliest := func(firing time.Time) time.Time {
+		if firing.IsZero() || firing.After(must) {
+			firing = must
+		}
+		if firing.Before(signedAt) {
+			firing = signedAt
+		}
+		return firing.UTC()
+	}
+
+	first := earliest(p.NextFiring(cluster, signedAt))
+	dates.RenewAt, dates.NextRun = first, first
+	if last := p.lastFiring(cluster, must, signedAt); !last.IsZero() {
+		if lastButOne := p.lastFiring(cluster, last.Add(-time.Nanosecond), signedAt); !lastButOne.IsZero() {
+			dates.RenewAt = lastButOne.UTC()
+		}
+	}
+	if !p.EveryFiring {
+		dates.NextRun = dates.RenewAt
+	}
+	return dates
+}
+
+// FormatDuration writes whole seconds as the configuration does: "10y", "90d",
+// "1d12h", "45s". A year is 365 days, and only whole years are written so.
+func FormatDuration(d time.Duration) string {
+	const day = 24 * time.Hour
+	const year = 365 * day
+	switch d = d.Truncate(time.Second); {
+	case d < 0:
+		return "-" + FormatDuration(-d)
+	case d == 0:
+		return "0s"
+	case d%year == 0:
+		return fmt.Sprintf("%dy", d/year)
+	case d < 4*day && d%time.Hour == 0 && (d == day || d%day != 0): // as people say it: 84h
+		return fmt.Sprintf("%dh", d/time.Hour)
+	}
+	var text strings.Builder
+	for _, unit := range []struct {
+		name string
+		is   time.Duration
+	}{{"d", day}, {"h", time.Hour}, {"m", time.Minute}, {"s", time.Second}} {
+		if n := d / unit.is; n > 0 {
+			fmt.Fprintf(&text, "%d%s", n, unit.name)
+			d -= n * unit.is
+		}
+	}
+	return text.String()
+}

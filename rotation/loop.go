@@ -1,0 +1,437 @@
+package rotation
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// lookTimeout bounds one look at a cluster, stepTimeout one step.
+	lookTimeout = 15 * time.Second
+	stepTimeout = 30 * time.Second
+	// stopTimeout is what a step in hand may still take once certd is told to
+	// stop.
+	stopTimeout = 10 * time.Second
+	// stepsAtOnce bounds the steps of one pass, so that a cluster that never
+	// becomes as decided cannot keep certd to itself.
+	stepsAtOnce = 8
+	// usualResync is how long certd goes without looking at a cluster again.
+	// Timers stop while a host is suspended and do not notice a clock that is
+	// set, so the wall clock is read three times as often.
+	usualResync = time.Minute
+	// clockJump is the difference between wall and monotonic clock that counts
+	// as a step of the clock or a suspension.
+	clockJump = 30 * time.Second
+	// canaryEvery is how long a signing path may go unused before it is tried.
+	canaryEvery = 24 * time.Hour
+	// retention is how long the journal keeps entries, and certificates
+	// after their end.
+	retention = 400 * 24 * time.Hour
+)
+
+// Metrics is told what happens.
+type Metrics interface {
+	Rotated(cluster, kind string, ok bool, took time.Duration)
+	Repaired(cluster, object, by string)
+}
+
+type noMetrics struct{}
+
+func (noMetrics) Rotated(string, string, bool, time.Duration) {}
+func (noMetrics) Repaired(string, string, string)             {}
+
+// Reconciler runs the one loop: it observes each cluster, decides, records,
+// acts, and observes again; woken by watches, deadlines and requests.
+type Reconciler struct {
+	journal Journal
+	signer  signer
+	log     *slog.Logger
+	metrics Metrics
+	atOnce  int
+	resync  time.Duration
+
+	wake chan struct{}
+
+	mu       sync.Mutex
+	policy   FleetPolicy
+	anchors  []Anchor
+	epoch    uint64
+	members  map[string]*member
+	findings map[string]Finding // about the fleet, by id
+	cycleAt  time.Time
+	nextCare time.Time // of the journal and the keys
+	caring   bool
+	keyFails int
+	// pendings are intents of clusters that are not configured now.
+	pendings []PendingIntent
+}
+
+// Options are a Reconciler's parts.
+type Options struct {
+	Journal  Journal
+	Keys     Keys
+	Policy   FleetPolicy
+	Clusters map[string]Cluster // one for each of Policy.Clusters
+	Log      *slog.Logger
+	Metrics  Metrics // nil: none
+	AtOnce   int     // clusters worked on side by side; 0: 16
+	// Resync is how long certd goes without looking at a cluster that no watch
+	// reports and no deadline calls for; 0: a minute.
+	Resync time.Duration
+}
+
+// NewReconciler takes over where an earlier one ended: intents it left open
+// are settled, those of signatures at once (their answers are lost), those of
+// writes after the next look at their cluster.
+func NewReconciler(o Options) (*Reconciler, error) {
+	r := &Reconciler{journal: o.Journal, signer: signer{o.Journal, o.Keys}, log: o.Log, metrics: o.Metrics, atOnce: cmp.Or(o.AtOnce, 16), resync: cmp.Or(o.Resync, usualResync),
+		wake: make(chan struct{}, 1), members: map[string]*member{}, findings: map[string]Finding{}, epoch: o.Journal.Epoch()}
+	if r.metrics == nil {
+		r.metrics = noMetrics{}
+	}
+	var err error
+	if r.anchors, err = o.Journal.Anchors(); err != nil {
+		return nil, fmt.Errorf("read the trust anchors from the journal: %w", err)
+	}
+	if r.pendings, err = SettleFleet(o.Journal); err != nil {
+		return nil, err
+	}
+	return r, r.Apply(o.Policy, o.Clusters)
+}
+
+// SettleFleet closes open intents whose outcome no cluster can show, and
+// returns the others. It is for the start: no step may be under way.
+func SettleFleet(j Journal) ([]PendingIntent, error) {
+	all, err := j.Pending()
+	if err != nil {
+		return nil, fmt.Errorf("read open intents from the journal: %w", err)
+	}
+	var rest []PendingIntent
+	for _, p := range all {
+		out := Outcome{Result: Unknown, Detail: "certd ended before the answer was recorded"}
+		switch p.Step {
+		case StepSign, StepCanary:
+		case StepAnchor, StepRecover, StepStart, StepReload:
+			out = Outcome{Result: Abandoned, Detail: "certd ended before it took effect"}
+		default:
+			rest = append(rest, p)
+			continue
+		}
+		if err := j.Finish(p.ID, out); err != nil {
+			return nil, fmt.Errorf("close the open intent %d (%s): %w", p.ID, p.Step, err)
+		}
+	}
+	return rest, nil
+}
+
+// Apply replaces the policy and the set of clusters. Clusters that stay keep
+// what is known of them; those that go are closed and no longer touched. A
+// policy never triggers anything by itself: it changes what the next decision
+// says.
+func (r *Reconciler) Apply(p FleetPolicy, clusters map[string]Cluster) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	keep := map[string]*member{}
+	for _, cp := range p.Clusters {
+		c := clusters[cp.Cluster]
+		if c == nil {
+			return fmt.Errorf("cluster %s has a policy and no backend", cp.Cluster)
+		}
+		m := r.members[cp.Cluster]
+		if m == nil || m.cluster != c {
+			m = &member{name: cp.Cluster, cluster: c, repairs: map[Step][]time.Time{}}
+			var err error
+			if m.record, err = r.journal.Cluster(cp.Cluster); err != nil {
+				return fmt.Errorf("read cluster %s from the journal: %w", cp.Cluster, err)
+			}
+			if m.certificates, err = r.journal.Certificates(cp.Cluster, recentCertificates); err != nil {
+				return fmt.Errorf("read the certificates of %s from the journal: %w", cp.Cluster, err)
+			}
+			m.record.Name = cp.Cluster
+			m.pending = slices.DeleteFunc(slices.Clone(r.pendings), func(p PendingIntent) bool { return p.Cluster != cp.Cluster })
+			r.pendings = slices.DeleteFunc(r.pendings, func(p PendingIntent) bool { return p.Cluster == cp.Cluster })
+		}
+		m.policy, m.next = cp, time.Time{}
+		keep[cp.Cluster] = m
+	}
+	for name, m := range r.members {
+		if keep[name] != m && m.stopWatch != nil {
+			m.stopWatch()
+			m.stopWatch = nil
+		}
+	}
+	r.policy, r.members = p, keep
+	r.poke()
+	return nil
+}
+
+// Run works until ctx ends; then it begins nothing new, lets the steps in hand
+// come to their end, and returns nil.
+func (r *Reconciler) Run(ctx context.Context) error {
+	// A step that has begun is not torn: it gets a little time of its own.
+	hand, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	var working sync.WaitGroup
+	slots := make(chan struct{}, r.atOnce)
+	last, timer := time.Now(), time.NewTimer(0)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		if now := time.Now(); now.Round(0).Sub(last.Round(0))-now.Sub(last) > clockJump || now.Sub(last)-now.Round(0).Sub(last.Round(0)) > clockJump {
+			r.log.Warn("the wall clock stepped or the host slept: looking at everything again", "by", now.Round(0).Sub(last.Round(0))-now.Sub(last))
+			r.lookAgain()
+		}
+		last = time.Now()
+		due, next := r.due(wall())
+		for _, m := range due {
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+			}
+			if ctx.Err() != nil {
+				r.release(m)
+				continue
+			}
+			r.watch(ctx, &working, m)
+			working.Go(func() {
+				r.pass(ctx, hand, m)
+				r.release(m)
+				<-slots
+				r.poke()
+			})
+		}
+		if r.careDue(wall()) {
+			working.Go(func() { r.care(hand); r.poke() })
+		}
+		timer.Reset(max(0, min(r.resync/3, next.Sub(wall()))))
+		select {
+		case <-ctx.Done():
+		case <-r.wake:
+		case <-timer.C:
+		}
+	}
+	done := make(chan struct{})
+	go func() { working.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(stopTimeout):
+		cut()
+		<-done
+	}
+	return nil
+}
+
+// due returns the clusters whose time has come, least time to an outage
+// first, marked busy, and when the next one's time comes.
+func (r *Reconciler) due(now time.Time) (due []*member, next time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	next = now.Add(r.resync)
+	if r.nextCare.Before(next) && !r.caring {
+		next = r.nextCare
+	}
+	for _, m := range r.members {
+		switch {
+		case m.busy:
+		case m.next.After(now):
+			if m.next.Before(next) {
+				next = m.next
+			}
+		default:
+			m.busy = true
+			due = append(due, m)
+		}
+	}
+	slices.SortFunc(due, func(a, b *member) int {
+		return cmp.Or(a.ends().Compare(b.ends()), cmp.Compare(a.name, b.name))
+	})
+	return due, next
+}
+
+func (r *Reconciler) release(m *member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m.busy = false
+	if m.again {
+		m.again, m.next = false, time.Time{}
+	}
+	r.cycleAt = wall()
+}
+
+// poke wakes the loop.
+func (r *Reconciler) poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// lookAgain makes every cluster due.
+func (r *Reconciler) lookAgain() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, m := range r.members {
+		m.changed()
+	}
+}
+
+// watch starts the cluster's watch, once.
+func (r *Reconciler) watch(ctx context.Context, working *sync.WaitGroup, m *member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if m.stopWatch != nil {
+		return
+	}
+	wctx, stop := context.WithCancel(ctx)
+	m.stopWatch = stop
+	working.Go(func() {
+		err := m.cluster.Watch(wctx, func() {
+			r.mu.Lock()
+			m.changed()
+			r.mu.Unlock()
+			r.poke()
+		})
+		if err != nil && wctx.Err() == nil {
+			r.log.Warn("watch ended; changes are seen at the next regular look", "cluster", m.name, "err", err)
+		}
+	})
+}
+
+// pass looks at one cluster and does what is to be done there. Nothing new is
+// begun once ctx has ended; hand is for what has begun.
+func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
+	if err := r.observe(ctx, m); err != nil && ctx.Err() != nil {
+		return
+	}
+	var d Decision
+	for range stepsAtOnce {
+		v := m.view()
+		if v.Err == nil && v.Observed != nil {
+			r.learn(hand, m, v.Observed)
+			if err := r.settle(m, r.fleet()); err != nil {
+				r.log.Error("journal not written", "cluster", m.name, "err", err)
+				r.Problem("JournalFailed", err)
+				break
+			}
+		}
+		f, now := r.fleet(), wall()
+		v = m.view()
+		v.SameTarget = r.twin(m)
+		d = Decide(f, v, now)
+		r.decided(m, d)
+		if d.Step == "" || ctx.Err() != nil {
+			break
+		}
+		sctx, cancel := context.WithTimeout(hand, stepTimeout)
+		err := r.act(sctx, m, f, v, d)
+		cancel()
+		if !r.acted(m, d, err) {
+			break
+		}
+	}
+	r.schedule(m, d)
+}
+
+// observe looks once and keeps what it saw.
+func (r *Reconciler) observe(ctx context.Context, m *member) error {
+	octx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	o, err := m.cluster.Observe(octx)
+	now := wall()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		if m.obsErr == nil {
+			m.errSince = now
+			r.log.Warn("cluster not seen", "cluster", m.name, "err", err)
+		}
+		m.obsErr = err
+		m.lookFails++
+		return err
+	}
+	if m.obsErr != nil {
+		r.log.Info("cluster seen again", "cluster", m.name)
+	}
+	m.observed, m.obsErr, m.lookFails = &o, nil, 0
+	m.record.LastContact, m.record.Error, m.record.Target = now, "", o.Target
+	return nil
+}
+
+// learn takes from the world what a lost journal no longer knows: our mark on
+// a cluster, a newer epoch, an anchor whose key the key backend still holds.
+func (r *Reconciler) learn(ctx context.Context, m *member, o *Observation) {
+	r.mu.Lock()
+	fleet, known, epoch := r.policy.Fleet, len(r.anchors) > 0, r.epoch
+	r.mu.Unlock()
+	if o.Bundle.Marks.Fleet != fleet || known {
+		return
+	}
+	if seen := max(o.Bundle.Marks.Epoch, o.Issuer.Marks.Epoch); seen >= epoch {
+		raised, err := r.journal.RaiseEpoch(seen)
+		if err != nil {
+			r.log.Error("journal not written", "cluster", m.name, "err", err)
+			return
+		}
+		r.mu.Lock()
+		r.epoch = raised
+		r.mu.Unlock()
+	}
+	if err := r.recoverAnchors(ctx, m.name, o); err != nil {
+		r.log.Error("anchor not recovered", "cluster", m.name, "err", err)
+		r.Problem("AnchorNotRecovered", err)
+		return
+	}
+	r.Solved("AnchorNotRecovered")
+}
+
+// acted takes note of how a step ended and says whether to go on at once.
+func (r *Reconciler) acted(m *member, d Decision, err error) bool {
+	now := wall()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err == nil {
+		r.log.Info("step done", "cluster", m.name, "step", d.Step, "object", d.Object, "why", d.Why)
+		m.attempts, m.failure = 0, nil
+		if d.Step == StepRepairBundle || d.Step == StepRepairIssuer || d.Step == StepRepairMetadata {
+			m.repairs[d.Step] = append(slices.DeleteFunc(m.repairs[d.Step], func(t time.Time) bool { return now.Sub(t) > time.Hour }), now)
+		}
+		return true
+	}
+	r.log.Error("step failed", "cluster", m.name, "step", d.Step, "object", d.Object, "why", d.Why, "err", err)
+	// Somebody else was quicker: that is no failure, only a reason to look
+	// again, unless it keeps happening.
+	if errors.Is(err, ErrChanged) && m.attempts < 3 {
+		m.attempts++
+		return true
+	}
+	m.failed(d.Step, err, now, d.Dates.MustRenewBy)
+	m.answer(RotateResult{Result: Failed, Detail: err.Error()})
+	return false
+}
+
+// schedule says when the cluster is looked at next.
+func (r *Reconciler) schedule(m *member, d Decision) {
+	now := wall()
+	next := now.Add(r.resync)
+	if !d.Wake.IsZero() && d.Wake.Before(next) {
+		next = d.Wake
+	}
+	m.mu.Lock()
+	if m.obsErr != nil {
+		next = now.Add(backoff(m.lookFails, d.Dates.MustRenewBy.Sub(now)))
+	}
+	m.mu.Unlock()
+	r.mu.Lock()
+	m.next = next
+	r.mu.Unlock()
+	r.saveStatus(m)
+}
+
+// wall is the wall clock without its monotonic reading: certificates are held
+// against the calendar.
+func wall() time.Time { return time.Now().Round(0).UTC() }

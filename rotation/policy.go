@@ -1,0 +1,59 @@
+package rotation
+
+import "time"
+
+// FleetPolicy is what the configuration asks for, checked and with every
+// default filled in. Nothing in it changes after it was built.
+type FleetPolicy struct {
+	Fleet     string
+	KeyPrefix string // anchor keys are called KeyPrefix + "-anchor-1", …
+	Trust     TrustPolicy
+	Clusters  []Policy // in the order of the configuration
+}
+
+// TrustPolicy is about the trust anchor.
+type TrustPolicy struct {
+	Lifetime    time.Duration
+	Backdate    time.Duration // how far notBefore lies in the past
+	RenewBefore time.Duration // a finding from here on
+}
+
+// Policy is what the configuration asks for in one cluster.
+type Policy struct {
+	Cluster         string
+	Labels          map[string]string
+	Namespace       string // of the Linkerd control plane
+	CreateNamespace bool
+	TrustDomain     string
+	LeafLifetime    time.Duration // lower bound: certd takes the larger of this and what identity is told
+	ClockSkew       time.Duration // likewise
+	Repair          time.Duration // how long an outage must be survivable
+	Issuer          IssuerPolicy
+	Directory       bool // a folder: no identity runs there
+}
+
+// IssuerPolicy is about the issuers of one cluster.
+type IssuerPolicy struct {
+	// Lifetime is notAfter − notBefore of a new issuer, rounded to seconds.
+	Lifetime time.Duration
+	// RenewBefore is the floor: with no more than this left, certd renews at
+	// any hour.
+	RenewBefore time.Duration
+	// Backdate is how far notBefore lies before the moment of signing, taken
+	// out of Lifetime.
+	Backdate time.Duration
+	// Schedule says when renewing is wanted.
+	Schedule Schedule
+	// EveryFiring renews at each firing, not only when due.
+	EveryFiring bool
+	// Spread delays each firing by a hash of the cluster's name, by less than
+	// this and less than a tenth of the gap to the next firing.
+	Spread time.Duration
+}
+
+// Floor is the least time an issuer must have left (I4): a leaf signed at the
+// last moment and the time it takes to repair whatever prevented a renewal.
+// leaf and skew are the larger of policy and what the cluster runs with.
+func (p Policy) Floor(leaf, skew time.Duration) time.Duration {
+	return max(leaf, p.LeafLifetime) + 2*max(skew, p.ClockSkew) + p.Repair
+}

@@ -1,0 +1,219 @@
+package rotation
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"time"
+
+	"certd.internal/pki"
+)
+
+// What a caller may do about an error is decided by these alone; the text is
+// for people. Backends wrap exactly one of them, or none for a plain failure.
+var (
+	// ErrUnavailable: no answer, or one that says "later". The call did not
+	// take effect.
+	ErrUnavailable = errors.New("unavailable")
+	// ErrOutcomeUnknown: the call may or may not have taken effect (time-out,
+	// lost answer). Look before trying again.
+	ErrOutcomeUnknown = errors.New("outcome unknown")
+	// ErrTryAgain: the call did not take effect, and an immediate repeat is
+	// sensible (a token had died and certd has logged in again).
+	ErrTryAgain = errors.New("try again")
+	// ErrDenied: a person must grant something; the text names the missing
+	// Vault capability or Kubernetes verb.
+	ErrDenied = errors.New("not permitted")
+	// ErrChanged: the object is not the one the write was decided on.
+	ErrChanged = errors.New("changed meanwhile")
+	// ErrKeyExists, ErrKeyNotFound: the name is taken, or nothing has it.
+	ErrKeyExists   = errors.New("key exists")
+	ErrKeyNotFound = errors.New("key not found")
+	// ErrKeyUnfit: the key must not sign (exportable, another type, another
+	// public key than the pinned one); the text says which.
+	ErrKeyUnfit = errors.New("key unfit")
+	// ErrUnsupported: this backend cannot do that, by nature.
+	ErrUnsupported = errors.New("not supported by this backend")
+)
+
+// Keys is a place where CA keys live. It never hands out a private key.
+type Keys interface {
+	// CreateKey makes a new P-256 signing key called name. A taken name is an
+	// error wrapping ErrKeyExists, whatever the backend itself answers. After
+	// an error wrapping ErrOutcomeUnknown the key may exist; OpenKey tells.
+	CreateKey(ctx context.Context, name string) (Key, error)
+
+	// OpenKey reads the key's flags afresh and refuses, wrapping ErrKeyUnfit,
+	// what must not sign. A non-nil pinned must equal the key's public key.
+	OpenKey(ctx context.Context, name string, pinned crypto.PublicKey) (Key, error)
+
+	// Close forgets tokens and stops renewing them.
+	Close() error
+}
+
+// A Key is one opened CA key. It also implements DigestSigner or IssuerSigner.
+type Key interface{ Info() KeyInfo }
+
+// KeyInfo describes a CA key; nothing in it is secret.
+type KeyInfo struct {
+	Backend    string // "vault-transit", "vault-pki", "file" or "kms"
+	Name       string
+	Public     crypto.PublicKey
+	Exportable bool
+}
+
+// A DigestSigner signs what certd has built.
+type DigestSigner interface {
+	Key
+	// SignDigest signs a SHA-256 digest (32 bytes, anything else is refused)
+	// with one request to the backend, never repeated inside, and verifies
+	// the answer under Info().Public. Signature.Request is set, where the
+	// backend tells it, also beside an error.
+	SignDigest(ctx context.Context, digest []byte) (Signature, error)
+}
+
+// Signature is a verified ECDSA signature, ASN.1 DER (RFC 3279 §2.2.3).
+type Signature struct {
+	ASN1    []byte
+	Request string // the backend's own id of the request: Vault's request_id
+}
+
+// An IssuerSigner builds the certificate itself (Vault's PKI engine).
+type IssuerSigner interface {
+	Key
+	// Anchor is the CA certificate that SignIssuer signs under.
+	Anchor() *x509.Certificate
+	// SignIssuer asks once for a certificate of profile p for pub and returns
+	// what came back, unchecked: pki.CheckIssuer judges it. csr is a PKCS#10
+	// request (DER) for pub.
+	SignIssuer(ctx context.Context, p pki.IssuerProfile, csr []byte) (cert *x509.Certificate, request string, err error)
+}
+
+// A Cluster is what certd asks of one Kubernetes cluster, or of a folder that
+// stands for one. All calls may run at the same time as calls on other
+// clusters; calls on one cluster come one at a time, Watch excepted.
+type Cluster interface {
+	// Observe reads everything certd decides by, and no more. What is absent
+	// is part of the answer, not an error. An error means nothing is known;
+	// it wraps ErrUnavailable or ErrDenied where that is what happened.
+	Observe(ctx context.Context) (Observation, error)
+
+	// CreateNamespace makes the Linkerd namespace; an existing one is no error.
+	CreateNamespace(ctx context.Context) error
+
+	// WriteBundle and WriteIssuer write one object in one step if it is still
+	// at w.Revision ("" = it does not exist), and otherwise change nothing and
+	// return an error wrapping ErrChanged. Writing what is already there is no
+	// error and leaves the revision alone. Fields and keys that certd does not
+	// own stay as they are. They return the new revision.
+	WriteBundle(ctx context.Context, w BundleWrite) (revision string, err error)
+	WriteIssuer(ctx context.Context, w IssuerWrite) (revision string, err error)
+
+	// Event tells people who look at the object (a Kubernetes Event). A
+	// backend without such a thing does nothing.
+	Event(ctx context.Context, e Event) error
+
+	// Watch calls changed after each change to a managed object that might
+	// not be certd's own, until ctx ends; changed does not block. It
+	// reconnects by itself and returns only with ctx's error.
+	Watch(ctx context.Context, changed func()) error
+
+	// Close drops connections.
+	Close() error
+}
+
+// Object names the managed objects in text: journal, events, findings.
+const (
+	BundleObject = "linkerd-identity-trust-roots"
+	IssuerObject = "linkerd-identity-issuer"
+)
+
+// Marks are the annotations and the label certd keeps on what it manages.
+type Marks struct {
+	Fleet  string // annotation certd.io/fleet
+	Serial string // annotation certd.io/serial: the issuer's, "" on the bundle
+	Epoch  uint64 // annotation certd.io/epoch: of the daemon that wrote last
+	Keep   bool   // annotation helm.sh/resource-policy: keep
+	Label  bool   // label app.kubernetes.io/managed-by: certd
+}
+
+// ObjectState is what certd sees of one object beside its payload.
+type ObjectState struct {
+	Exists   bool
+	Revision string
+	Marks    Marks
+	// Writers are the other parties that wrote fields certd manages, the most
+	// recent first ("kubectl-edit", "helm", "argocd-controller").
+	Writers []Writer
+}
+
+// Writer is another party seen to have written a managed object.
+type Writer struct {
+	Name string
+	At   time.Time
+}
+
+// Observation is what one look at a cluster told. It holds no private key.
+type Observation struct {
+	At        time.Time     // certd's clock, when the look began
+	ClockSkew time.Duration // the cluster's clock minus certd's; 0 where unknown
+	Target    string        // what tells two configured clusters from one: the kube-system UID, or the folder
+	Version   string        // of the API server; "" for a folder
+
+	Namespace bool // the Linkerd namespace exists
+
+	Bundle     ObjectState
+	BundleText []byte // ca-bundle.crt as it stands
+
+	Issuer      ObjectState
+	IssuerFacts pki.IssuerFacts
+
+	Identity *Identity // nil where no linkerd-identity can run
+}
+
+// Identity is what certd saw of linkerd-identity. Absent Deployment: Replicas
+// is empty and Deployed false.
+type Identity struct {
+	Deployed     bool
+	LeafLifetime time.Duration // -identity-issuance-lifetime, 0 if not given
+	ClockSkew    time.Duration // -identity-clock-skew-allowance, 0 if not given
+	Replicas     []Replica
+}
+
+// Replica is one running pod of linkerd-identity and what it was seen to use.
+type Replica struct {
+	Pod      string
+	Started  time.Time
+	NotAfter time.Time // of the issuer it has loaded; zero: could not be seen
+	Evidence string    // "metric", or why there is none
+	At       time.Time // when the evidence was read, by certd's clock
+}
+
+// BundleWrite publishes Bundle.
+type BundleWrite struct {
+	Revision string
+	Fleet    string
+	Epoch    uint64
+	Bundle   pki.Bundle
+}
+
+// IssuerWrite publishes an issuer. A nil Credential keeps the certificate and
+// key that are in the object, proves that they belong together, and rewrites
+// only what stands beside them (ca.crt, the second pair of names, the marks).
+type IssuerWrite struct {
+	Revision   string
+	Fleet      string
+	Epoch      uint64
+	Serial     string
+	Credential *pki.Credential
+	Bundle     pki.Bundle // for ca.crt
+}
+
+// Event is one thing to tell people in the cluster.
+type Event struct {
+	Reason  string // CertdIssuerRotated, CertdBundleChanged, CertdDriftRepaired, CertdFailed
+	Object  string // BundleObject or IssuerObject
+	Warning bool
+	Message string
+}

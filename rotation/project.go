@@ -1,0 +1,82 @@
+package rotation
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// mostItems bounds a projection: a minutely schedule over years is no plan
+// that anybody reads.
+const mostItems = 10_000
+
+// Plan lists what the loop will do until then, from what it last saw, by the
+// same decisions and dates that it acts on.
+func (r *Reconciler) Plan(until time.Time, ifStopped bool) Plan {
+	return Project(r.Status(), r.fleet().Policy, wall(), until, ifStopped)
+}
+
+// Project derives a plan from a status: the steps to be done now, then each
+// issuer's renewals, as if each succeeded at its time.
+func Project(s FleetStatus, p FleetPolicy, now, until time.Time, ifStopped bool) Plan {
+	plan := Plan{APIVersion: APIVersion, Kind: "Plan", Fleet: s.Fleet, ObservedAt: s.ObservedAt, Until: until, Items: []PlanItem{}, Findings: []Finding{}}
+	plan.Findings = append(plan.Findings, s.Findings...)
+	for _, c := range s.Clusters {
+		plan.Findings = append(plan.Findings, c.Findings...)
+		i := slices.IndexFunc(p.Clusters, func(cp Policy) bool { return cp.Cluster == c.Name })
+		if i < 0 || c.Mode != string(Managed) {
+			continue
+		}
+		if c.NextStep != nil {
+			plan.Items = append(plan.Items, *c.NextStep)
+		}
+		plan.Items = append(plan.Items, renewals(c, p.Clusters[i], s.Trust.Active, now, until)...)
+		if ifStopped && c.Issuer != nil && c.Issuer.Delivered != nil {
+			end := c.Issuer.Delivered.NotAfter
+			if l := c.Issuer.Loaded; l != nil && l.NotAfter != nil && l.NotAfter.Before(end) {
+				end = *l.NotAfter
+			}
+			plan.Breaks = append(plan.Breaks, Break{Cluster: c.Name, Kind: "issuer", Name: IssuerObject, At: end})
+		}
+	}
+	if a := s.Trust.Active; a != nil && ifStopped {
+		plan.Breaks = append(plan.Breaks, Break{Kind: "anchor", Name: a.ID, At: a.NotAfter})
+	}
+	slices.SortStableFunc(plan.Items, func(a, b PlanItem) int { return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Cluster, b.Cluster)) })
+	slices.SortStableFunc(plan.Breaks, func(a, b Break) int { return a.At.Compare(b.At) })
+	plan.Items = plan.Items[:min(len(plan.Items), mostItems)]
+	return plan
+}
+
+// renewals lists the coming issuers of one cluster.
+func renewals(c ClusterStatus, p Policy, anchor *AnchorStatus, now, until time.Time) []PlanItem {
+	if c.Issuer == nil || c.Issuer.NextRun == nil || anchor == nil || c.Issuer.MustRenewBy == nil {
+		return nil
+	}
+	var items []PlanItem
+	at, must := *c.Issuer.NextRun, *c.Issuer.MustRenewBy
+	floor := c.Issuer.Delivered.NotAfter.Sub(must) // may be larger than the policy's, by what identity was seen to use
+	for len(items) < mostItems && !at.After(until) {
+		due, reason := at, fmt.Sprintf("schedule %q; the floor is %s", p.Issuer.Schedule, must.Format(time.RFC3339))
+		at = latest(at, now)
+		items = append(items, PlanItem{Cluster: c.Name, Step: StepIssuer, Due: due, At: at, Reason: reason, Undo: undo(StepIssuer)})
+		end := at.Add(p.Issuer.Lifetime - p.Issuer.Backdate - time.Second)
+		if end.After(anchor.NotAfter) {
+			break // what comes then depends on a new anchor
+		}
+		dates := p.Issuer.Dates(c.Name, at, end, floor)
+		if !dates.NextRun.After(at) {
+			break
+		}
+		at, must = dates.NextRun, dates.MustRenewBy
+	}
+	return items
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}

@@ -1,0 +1,220 @@
+package rotation
+
+import "time"
+
+// State is the health of a cluster or of the fleet, as words in JSON.
+type State string
+
+// The states. StateUnknown is never better than StateWarning (I12).
+const (
+	StateOK       State = "ok"
+	StateWarning  State = "warning"
+	StateCritical State = "critical"
+	StateUnknown  State = "unknown"
+)
+
+// APIVersion stands in every document certd prints or serves.
+const APIVersion = "certd/v1"
+
+// FleetStatus is the document behind `certd status`: what is known, how old
+// it is, and how long there is to act. Absent means unknown or not applicable;
+// known false, 0 and [] are written.
+type FleetStatus struct {
+	APIVersion          string          `json:"apiVersion"`
+	Kind                string          `json:"kind"` // FleetStatus
+	Fleet               string          `json:"fleet"`
+	ObservedAt          time.Time       `json:"observedAt"`
+	State               State           `json:"state"`
+	Source              string          `json:"source"` // daemon, journal or live
+	Version             string          `json:"version"`
+	NothingBreaksBefore *time.Time      `json:"nothingBreaksBefore,omitempty"`
+	FirstToBreak        *Break          `json:"firstToBreak,omitempty"`
+	Trust               TrustStatus     `json:"trust"`
+	Summary             Summary         `json:"summary"`
+	Clusters            []ClusterStatus `json:"clusters"`
+	Findings            []Finding       `json:"findings"` // of the fleet, not of one cluster
+	Daemon              *DaemonStatus   `json:"daemon,omitempty"`
+	Recent              []HistoryItem   `json:"recent,omitempty"` // the last few entries, newest first
+}
+
+// DaemonStatus is what the daemon says of itself.
+type DaemonStatus struct {
+	StartedAt   time.Time  `json:"startedAt"`
+	PID         int        `json:"pid"`
+	LastCycleAt *time.Time `json:"lastCycleAt,omitempty"`
+	Epoch       uint64     `json:"epoch"`
+	StoreBytes  int64      `json:"storeBytes"`
+	ConfigFile  string     `json:"configFile"`
+}
+
+// Break is the first thing that stops working if certd does nothing more.
+type Break struct {
+	Cluster string    `json:"cluster,omitempty"`
+	Kind    string    `json:"kind"` // issuer or anchor
+	Name    string    `json:"name"`
+	At      time.Time `json:"at"`
+}
+
+// TrustStatus is about the trust anchors.
+type TrustStatus struct {
+	Active   *AnchorStatus   `json:"active,omitempty"`
+	Others   []AnchorStatus  `json:"others"`
+	Rotation *RotationStatus `json:"rotation"`
+}
+
+// RotationStatus is about a change of the trust anchor.
+type RotationStatus struct {
+	Phase      string   `json:"phase"` // idle, create, bridge, …
+	Number     int      `json:"number"`
+	Of         int      `json:"of"`
+	SafeToStop bool     `json:"safeToStop"`
+	WaitingFor []string `json:"waitingFor"`
+}
+
+// AnchorStatus is one trust anchor.
+type AnchorStatus struct {
+	ID        string    `json:"id"`
+	Subject   string    `json:"subject"`
+	NotBefore time.Time `json:"notBefore"`
+	NotAfter  time.Time `json:"notAfter"`
+	SHA256    string    `json:"sha256"`
+	SKI       string    `json:"ski"`
+	Key       KeyStatus `json:"key"`
+}
+
+// KeyStatus is where an anchor's key is.
+type KeyStatus struct {
+	Backend    string     `json:"backend"`
+	Name       string     `json:"name"`
+	Exportable bool       `json:"exportable"`
+	CheckedAt  *time.Time `json:"checkedAt,omitempty"`
+}
+
+// Summary counts clusters by state.
+type Summary struct {
+	Clusters int `json:"clusters"`
+	OK       int `json:"ok"`
+	Warning  int `json:"warning"`
+	Critical int `json:"critical"`
+	Unknown  int `json:"unknown"`
+}
+
+// ClusterStatus is one cluster as last seen.
+type ClusterStatus struct {
+	Name        string            `json:"name"`
+	Labels      map[string]string `json:"labels"`
+	State       State             `json:"state"`
+	Mode        string            `json:"mode"` // managed, watched or paused
+	Namespace   string            `json:"namespace"`
+	LastContact *time.Time        `json:"lastContact,omitempty"`
+	Version     string            `json:"version,omitempty"`
+	Bundle      *BundleStatus     `json:"bundle,omitempty"`
+	Issuer      *IssuerStatus     `json:"issuer,omitempty"`
+	Findings    []Finding         `json:"findings"`
+	NextStep    *PlanItem         `json:"nextStep,omitempty"`
+}
+
+// BundleStatus is what the cluster publishes.
+type BundleStatus struct {
+	SHA256  string      `json:"sha256"`
+	Anchors []AnchorRef `json:"anchors"`
+	Current bool        `json:"current"`
+}
+
+// AnchorRef names an anchor; ID is absent where certd did not make it.
+type AnchorRef struct {
+	ID       string    `json:"id,omitempty"`
+	Subject  string    `json:"subject"`
+	SHA256   string    `json:"sha256"`
+	NotAfter time.Time `json:"notAfter"`
+}
+
+// IssuerStatus tells what was delivered, what is in use, and what comes next.
+type IssuerStatus struct {
+	Delivered   *Delivered `json:"delivered,omitempty"`
+	Loaded      *Loaded    `json:"loaded,omitempty"`
+	RenewAt     *time.Time `json:"renewAt,omitempty"`
+	MustRenewBy *time.Time `json:"mustRenewBy,omitempty"`
+	NextRun     *time.Time `json:"nextRun,omitempty"`
+}
+
+// Delivered is the certificate in the Secret.
+type Delivered struct {
+	Serial    string    `json:"serial"`
+	SHA256    string    `json:"sha256"`
+	NotBefore time.Time `json:"notBefore"`
+	NotAfter  time.Time `json:"notAfter"`
+	Anchor    string    `json:"anchor,omitempty"`
+}
+
+// Loaded is what linkerd-identity was seen to sign with.
+type Loaded struct {
+	State    string     `json:"state"` // yes, no or unknown
+	NotAfter *time.Time `json:"notAfter,omitempty"`
+	Evidence string     `json:"evidence"`
+	At       *time.Time `json:"at,omitempty"`
+}
+
+// Finding is one thing a person should know, with how long there is.
+type Finding struct {
+	ID       string     `json:"id"`
+	Severity State      `json:"severity"` // warning, critical or unknown
+	Message  string     `json:"message"`
+	Deadline *time.Time `json:"deadline,omitempty"`
+	Fix      string     `json:"fix,omitempty"` // something to type
+}
+
+// PlanItem is one step to come.
+type PlanItem struct {
+	Cluster string    `json:"cluster,omitempty"`
+	Step    Step      `json:"step"`
+	Due     time.Time `json:"due"` // when it is due
+	At      time.Time `json:"at"`  // when certd will do it
+	Reason  string    `json:"reason"`
+	Undo    string    `json:"undo"`
+}
+
+// Plan is the document behind `certd plan`.
+type Plan struct {
+	APIVersion string     `json:"apiVersion"`
+	Kind       string     `json:"kind"` // Plan
+	Fleet      string     `json:"fleet"`
+	ObservedAt time.Time  `json:"observedAt"`
+	Until      time.Time  `json:"until"`
+	Items      []PlanItem `json:"items"`
+	Breaks     []Break    `json:"breaks,omitempty"` // with --if-stopped
+	Findings   []Finding  `json:"findings"`         // what keeps certd from acting
+}
+
+// HistoryItem is one entry of the journal, as `history -o json` shows it.
+// Hash covers the entry and PrevHash; PrevHash equals the Hash of the item
+// with the next lower Seq.
+type HistoryItem struct {
+	Seq         uint64    `json:"seq"`
+	At          time.Time `json:"at"`       // when the outcome was recorded
+	IntentAt    time.Time `json:"intentAt"` // when the intent was
+	Actor       string    `json:"actor"`
+	Cluster     string    `json:"cluster,omitempty"`
+	Step        Step      `json:"step"`
+	Reason      string    `json:"reason"`
+	Outcome     Result    `json:"outcome"`
+	Detail      string    `json:"detail,omitempty"`
+	Serial      string    `json:"serial,omitempty"`
+	Anchor      string    `json:"anchor,omitempty"`
+	Key         string    `json:"key,omitempty"`
+	Digest      string    `json:"digest,omitempty"`
+	SignRequest string    `json:"signRequest,omitempty"`
+	Object      string    `json:"object,omitempty"`
+	Writer      string    `json:"writer,omitempty"`
+	Hash        string    `json:"hash"`
+	PrevHash    string    `json:"prevHash"`
+}
+
+// HistoryList is the document behind `certd history`.
+type HistoryList struct {
+	APIVersion string        `json:"apiVersion"`
+	Kind       string        `json:"kind"` // HistoryList
+	Fleet      string        `json:"fleet"`
+	Source     string        `json:"source"`
+	Items      []HistoryItem `json:"items"`
+}

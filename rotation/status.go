@@ -1,0 +1,285 @@
+package rotation
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"certd.internal/pki"
+)
+
+// Status is the fleet as the loop last saw it. It asks nobody.
+func (r *Reconciler) Status() FleetStatus {
+	now := wall()
+	f := r.fleet()
+	s := newFleetStatus(f, now, "daemon")
+	r.mu.Lock()
+	s.Findings = append(s.Findings, slices.SortedFunc(maps.Values(r.findings), func(a, b Finding) int { return cmp.Compare(a.ID, b.ID) })...)
+	members := make([]*member, 0, len(r.members))
+	for _, p := range r.policy.Clusters {
+		members = append(members, r.members[p.Cluster])
+	}
+	s.Daemon = &DaemonStatus{Epoch: r.epoch}
+	if !r.cycleAt.IsZero() {
+		at := r.cycleAt
+		s.Daemon.LastCycleAt = &at
+	}
+	r.mu.Unlock()
+	for _, m := range members {
+		v := m.view()
+		m.mu.Lock()
+		d := m.decision
+		m.mu.Unlock()
+		s.Clusters = append(s.Clusters, clusterStatus(f, v, d, now))
+	}
+	s.conclude(now)
+	return s
+}
+
+// JournalStatus is the fleet as the journal last knew it, for when no daemon
+// runs. What has ended since then is judged by now; nothing is better than a
+// warning, since nobody is looking.
+func JournalStatus(f Fleet, records []ClusterRecord, now time.Time) FleetStatus {
+	s := newFleetStatus(f, now, "journal")
+	s.Findings = append(s.Findings, Finding{ID: "DaemonNotRunning", Severity: StateWarning, Message: "no certd daemon answers; this is what its journal last knew", Fix: "certd run"})
+	for _, p := range f.Policy.Clusters {
+		c := ClusterStatus{Name: p.Cluster, Labels: labelsOf(p), State: StateUnknown, Mode: string(Managed), Namespace: p.Namespace, Findings: []Finding{}}
+		i := slices.IndexFunc(records, func(r ClusterRecord) bool { return r.Name == p.Cluster })
+		if i < 0 || json.Unmarshal(records[i].Status, &c) != nil {
+			c.Findings = append(c.Findings, Finding{ID: "NotSeenYet", Severity: StateUnknown, Message: "the journal knows nothing of this cluster"})
+		} else {
+			c.Labels = labelsOf(p)
+			c.NextStep = nil
+			c.expire(now)
+		}
+		s.Clusters = append(s.Clusters, c)
+	}
+	s.conclude(now)
+	return s
+}
+
+// LiveStatus is what one look at each cluster shows, now, without a daemon.
+func LiveStatus(f Fleet, views []View, now time.Time) FleetStatus {
+	s := newFleetStatus(f, now, "live")
+	for _, v := range views {
+		s.Clusters = append(s.Clusters, clusterStatus(f, v, Decide(f, v, now), now))
+	}
+	s.conclude(now)
+	return s
+}
+
+// expire judges a recorded status by the time it is now.
+func (c *ClusterStatus) expire(now time.Time) {
+	if c.Issuer == nil || c.Issuer.Delivered == nil {
+		return
+	}
+	end := c.Issuer.Delivered.NotAfter
+	switch has := func(id string) bool {
+		return slices.ContainsFunc(c.Findings, func(f Finding) bool { return f.ID == id })
+	}; {
+	case !now.Before(end) && !has("IssuerExpired"):
+		c.Findings = append(c.Findings, Finding{ID: "IssuerExpired", Severity: StateCritical, Message: fmt.Sprintf("the issuer ended %s ago, if nobody renewed it since", short(now.Sub(end))), Deadline: &end, Fix: "certd run"})
+	case c.Issuer.MustRenewBy != nil && now.After(*c.Issuer.MustRenewBy) && now.Before(end) && !has("RenewalOverdue"):
+		c.Findings = append(c.Findings, Finding{ID: "RenewalOverdue", Severity: StateCritical, Message: fmt.Sprintf("the issuer had to be renewed by %s and ends in %s", c.Issuer.MustRenewBy.Format(time.RFC3339), short(end.Sub(now))), Deadline: &end, Fix: "certd run"})
+	}
+	c.State = worst(c.Findings)
+}
+
+func newFleetStatus(f Fleet, now time.Time, source string) FleetStatus {
+	s := FleetStatus{APIVersion: APIVersion, Kind: "FleetStatus", Fleet: f.Policy.Fleet, ObservedAt: now.Truncate(time.Second), Source: source,
+		Trust:    TrustStatus{Others: []AnchorStatus{}, Rotation: &RotationStatus{Phase: "idle", Of: 6, SafeToStop: true, WaitingFor: []string{}}},
+		Clusters: []ClusterStatus{}, Findings: []Finding{}}
+	active := f.Active()
+	for i := range f.Anchors {
+		if a := &f.Anchors[i]; a == active {
+			st := a.Status()
+			s.Trust.Active = &st
+		} else if a.Certificate != nil && a.RetiredAt.IsZero() {
+			s.Trust.Others = append(s.Trust.Others, a.Status())
+		}
+	}
+	switch {
+	case active == nil:
+		s.Findings = append(s.Findings, Finding{ID: "NoAnchor", Severity: StateWarning, Message: "there is no trust anchor yet", Fix: "certd init"})
+	default:
+		end := active.Certificate.NotAfter
+		if left := end.Sub(now); left < f.Policy.Trust.RenewBefore {
+			severity := StateWarning
+			if left < f.Policy.Trust.RenewBefore/4 {
+				severity = StateCritical
+			}
+			s.Findings = append(s.Findings, Finding{ID: "AnchorExpiring", Severity: severity, Message: fmt.Sprintf("trust anchor %s ends in %s; plan its renewal", active.ID, short(left)), Deadline: &end, Fix: "certd inspect the bundle of a cluster"})
+		}
+		if active.Exportable && active.Backend != "file" {
+			s.Findings = append(s.Findings, Finding{ID: "KeyExportable", Severity: StateCritical, Message: fmt.Sprintf("the key %s of trust anchor %s can be exported from %s", active.Key, active.ID, active.Backend), Fix: "plan a new trust anchor"})
+		}
+	}
+	return s
+}
+
+// conclude derives what follows from the clusters and findings.
+func (s *FleetStatus) conclude(now time.Time) {
+	s.Summary = Summary{Clusters: len(s.Clusters)}
+	if a := s.Trust.Active; a != nil {
+		s.breaksAt(Break{Kind: "anchor", Name: a.ID, At: a.NotAfter})
+	}
+	all := slices.Clone(s.Findings)
+	for _, c := range s.Clusters {
+		switch c.State {
+		case StateOK:
+			s.Summary.OK++
+		case StateWarning:
+			s.Summary.Warning++
+		case StateCritical:
+			s.Summary.Critical++
+		default:
+			s.Summary.Unknown++
+		}
+		if i := c.Issuer; i != nil && i.Delivered != nil {
+			end := i.Delivered.NotAfter
+			if i.Loaded != nil && i.Loaded.NotAfter != nil && i.Loaded.NotAfter.Before(end) {
+				end = *i.Loaded.NotAfter
+			}
+			s.breaksAt(Break{Cluster: c.Name, Kind: "issuer", Name: IssuerObject, At: end})
+		}
+	}
+	s.State = worst(all)
+	if s.State == StateUnknown {
+		s.State = StateWarning
+	}
+	switch sum := s.Summary; {
+	case sum.Critical > 0:
+		s.State = StateCritical
+	case sum.Clusters > 0 && sum.Unknown == sum.Clusters && s.State != StateCritical:
+		s.State = StateUnknown
+	case sum.Warning+sum.Unknown > 0 && s.State == StateOK:
+		s.State = StateWarning
+	}
+}
+
+func (s *FleetStatus) breaksAt(b Break) {
+	if s.NothingBreaksBefore == nil || b.At.Before(*s.NothingBreaksBefore) {
+		at := b.At
+		s.NothingBreaksBefore, s.FirstToBreak = &at, &b
+	}
+}
+
+// worst is the gravest severity of the findings; StateOK without any.
+func worst(findings []Finding) State {
+	rank := map[State]int{StateOK: 0, StateUnknown: 1, StateWarning: 2, StateCritical: 3}
+	state := StateOK
+	for _, f := range findings {
+		if rank[f.Severity] > rank[state] {
+			state = f.Severity
+		}
+	}
+	return state
+}
+
+// Status describes an anchor that has a certificate.
+func (a Anchor) Status() AnchorStatus {
+	st := AnchorStatus{ID: a.ID, Subject: a.Certificate.Subject.CommonName, NotBefore: a.Certificate.NotBefore, NotAfter: a.Certificate.NotAfter,
+		SHA256: pki.Fingerprint(a.Certificate), SKI: pki.SKI(a.Certificate), Key: KeyStatus{Backend: a.Backend, Name: a.Key, Exportable: a.Exportable}}
+	if !a.CheckedAt.IsZero() {
+		at := a.CheckedAt.UTC().Truncate(time.Second)
+		st.Key.CheckedAt = &at
+	}
+	return st
+}
+
+func labelsOf(p Policy) map[string]string {
+	if p.Labels == nil {
+		return map[string]string{}
+	}
+	return p.Labels
+}
+
+// clusterStatus says what is known of one cluster, and nothing that is not.
+func clusterStatus(f Fleet, v View, d Decision, now time.Time) ClusterStatus {
+	c := ClusterStatus{Name: v.Policy.Cluster, Labels: labelsOf(v.Policy), Mode: string(cmp.Or(d.Mode, Managed)), Namespace: v.Policy.Namespace, Findings: []Finding{}}
+	c.Findings = append(c.Findings, d.Findings...)
+	if v.Err == nil && v.Observed == nil && len(c.Findings) == 0 {
+		c.Findings = append(c.Findings, Finding{ID: "NotSeenYet", Severity: StateUnknown, Message: "has not been looked at yet"})
+	}
+	if !v.Record.LastContact.IsZero() {
+		at := v.Record.LastContact.Truncate(time.Second)
+		c.LastContact = &at
+	}
+	if o := v.Observed; o != nil {
+		c.Version = o.Version
+		c.Bundle = bundleStatus(f, o)
+		c.Issuer = issuerStatus(f, v, d)
+		if d.Mode == Managed && d.Step != "" && v.Err == nil {
+			c.NextStep = &PlanItem{Cluster: c.Name, Step: d.Step, Due: now.Truncate(time.Second), At: now.Truncate(time.Second), Reason: d.Why, Undo: undo(d.Step)}
+		}
+	}
+	c.State = worst(c.Findings)
+	if c.State == StateOK && d.Mode == Managed && (c.Issuer == nil || c.Issuer.Delivered == nil || c.Bundle == nil || !c.Bundle.Current) && v.Err == nil {
+		// Being worked on: not yet what it should be, so not healthy either.
+		c.State = StateWarning
+		c.Findings = append(c.Findings, Finding{ID: "NotConverged", Severity: StateWarning, Message: cmp.Or(d.Why, "is not yet as it should be")})
+	}
+	return c
+}
+
+func bundleStatus(f Fleet, o *Observation) *BundleStatus {
+	if !o.Bundle.Exists {
+		return nil
+	}
+	b := &BundleStatus{Anchors: []AnchorRef{}}
+	want, err := f.Bundle()
+	b.Current = err == nil && !want.IsZero() && string(want.PEM()) == string(o.BundleText)
+	have, err := pki.ParseBundle(o.BundleText)
+	if err != nil {
+		return b
+	}
+	b.SHA256 = have.SHA256()
+	for _, c := range have.Anchors() {
+		ref := AnchorRef{Subject: c.Subject.CommonName, SHA256: pki.Fingerprint(c), NotAfter: c.NotAfter}
+		for _, a := range f.Anchors {
+			if a.Certificate != nil && a.Certificate.Equal(c) {
+				ref.ID = a.ID
+			}
+		}
+		b.Anchors = append(b.Anchors, ref)
+	}
+	return b
+}
+
+func issuerStatus(f Fleet, v View, d Decision) *IssuerStatus {
+	o := v.Observed
+	if !o.Issuer.Exists || len(o.IssuerFacts.Chain) == 0 {
+		return nil
+	}
+	c := o.IssuerFacts.Chain[0]
+	s := &IssuerStatus{Delivered: &Delivered{Serial: pki.Serial(c), SHA256: pki.Fingerprint(c), NotBefore: c.NotBefore, NotAfter: c.NotAfter}, Loaded: d.Loaded}
+	if a := f.anchorOf(c); a != nil {
+		s.Delivered.Anchor = a.ID
+	}
+	if !d.Dates.MustRenewBy.IsZero() {
+		s.MustRenewBy = &d.Dates.MustRenewBy
+	}
+	if !d.Dates.RenewAt.IsZero() {
+		s.RenewAt = &d.Dates.RenewAt
+	}
+	if !d.Dates.NextRun.IsZero() {
+		s.NextRun = &d.Dates.NextRun
+	}
+	return s
+}
+
+// undo says how a step is taken back.
+func undo(s Step) string {
+	switch s {
+	case StepIssuer, StepRepairIssuer:
+		return "certd rotate issuer CLUSTER (a newer one replaces it)"
+	case StepNamespace:
+		return "kubectl delete namespace"
+	case StepBundle:
+		return "before Linkerd is installed: kubectl delete configmap " + BundleObject
+	}
+	return "none needed: it restores what certd had published"
+}

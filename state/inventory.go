@@ -1,0 +1,270 @@
+package state
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"certd.internal/rotation"
+)
+
+// A certificate's key is its cluster, then the times that order it, counted
+// down so that the newest comes first, then what tells it from all others:
+//
+//	cluster 0x00 ^notBefore (8, seconds) ^signedAt (8, nanoseconds) SHA-256 or serial
+
+const orderSize = 16
+
+func certificateKey(r certificateRecord) []byte {
+	key := clusterPrefix(r.Cluster)
+	// Zero times and those before 1970 stay in order.
+	key = binary.BigEndian.AppendUint64(key, ^uint64(r.NotBefore.Unix()+1<<40))
+	var signed uint64
+	if !r.SignedAt.IsZero() {
+		signed = uint64(r.SignedAt.UnixNano())
+	}
+	key = binary.BigEndian.AppendUint64(key, ^signed)
+	return append(key, identity(r)...)
+}
+
+func clusterPrefix(cluster string) []byte { return append([]byte(cluster), 0) }
+
+func identity(r certificateRecord) string {
+	if r.SHA256 != "" {
+		return r.SHA256
+	}
+	return r.Kind + " " + r.Serial
+}
+
+func checkCertificate(c rotation.CertificateRecord) error {
+	if c.Kind == "" || c.Serial == "" {
+		return errors.New("the certificate has no kind or serial number")
+	}
+	return checkFields([]field{
+		{"cluster", c.Cluster}, {"kind", c.Kind}, {"serial", c.Serial}, {"sha256", c.SHA256},
+		{"SKI", c.SKI}, {"AKI", c.AKI}, {"subject", c.Subject}, {"anchor", c.Anchor},
+	})
+}
+
+// putCertificate enters a certificate, or what became known of one that is
+// there: times that are zero now keep what they were.
+func (t *txn) putCertificate(c rotation.CertificateRecord) error {
+	r := fromCertificate(c)
+	key := certificateKey(r)
+	sameStart := key[:len(clusterPrefix(r.Cluster))+8]
+	cursor := t.bucket(bucketCertificates).Cursor()
+	for k, value := cursor.Seek(sameStart); bytes.HasPrefix(k, sameStart); k, value = cursor.Next() {
+		if len(k) < len(sameStart)+8 || string(k[len(sameStart)+8:]) != identity(r) {
+			continue
+		}
+		var was certificateRecord
+		if err := t.read(bucketCertificates, k, value, &was); err != nil {
+			return err
+		}
+		if r.SignedAt.IsZero() {
+			r.SignedAt = was.SignedAt
+		}
+		if r.DeliveredAt.IsZero() {
+			r.DeliveredAt = was.DeliveredAt
+		}
+		if key = certificateKey(r); !bytes.Equal(k, key) {
+			if err := t.remove(bucketCertificates, bytes.Clone(k)); err != nil {
+				return err
+			}
+		}
+		break
+	}
+	_, err := t.put(bucketCertificates, key, r)
+	return err
+}
+
+// Certificates implements [rotation.Journal]. It reads no more of the
+// inventory than it returns.
+func (j *Journal) Certificates(cluster string, limit int) ([]rotation.CertificateRecord, error) {
+	var found []rotation.CertificateRecord
+	err := j.view("read the inventory of "+strconv.Quote(cluster), func(t *txn) error {
+		prefix := clusterPrefix(cluster)
+		c := t.bucket(bucketCertificates).Cursor()
+		for key, value := c.Seek(prefix); bytes.HasPrefix(key, prefix) && (limit <= 0 || len(found) < limit); key, value = c.Next() {
+			var r certificateRecord
+			if err := t.read(bucketCertificates, key, value, &r); err != nil {
+				return err
+			}
+			if r.Kind == "issuer" {
+				found = append(found, rotation.CertificateRecord(r))
+			}
+		}
+		return nil
+	})
+	return found, err
+}
+
+// AllCertificates returns the whole inventory, by cluster, newest first.
+func (j *Journal) AllCertificates() ([]rotation.CertificateRecord, error) {
+	var all []rotation.CertificateRecord
+	err := j.view("read the inventory", func(t *txn) error {
+		return t.bucket(bucketCertificates).ForEach(func(key, value []byte) error {
+			var r certificateRecord
+			if err := t.read(bucketCertificates, key, value, &r); err != nil {
+				return err
+			}
+			all = append(all, rotation.CertificateRecord(r))
+			return nil
+		})
+	})
+	return all, err
+}
+
+func (t *txn) pruneCertificates(before time.Time) (dropped int, err error) {
+	var old [][]byte
+	err = t.bucket(bucketCertificates).ForEach(func(key, value []byte) error {
+		var r certificateRecord
+		if err := t.read(bucketCertificates, key, value, &r); err != nil {
+			return err
+		}
+		if r.NotAfter.Before(before) {
+			old = append(old, bytes.Clone(key))
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	for _, key := range old {
+		if err := t.remove(bucketCertificates, key); err != nil {
+			return 0, err
+		}
+	}
+	return len(old), nil
+}
+
+// Anchors implements [rotation.Journal].
+func (j *Journal) Anchors() ([]rotation.Anchor, error) {
+	var anchors []rotation.Anchor
+	err := j.view("read the anchors", func(t *txn) error {
+		return t.bucket(bucketAnchors).ForEach(func(key, value []byte) error {
+			var r anchorRecord
+			if err := t.read(bucketAnchors, key, value, &r); err != nil {
+				return err
+			}
+			a, err := r.anchor()
+			if err != nil {
+				return fmt.Errorf("bucket %s, key %q: %w", bucketAnchors, key, err)
+			}
+			anchors = append(anchors, a)
+			return nil
+		})
+	})
+	slices.SortStableFunc(anchors, func(a, b rotation.Anchor) int {
+		if ga, gb := generation(a.ID), generation(b.ID); ga > 0 && gb > 0 {
+			return ga - gb
+		}
+		return a.CreatedAt.Compare(b.CreatedAt)
+	})
+	return anchors, err
+}
+
+// generation is the number in "g1", 0 for an id of another form.
+func generation(id string) int {
+	n, err := strconv.Atoi(strings.TrimPrefix(id, "g"))
+	if err != nil || n < 0 {
+		return 0
+	}
+	return n
+}
+
+// Cluster implements [rotation.Journal].
+func (j *Journal) Cluster(name string) (rotation.ClusterRecord, error) {
+	var r clusterRecord
+	if name == "" {
+		return rotation.ClusterRecord{}, nil
+	}
+	err := j.view("read cluster "+strconv.Quote(name), func(t *txn) error {
+		_, err := t.get(bucketClusters, []byte(name), &r)
+		return err
+	})
+	if err != nil {
+		return rotation.ClusterRecord{}, err
+	}
+	return rotation.ClusterRecord(r), nil
+}
+
+// Clusters returns what is known of all clusters, by name.
+func (j *Journal) Clusters() ([]rotation.ClusterRecord, error) {
+	var all []rotation.ClusterRecord
+	err := j.view("read the clusters", func(t *txn) error {
+		return t.bucket(bucketClusters).ForEach(func(key, value []byte) error {
+			var r clusterRecord
+			if err := t.read(bucketClusters, key, value, &r); err != nil {
+				return err
+			}
+			all = append(all, rotation.ClusterRecord(r))
+			return nil
+		})
+	})
+	return all, err
+}
+
+// SaveCluster implements [rotation.Journal]. Saving what is there already
+// writes nothing.
+func (j *Journal) SaveCluster(c rotation.ClusterRecord) error {
+	doing := "save cluster " + strconv.Quote(c.Name)
+	if err := checkCluster(c); err != nil {
+		return explain(j.path, doing, err)
+	}
+	return j.update("cluster", doing, func(t *txn) error {
+		changed, err := t.put(bucketClusters, []byte(c.Name), fromCluster(c))
+		if err == nil && !changed {
+			return errUnchanged
+		}
+		return err
+	})
+}
+
+func checkCluster(c rotation.ClusterRecord) error {
+	switch {
+	case c.Name == "":
+		return errors.New("it has no name")
+	case len(c.Status) > maxStatus:
+		return fmt.Errorf("its status has %d bytes, and a record holds %d", len(c.Status), maxStatus)
+	case looksLikeKey(c.Status):
+		return fmt.Errorf("status: %w", ErrKeyMaterial)
+	case looksLikeKey(c.Error):
+		return fmt.Errorf("error: %w", ErrKeyMaterial)
+	}
+	return checkFields([]field{{"name", c.Name}, {"target", c.Target}})
+}
+
+func (t *txn) enroll(cluster string) error {
+	if cluster == "" {
+		return errors.New("an enrolment names no cluster")
+	}
+	r := clusterRecord{Name: cluster}
+	if _, err := t.get(bucketClusters, []byte(cluster), &r); err != nil {
+		return err
+	}
+	r.Enrolled = true
+	_, err := t.put(bucketClusters, []byte(cluster), r)
+	return err
+}
+
+// LastSigned implements [rotation.Journal].
+func (j *Journal) LastSigned(key string) (time.Time, error) {
+	var r signedRecord
+	if key == "" {
+		return time.Time{}, nil
+	}
+	err := j.view("read the last use of key "+strconv.Quote(key), func(t *txn) error {
+		_, err := t.get(bucketSigned, []byte(key), &r)
+		return err
+	})
+	if err != nil {
+		return time.Time{}, err
+	}
+	return r.At, nil
+}

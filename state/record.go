@@ -1,0 +1,266 @@
+package state
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"certd.internal/rotation"
+)
+
+// The records, as they stand in the file. A released field keeps its meaning.
+
+type stateRecord struct {
+	Fleet      string         `json:"fleet"`
+	Epoch      uint64         `json:"epoch"`
+	NextIntent uint64         `json:"nextIntent"`
+	First      uint64         `json:"first"` // seq of the oldest entry kept, or of the next one if none is
+	Last       uint64         `json:"last"`  // 0 = none yet
+	Base       digest         `json:"base"`  // hash of the entry before First
+	Head       digest         `json:"head"`  // hash of Last
+	Sums       map[string]sum `json:"sums"`
+}
+
+// sum stands for all records of a bucket.
+type sum struct {
+	Count uint64 `json:"n"`
+	XOR   seal   `json:"x"`
+}
+
+type pendingRecord struct {
+	At     time.Time       `json:"at"`
+	Intent rotation.Intent `json:"intent"`
+}
+
+// entryRecord begins with at, so that a search by time can look no further.
+type entryRecord struct {
+	At          time.Time       `json:"at"`
+	IntentAt    time.Time       `json:"intentAt"`
+	IntentID    uint64          `json:"intentId"`
+	Intent      rotation.Intent `json:"intent"`
+	Result      rotation.Result `json:"result"`
+	Detail      string          `json:"detail,omitempty"`
+	SignRequest string          `json:"signRequest,omitempty"`
+	Revision    string          `json:"revision,omitempty"`
+}
+
+type anchorRecord struct {
+	ID          string    `json:"id"`
+	Key         string    `json:"key"`
+	Backend     string    `json:"backend"`
+	Exportable  bool      `json:"exportable"`
+	CheckedAt   time.Time `json:"checkedAt,omitzero"`
+	Certificate []byte    `json:"certificate,omitempty"` // DER
+	CreatedAt   time.Time `json:"createdAt,omitzero"`
+	RetiredAt   time.Time `json:"retiredAt,omitzero"`
+}
+
+type certificateRecord struct {
+	Cluster     string    `json:"cluster,omitempty"`
+	Kind        string    `json:"kind"`
+	Serial      string    `json:"serial"`
+	SHA256      string    `json:"sha256,omitempty"`
+	SKI         string    `json:"ski,omitempty"`
+	AKI         string    `json:"aki,omitempty"`
+	Subject     string    `json:"subject,omitempty"`
+	Anchor      string    `json:"anchor,omitempty"`
+	NotBefore   time.Time `json:"notBefore"`
+	NotAfter    time.Time `json:"notAfter"`
+	SignedAt    time.Time `json:"signedAt,omitzero"`
+	DeliveredAt time.Time `json:"deliveredAt,omitzero"`
+}
+
+type clusterRecord struct {
+	Name        string    `json:"name"`
+	Enrolled    bool      `json:"enrolled"`
+	Target      string    `json:"target,omitempty"`
+	LastContact time.Time `json:"lastContact,omitzero"`
+	Error       string    `json:"error,omitempty"`
+	Status      []byte    `json:"status,omitempty"`
+}
+
+type signedRecord struct {
+	At time.Time `json:"at"`
+}
+
+// utc drops what a record cannot hold: the zone and the monotonic clock.
+func utc(t time.Time) time.Time { return t.Round(0).UTC() }
+
+func fromAnchor(a rotation.Anchor) anchorRecord {
+	r := anchorRecord{ID: a.ID, Key: a.Key, Backend: a.Backend, Exportable: a.Exportable,
+		CheckedAt: utc(a.CheckedAt), CreatedAt: utc(a.CreatedAt), RetiredAt: utc(a.RetiredAt)}
+	if a.Certificate != nil {
+		r.Certificate = a.Certificate.Raw
+	}
+	return r
+}
+
+func (r anchorRecord) anchor() (rotation.Anchor, error) {
+	a := rotation.Anchor{ID: r.ID, Key: r.Key, Backend: r.Backend, Exportable: r.Exportable,
+		CheckedAt: r.CheckedAt, CreatedAt: r.CreatedAt, RetiredAt: r.RetiredAt}
+	if r.Certificate == nil {
+		return a, nil
+	}
+	cert, err := x509.ParseCertificate(r.Certificate)
+	if err != nil {
+		return a, fmt.Errorf("its certificate: %v: %w", err, ErrDamaged)
+	}
+	a.Certificate = cert
+	return a, nil
+}
+
+func fromCertificate(c rotation.CertificateRecord) certificateRecord {
+	r := certificateRecord(c)
+	r.NotBefore, r.NotAfter = utc(c.NotBefore), utc(c.NotAfter)
+	r.SignedAt, r.DeliveredAt = utc(c.SignedAt), utc(c.DeliveredAt)
+	return r
+}
+
+func fromCluster(c rotation.ClusterRecord) clusterRecord {
+	r := clusterRecord(c)
+	r.LastContact, r.Error = utc(c.LastContact), clip(c.Error)
+	return r
+}
+
+// Limits on what one record takes up. What a cluster sends must not be able
+// to fill the disk.
+const (
+	maxText   = 4 << 10 // a reason, an error
+	maxField  = 1 << 10 // a name, a serial, a revision
+	maxStatus = 1 << 20
+)
+
+// clip shortens a text for people to what a record holds.
+func clip(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) <= maxText {
+		return s
+	}
+	cut := maxText - len("…")
+	for !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return s[:cut] + "…"
+}
+
+// checkField refuses what no name, serial or revision looks like.
+func checkField(name, value string) error {
+	switch {
+	case len(value) > maxField:
+		return fmt.Errorf("%s has %d bytes, and a record holds %d", name, len(value), maxField)
+	case !utf8.ValidString(value) || strings.ContainsRune(value, 0):
+		return fmt.Errorf("%s %q is not text", name, value)
+	}
+	return nil
+}
+
+// looksLikeKey finds PEM, and PKCS#8 in base64 as it begins for P-256, P-384
+// and RSA.
+func looksLikeKey[T string | []byte](text T) bool {
+	for _, mark := range []string{"PRIVATE KEY", "MIGHAgEAMBMGByqGSM49", "MIG2AgEAMBAGByqGSM49", "MIIEvgIBADANBgkqhkiG9w0BAQEF", "MIIEvQIBADANBgkqhkiG9w0BAQEF"} {
+		if strings.Contains(string(text), mark) {
+			return true
+		}
+	}
+	return false
+}
+
+// encode returns the canonical form of a record.
+func encode(record any) ([]byte, error) {
+	text, err := json.Marshal(record)
+	if err != nil {
+		return nil, fmt.Errorf("encode record: %w", err)
+	}
+	if looksLikeKey(text) {
+		return nil, ErrKeyMaterial
+	}
+	return text, nil
+}
+
+// decode reads a record. strict refuses everything that encode would not have
+// written: unknown fields, another order, other spellings of a value. Without
+// it fields of a newer schema are passed over.
+func decode(text []byte, record any, strict bool) error {
+	if !strict {
+		return json.Unmarshal(text, record)
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(record); err != nil {
+		return err
+	}
+	again, err := json.Marshal(record)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(again, text) {
+		return errors.New("the record is not in canonical form")
+	}
+	return nil
+}
+
+const sealSize = 16
+
+// seal is half a SHA-256 over a record and where it stands. As text: hex.
+type seal [sealSize]byte
+
+// digest is a SHA-256 in the chain. As text: hex.
+type digest [sha256.Size]byte
+
+func (s seal) MarshalText() ([]byte, error)       { return fmt.Appendf(nil, "%x", s[:]), nil }
+func (s *seal) UnmarshalText(text []byte) error   { return unhex(s[:], text) }
+func (d digest) MarshalText() ([]byte, error)     { return fmt.Appendf(nil, "%x", d[:]), nil }
+func (d *digest) UnmarshalText(text []byte) error { return unhex(d[:], text) }
+func (d digest) String() string                   { return fmt.Sprintf("%x", d[:]) }
+
+func unhex(dst, text []byte) error {
+	if len(text) != 2*len(dst) {
+		return fmt.Errorf("%q has not %d bytes in hex", text, len(dst))
+	}
+	_, err := hex.Decode(dst, text)
+	return err
+}
+
+func (s seal) xor(other seal) seal {
+	for i := range s {
+		s[i] ^= other[i]
+	}
+	return s
+}
+
+// sealOf is the seal of a record at its place.
+func sealOf(bucket string, key, record []byte) seal {
+	h := sha256.New()
+	h.Write([]byte("certd journal record\n"))
+	for _, part := range [][]byte{[]byte(bucket), key, record} {
+		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(part))))
+		h.Write(part)
+	}
+	return seal(h.Sum(nil)[:sealSize])
+}
+
+// sealed is a value as it stands in a bucket.
+func sealed(bucket string, key, record []byte) []byte {
+	s := sealOf(bucket, key, record)
+	return append(s[:], record...)
+}
+
+// unseal checks a value and returns its seal and its record.
+func unseal(bucket string, key, value []byte) (seal, []byte, error) {
+	if len(value) < sealSize {
+		return seal{}, nil, damaged(bucket, key, "the value is cut short")
+	}
+	s, record := seal(value[:sealSize]), value[sealSize:]
+	if s != sealOf(bucket, key, record) {
+		return seal{}, nil, damaged(bucket, key, "the record does not match its checksum")
+	}
+	return s, record, nil
+}

@@ -1,0 +1,141 @@
+// Package state is certd's journal, kept in one bbolt file:
+//
+//	certd.db
+//	├── meta          "schema" → version of the layout, and who may read it
+//	│                 "state"  → fleet, epoch, next intent, both ends of the chain,
+//	│                            and for each bucket below: how many records, and the XOR of their seals
+//	├── pending       intent id        → an intent that nothing closed yet
+//	├── entries       seq              → a closed intent with its outcome: the hash chain
+//	├── anchors       generation id    → one generation of the trust anchor
+//	├── certificates  cluster, newest first → one certificate that was signed or met
+//	├── clusters      name             → what was last seen of a cluster
+//	└── signed        name of a CA key → when it last signed
+//
+// Numbers in keys are 8 bytes, big-endian. A record is canonical JSON: fields
+// in the order of the Go type, times in UTC. There is no field for a private
+// key, and text that looks like one is refused.
+//
+// bbolt has no checksums on data, so every value brings its own. In entries:
+//
+//	hash of the entry before (32) │ own hash (32) │ record
+//
+// where the hash is SHA-256 over a domain string, the seq, the hash before
+// and the record. Everywhere else:
+//
+//	seal (16) │ record
+//
+// where the seal is the first half of SHA-256 over a domain string, bucket,
+// key and record. A changed record no longer matches its seal; one that
+// vanished, or came back from an old page, no longer matches "state". What
+// bbolt builds around the records is checked page by page before the file is
+// opened (file.go).
+package state
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"go.etcd.io/bbolt"
+)
+
+// Names of the buckets. They are part of the file format.
+const (
+	bucketMeta         = "meta"
+	bucketPending      = "pending"
+	bucketEntries      = "entries"
+	bucketAnchors      = "anchors"
+	bucketCertificates = "certificates"
+	bucketClusters     = "clusters"
+	bucketSigned       = "signed"
+
+	keySchema = "schema"
+	keyState  = "state"
+)
+
+// sealedBuckets are those whose records "state" counts.
+func sealedBuckets() []string {
+	return []string{bucketPending, bucketAnchors, bucketCertificates, bucketClusters, bucketSigned}
+}
+
+// A layout is what one certd makes of the file: the schema it writes, the
+// oldest schema whose readers understand what it writes, and how to come from
+// each older schema to the next. Migrating happens in one transaction.
+type layout struct {
+	version   int
+	minReader int
+	steps     map[int]func(*txn) error // from version n to n+1
+}
+
+// currentLayout is that of this certd.
+func currentLayout() layout { return layout{version: 1, minReader: 1} }
+
+// schemaRecord stands under "schema". Every version of certd must be able to
+// read it, so fields may be added to it and none may change.
+type schemaRecord struct {
+	Version   int `json:"version"`
+	MinReader int `json:"minReader"` // a certd that knows this version may read the file
+}
+
+// compatible returns ErrNewer where this certd must leave the file alone.
+func (l layout) compatible(s schemaRecord, readOnly bool) error {
+	switch {
+	case s.Version <= l.version:
+		return nil
+	case readOnly && s.MinReader <= l.version:
+		return nil
+	case readOnly:
+		return fmt.Errorf("it has schema %d, to be read by a certd that knows schema %d or later, and this one knows %d: %w",
+			s.Version, s.MinReader, l.version, ErrNewer)
+	}
+	return fmt.Errorf("it has schema %d, and this certd knows %d: %w", s.Version, l.version, ErrNewer)
+}
+
+// migrate brings the file from schema s to the layout's.
+func (l layout) migrate(t *txn, s schemaRecord) error {
+	for v := s.Version; v < l.version; v++ {
+		step := l.steps[v]
+		if step == nil {
+			return fmt.Errorf("there is no way from schema %d to %d: %w", v, v+1, ErrForeign)
+		}
+		if err := step(t); err != nil {
+			return fmt.Errorf("migrate from schema %d to %d: %w", v, v+1, err)
+		}
+	}
+	return t.writeSchema(l)
+}
+
+func (t *txn) writeSchema(l layout) error {
+	value, err := encode(schemaRecord{Version: l.version, MinReader: l.minReader})
+	if err != nil {
+		return err
+	}
+	return t.bucket(bucketMeta).Put([]byte(keySchema), sealed(bucketMeta, []byte(keySchema), value))
+}
+
+// layOut makes the buckets of an empty file.
+func layOut(tx *bbolt.Tx, l layout, fleet string) error {
+	for _, name := range append(sealedBuckets(), bucketMeta, bucketEntries) {
+		if _, err := tx.CreateBucket([]byte(name)); err != nil {
+			return fmt.Errorf("create bucket %s: %w", name, err)
+		}
+	}
+	t := &txn{tx: tx, state: stateRecord{Fleet: fleet, NextIntent: 1, First: 1, Sums: map[string]sum{}}}
+	for _, name := range sealedBuckets() {
+		t.state.Sums[name] = sum{}
+	}
+	if err := t.writeSchema(l); err != nil {
+		return err
+	}
+	return t.writeState()
+}
+
+// number is the key of an intent or an entry.
+func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+
+// keyText shows a key in an error.
+func keyText(bucket string, key []byte) string {
+	if (bucket == bucketPending || bucket == bucketEntries) && len(key) == 8 {
+		return fmt.Sprint(binary.BigEndian.Uint64(key))
+	}
+	return fmt.Sprintf("%q", key)
+}

@@ -1,0 +1,239 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"go.etcd.io/bbolt"
+)
+
+// txn is one transaction with the state it began with. A writing one keeps
+// the sums in step with the records.
+type txn struct {
+	tx     *bbolt.Tx
+	state  stateRecord
+	strict bool // the file has the schema that this certd writes
+}
+
+// bucket returns a bucket that begin has seen.
+func (t *txn) bucket(name string) *bbolt.Bucket { return t.tx.Bucket([]byte(name)) }
+
+// begin reads schema and state.
+func begin(tx *bbolt.Tx, l layout) (*txn, schemaRecord, error) {
+	t := &txn{tx: tx}
+	meta := tx.Bucket([]byte(bucketMeta))
+	if meta == nil {
+		return nil, schemaRecord{}, fmt.Errorf("it has no bucket %s: %w", bucketMeta, ErrForeign)
+	}
+	var schema schemaRecord
+	if found, err := t.get(bucketMeta, []byte(keySchema), &schema); err != nil {
+		return nil, schemaRecord{}, err
+	} else if !found {
+		return nil, schemaRecord{}, fmt.Errorf("it has no schema version: %w", ErrForeign)
+	}
+	t.strict = schema.Version == l.version
+	for _, name := range append(sealedBuckets(), bucketEntries) {
+		if t.bucket(name) == nil && schema.Version >= l.version {
+			return nil, schema, fmt.Errorf("bucket %s is gone: %w", name, ErrDamaged)
+		}
+	}
+	if found, err := t.get(bucketMeta, []byte(keyState), &t.state); err != nil {
+		return nil, schema, err
+	} else if !found {
+		return nil, schema, damaged(bucketMeta, []byte(keyState), "the record is gone")
+	}
+	return t, schema, nil
+}
+
+func (t *txn) writeState() error {
+	text, err := encode(t.state)
+	if err != nil {
+		return err
+	}
+	key := []byte(keyState)
+	return t.bucket(bucketMeta).Put(key, sealed(bucketMeta, key, text))
+}
+
+// get reads one record; found is false if there is none.
+func (t *txn) get(bucket string, key []byte, record any) (found bool, err error) {
+	value := t.bucket(bucket).Get(key)
+	if value == nil {
+		return false, nil
+	}
+	return true, t.read(bucket, key, value, record)
+}
+
+// read checks and decodes a value that a cursor came upon.
+func (t *txn) read(bucket string, key, value []byte, record any) error {
+	_, text, err := unseal(bucket, key, value)
+	if err != nil {
+		return err
+	}
+	if err := decode(text, record, t.strict); err != nil {
+		return damaged(bucket, key, err.Error())
+	}
+	return nil
+}
+
+// put replaces a record. It reports whether that changed anything.
+func (t *txn) put(bucket string, key []byte, record any) (changed bool, err error) {
+	text, err := encode(record)
+	if err != nil {
+		return false, err
+	}
+	s := sealOf(bucket, key, text)
+	total := t.state.Sums[bucket]
+	if old := t.bucket(bucket).Get(key); old != nil {
+		was, _, err := unseal(bucket, key, old)
+		if err != nil {
+			return false, err
+		}
+		if was == s {
+			return false, nil
+		}
+		total.XOR = total.XOR.xor(was)
+	} else {
+		total.Count++
+	}
+	total.XOR = total.XOR.xor(s)
+	t.state.Sums[bucket] = total
+	return true, t.bucket(bucket).Put(key, append(s[:], text...))
+}
+
+// remove deletes a record that is there.
+func (t *txn) remove(bucket string, key []byte) error {
+	old := t.bucket(bucket).Get(key)
+	if old == nil {
+		return damaged(bucket, key, "the record is gone")
+	}
+	was, _, err := unseal(bucket, key, old)
+	if err != nil {
+		return err
+	}
+	total := t.state.Sums[bucket]
+	total.Count--
+	total.XOR = total.XOR.xor(was)
+	t.state.Sums[bucket] = total
+	return t.bucket(bucket).Delete(key)
+}
+
+// checkSums proves that each bucket holds what was put there: nothing
+// changed, nothing lost, nothing from before.
+func (t *txn) checkSums() error {
+	for _, bucket := range sealedBuckets() {
+		var got sum
+		err := t.bucket(bucket).ForEach(func(key, value []byte) error {
+			s, _, err := unseal(bucket, key, value)
+			got.Count++
+			got.XOR = got.XOR.xor(s)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if want := t.state.Sums[bucket]; got != want {
+			return fmt.Errorf("bucket %s holds %d records, not the %d that were put there: %w", bucket, got.Count, want.Count, ErrDamaged)
+		}
+	}
+	return nil
+}
+
+// errUnchanged ends a writing transaction that has nothing to write.
+var errUnchanged = errors.New("nothing to write")
+
+// update runs f and commits what it wrote, all of it or nothing. point names
+// the commit for Options.CrashPoint.
+func (j *Journal) update(point, doing string, f func(*txn) error) error {
+	if j.options.ReadOnly {
+		return explain(j.path, doing, ErrReadOnly)
+	}
+	if err := j.unusable(); err != nil {
+		return explain(j.path, doing, err)
+	}
+	j.crashPoint(point + ": before")
+	var refused bool // f itself returned the error: nothing was tried
+	err := j.guard(func() error {
+		return j.db.Update(func(tx *bbolt.Tx) error {
+			refused = true
+			t, _, err := begin(tx, j.layout)
+			if err != nil {
+				return err
+			}
+			if err := f(t); err != nil {
+				return err
+			}
+			if err := t.writeState(); err != nil {
+				return err
+			}
+			refused = false
+			if j.disk != nil {
+				return j.disk()
+			}
+			return nil
+		})
+	})
+	switch {
+	case errors.Is(err, errUnchanged):
+		return nil
+	case err == nil:
+		j.crashPoint(point + ": after")
+		return nil
+	case isFull(err):
+		err = fmt.Errorf("%w (%v)", ErrFull, err)
+	case !refused && !errors.Is(err, ErrDamaged):
+		// After an error of the disk nobody knows what is on it, and asking
+		// again would only read it from memory.
+		err = j.breakOff(fmt.Errorf("the disk did not take the commit: %w; see to the disk, then restart certd", err))
+	}
+	return explain(j.path, doing, err)
+}
+
+// view runs f on a consistent state.
+func (j *Journal) view(doing string, f func(*txn) error) error {
+	if err := j.unusable(); err != nil {
+		return explain(j.path, doing, err)
+	}
+	return explain(j.path, doing, j.guard(func() error {
+		return j.db.View(func(tx *bbolt.Tx) error {
+			t, _, err := begin(tx, j.layout)
+			if err != nil {
+				return err
+			}
+			return f(t)
+		})
+	}))
+}
+
+// guard turns what bbolt does on a damaged file into an error: it panics, or
+// the kernel refuses a page of the mapping (SIGBUS). A panic may leave bbolt's
+// locks held, so the journal is not used again.
+func (j *Journal) guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = j.breakOff(fmt.Errorf("reading its pages ended in %q: %w", fmt.Sprint(p), ErrDamaged))
+		}
+	}()
+	return f()
+}
+
+// breakOff makes every later call return err.
+func (j *Journal) breakOff(err error) error {
+	j.broken.CompareAndSwap(nil, &err)
+	return err
+}
+
+// unusable is why the journal cannot be used any more, nil if it can.
+func (j *Journal) unusable() error {
+	if err := j.broken.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+func (j *Journal) crashPoint(point string) {
+	if j.options.CrashPoint != nil {
+		j.options.CrashPoint(point)
+	}
+}
