@@ -136,8 +136,8 @@ func TestNewCredential(t *testing.T) {
 		})
 	}
 	says(t, must(NewCredential(key, i.Certificate)).Prove(must(NewBundle(b.Certificate)), mesh, noon), "refused as a server by Go's rules")
-	clientsOnly := must(NewCredential(key, issuer(a, sameKeyAs(i), eku(asServer)).Certificate))
-	says(t, clientsOnly.Prove(must(NewBundle(a.Certificate)), mesh, noon), "refused as a client")
+	serversOnly := must(NewCredential(key, issuer(a, sameKeyAs(i), eku(asServer)).Certificate))
+	says(t, serversOnly.Prove(must(NewBundle(a.Certificate)), mesh, noon), "refused as a client")
 	odd := must(NewCredential(key, issuer(a, sameKeyAs(i), serial(longSerialNumber)).Certificate))
 	says(t, odd.Prove(must(NewBundle(a.Certificate)), mesh, noon), "by the proxies' rules")
 	says(t, Credential{}.Prove(Bundle{}, mesh, noon), "there is no issuer")
@@ -153,6 +153,8 @@ func hidesKeys(t *testing.T, f IssuerFacts) {
 	}
 }
 
+// The probe's key is another on each run, and so is what it covers: run this
+// with -fuzzminimizetime=1x, or minimizing is all it does.
 func FuzzReadIssuer(f *testing.F) {
 	a := root()
 	i := issuer(a)

@@ -134,7 +134,7 @@ func TestPrivateKeysHideThemselves(t *testing.T) {
 		slog.New(slog.NewJSONHandler(&out, nil)).Info("key", "key", v, slog.Group("in", "key", v))
 		shown = append(shown, out.String())
 	}
-	shown = append(shown, fmt.Sprint(k), k.String(), fmt.Errorf("with %v", k).Error())
+	shown = append(shown, fmt.Sprint(k), k.String(), k.GoString(), fmt.Errorf("with %v", k).Error())
 
 	//lint:ignore SA1019 the test must know what it looks for
 	d := k.key.D

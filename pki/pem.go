@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 const (
@@ -88,10 +89,11 @@ func describeJunk(text []byte, n int) string {
 	return "there is other text"
 }
 
-// blockType quotes the type of a PEM block, unless it is so long that it might
-// be what should have stood inside the block.
+// blockType quotes the type of a PEM block, unless it might be what should have
+// stood inside the block: types are short and in capitals (RFC 7468 §4).
 func blockType(t string) string {
-	if len(t) > 32 {
+	odd := func(r rune) bool { return r != ' ' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') }
+	if len(t) > 32 || strings.ContainsFunc(t, odd) {
 		return "block of unknown type"
 	}
 	return fmt.Sprintf("%q block", t)

@@ -268,6 +268,7 @@ func TestCheckAnchor(t *testing.T) {
 		{"an end before its start", root(valid(days(1), days(-1))), "before it begins"},
 		{"a leaf", leaf(a), "not a CA"},
 		{"an intermediate", cross(a, root(named("older"))), "not by itself"},
+		{"another's authority key identifier", root(func(b *blueprint) { b.AuthorityKeyId = []byte{1} }), "not its own"},
 		{"another key's signature", &ca{resign(a.Certificate, newKey("P-256"), func(b []byte) []byte { return b }), nil}, "not signed by its own key"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -330,6 +331,17 @@ func TestCheckIssuer(t *testing.T) {
 		i := issuer(a, week)
 		forged := resign(i.Certificate, newKey("P-256"), func(b []byte) []byte { return b })
 		says(t, CheckIssuer(forged, a.Certificate, issuerProfile(), i.key.Public().(*ecdsa.PublicKey), noon), "not signed by anchor")
+	})
+	t.Run("under an anchor of the future", func(t *testing.T) {
+		later := root(valid(days(1), days(100)))
+		i := issuer(later, valid(days(1), days(8)))
+		says(t, CheckIssuer(i.Certificate, later.Certificate, issuerProfile(), i.key.Public().(*ecdsa.PublicKey), noon), "in the past")
+	})
+	t.Run("under an anchor without key identifier", func(t *testing.T) {
+		bare := *a.Certificate
+		bare.SubjectKeyId = nil
+		i := issuer(&ca{&bare, a.key}, week)
+		says(t, CheckIssuer(i.Certificate, &bare, issuerProfile(), i.key.Public().(*ecdsa.PublicKey), noon), "authority key identifier")
 	})
 	t.Run("under an RSA anchor", func(t *testing.T) {
 		rsa := root(kind("RSA-2048"))

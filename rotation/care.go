@@ -52,11 +52,19 @@ func (r *Reconciler) care(ctx context.Context) {
 	} else {
 		next = now.Add(time.Minute)
 	}
-	if err := r.journal.Prune(now.Add(-retention)); err != nil {
-		r.log.Error("journal not pruned", "err", err)
-		r.Problem("JournalFailed", fmt.Errorf("prune the journal: %w", err))
+	r.mu.Lock()
+	prune := !now.Before(r.nextPrune)
+	r.mu.Unlock()
+	if prune {
+		if err := r.journal.Prune(now.Add(-retention)); err != nil {
+			r.log.Error("journal not pruned", "err", err)
+			r.Problem("JournalFailed", fmt.Errorf("prune the journal: %w", err))
+		}
 	}
 	r.mu.Lock()
+	if prune {
+		r.nextPrune = now.Add(pruneEvery)
+	}
 	r.nextCare, r.caring = next, false
 	r.mu.Unlock()
 }

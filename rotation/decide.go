@@ -52,11 +52,12 @@ func (f Fleet) Bundle() (pki.Bundle, error) {
 	return pki.NewBundle(b...)
 }
 
-// anchorOf returns the generation that signed c, or nil. SKI and AKI decide,
-// and the signature: names may repeat.
+// anchorOf returns the generation that c names as its signer, or nil. The key
+// identifiers decide, since names may repeat; that the signature holds is
+// judged where the chain is.
 func (f Fleet) anchorOf(c *x509.Certificate) *Anchor {
 	for i := range f.Anchors {
-		if a := &f.Anchors[i]; a.Certificate != nil && bytes.Equal(a.Certificate.SubjectKeyId, c.AuthorityKeyId) && c.CheckSignatureFrom(a.Certificate) == nil {
+		if a := &f.Anchors[i]; a.Certificate != nil && len(c.AuthorityKeyId) > 0 && bytes.Equal(a.Certificate.SubjectKeyId, c.AuthorityKeyId) {
 			return a
 		}
 	}
@@ -221,9 +222,9 @@ func (d *Decision) nextStep(f Fleet, v View, now time.Time) {
 		d.sign(StepIssuer, "asked for: "+v.Request.Reason)
 		d.Actor = v.Request.Actor
 	case !now.Before(d.Dates.NextRun) && v.Policy.Issuer.EveryFiring:
-		d.sign(StepIssuer, fmt.Sprintf("schedule %q fired at %s", v.Policy.Issuer.Schedule, d.Dates.NextRun.Format(time.RFC3339)))
+		d.sign(StepIssuer, fmt.Sprintf("schedule %q fired at %s", v.Policy.Issuer.Schedule, clock(d.Dates.NextRun)))
 	case !now.Before(d.Dates.NextRun):
-		d.sign(StepIssuer, fmt.Sprintf("due since %s by schedule %q: fewer than two more firings come before %s", d.Dates.NextRun.Format(time.RFC3339), v.Policy.Issuer.Schedule, d.Dates.MustRenewBy.Format(time.RFC3339)))
+		d.sign(StepIssuer, fmt.Sprintf("due since %s by schedule %q: fewer than two more firings come before %s", clock(d.Dates.NextRun), v.Policy.Issuer.Schedule, clock(d.Dates.MustRenewBy)))
 	default:
 		d.wakeAt(d.Dates.NextRun, d.Dates.MustRenewBy)
 	}
@@ -243,7 +244,7 @@ func (d *Decision) gains(v View, active *Anchor, now time.Time) bool {
 
 func (d *Decision) anchorEnds(active *Anchor, now time.Time) {
 	end := active.Certificate.NotAfter
-	d.find(StateCritical, "AnchorEnds", fmt.Sprintf("a new issuer could not outlive the trust anchor %s, which ends in %s", active.ID, short(end.Sub(now))), &end, "certd inspect the bundle, and plan a new trust anchor now")
+	d.find(StateCritical, "AnchorEnds", fmt.Sprintf("a new issuer could not outlive the trust anchor %s, which ends in %s", active.ID, short(end.Sub(now))), &end, "certd history")
 }
 
 // reportFailure tells of a step that does not succeed, with how long there is.
@@ -252,7 +253,7 @@ func (d *Decision) reportFailure(v View) {
 	if fl == nil {
 		return
 	}
-	d.find(StateWarning, "StepFailed", fmt.Sprintf("%s has been failing since %s: %v; next try at %s", fl.Step, fl.Since.Format(time.RFC3339), fl.Err, fl.Until.Format(time.RFC3339)), d.breaks(), "certd history --cluster "+v.Policy.Cluster)
+	d.find(StateWarning, "StepFailed", fmt.Sprintf("%s has been failing since %s: %v; next try at %s", fl.Step, clock(fl.Since), fl.Err, clock(fl.Until)), d.breaks(), "certd history --cluster "+v.Policy.Cluster)
 }
 
 // limit holds a step back where trying again at once would do harm: after a
@@ -269,7 +270,7 @@ func (d *Decision) limit(v View, now time.Time) {
 		if d.Writer != "" {
 			who = " by " + d.Writer
 		}
-		d.find(StateWarning, "RepairHeldBack", fmt.Sprintf("%s is changed again and again%s: %d repairs in the last hour, the next one at %s", d.Object, who, len(v.Repairs[d.Step]), until.Format(time.RFC3339)), d.breaks(), "find out who writes it: kubectl get --show-managed-fields; certd history --cluster "+v.Policy.Cluster)
+		d.find(StateWarning, "RepairHeldBack", fmt.Sprintf("%s is changed again and again%s: %d repairs in the last hour, the next one at %s", d.Object, who, len(v.Repairs[d.Step]), clock(until)), d.breaks(), "certd history --cluster "+v.Policy.Cluster)
 		d.wakeAt(until)
 		d.Step = ""
 	}
@@ -323,7 +324,7 @@ func (d *Decision) judgeIssuer(f Fleet, v View, now time.Time) {
 	case left < floor:
 		d.find(StateCritical, "IssuerBelowFloor", fmt.Sprintf("the issuer ends in %s, less than the %s that repairs may take; in that second every workload certificate ends", short(left), short(floor)), &end, "certd rotate issuer "+v.Policy.Cluster)
 	case d.Mode == Managed && now.After(d.Dates.MustRenewBy.Add(time.Minute)):
-		d.find(StateWarning, "RenewalOverdue", fmt.Sprintf("the issuer had to be renewed by %s and ends in %s", d.Dates.MustRenewBy.Format(time.RFC3339), short(left)), &end, "certd history --cluster "+v.Policy.Cluster)
+		d.find(StateWarning, "RenewalOverdue", fmt.Sprintf("the issuer had to be renewed by %s and ends in %s", clock(d.Dates.MustRenewBy), short(left)), &end, "certd history --cluster "+v.Policy.Cluster)
 	}
 }
 
@@ -422,7 +423,7 @@ func (d *Decision) unreachable(v View, now time.Time) {
 		what = fmt.Sprintf("its issuer ends in %s", short(end.Sub(now)))
 		due := end.Add(-v.Policy.Issuer.RenewBefore)
 		if now.Before(due) {
-			what = fmt.Sprintf("nothing has to be renewed there before %s", due.Format(time.RFC3339))
+			what = fmt.Sprintf("nothing has to be renewed there before %s", clock(due))
 		} else {
 			severity = StateCritical
 		}
@@ -461,7 +462,7 @@ func (d *Decision) repair(step Step, object, why string, o ObjectState) {
 	d.Step, d.Object, d.Why, d.Signs = step, object, why, step == StepRepairIssuer
 	if len(o.Writers) > 0 {
 		d.Writer = o.Writers[0].Name
-		d.Why += fmt.Sprintf("; last written by %s at %s", d.Writer, o.Writers[0].At.UTC().Format(time.RFC3339))
+		d.Why += fmt.Sprintf("; last written by %s at %s", d.Writer, clock(o.Writers[0].At))
 	}
 }
 
@@ -551,3 +552,6 @@ func short(d time.Duration) string {
 	}
 	return fmt.Sprintf("%ds", d/time.Second)
 }
+
+// clock renders a time for people: in UTC, to the minute.
+func clock(t time.Time) string { return t.UTC().Format("Mon 2 Jan 2006 15:04 MST") }

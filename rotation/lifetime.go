@@ -50,7 +50,10 @@ func (p Policy) CheckLifetimes(from time.Time) []LifetimeProblem {
 	// Reckoned with what renewBefore must become, so that following both
 	// messages is enough.
 	least := max(p.Issuer.RenewBefore, floor) + p.Issuer.Backdate
-	smallest := least + gaps + p.Issuer.Spread
+	// A firing is put off by less than a tenth of the gap after it, and no
+	// single gap is longer than the two longest together.
+	reach := gaps + min(p.Issuer.Spread, gaps/10)
+	smallest := least + reach
 	if lifetime := p.Issuer.Lifetime; lifetime <= least {
 		problems = append(problems, LifetimeProblem{"issuer.lifetime", fmt.Sprintf(
 			"%s leaves nothing beside renewBefore %s and %s that notBefore lies in the past; with this schedule it must be at least %s",
@@ -60,7 +63,7 @@ func (p Policy) CheckLifetimes(from time.Time) []LifetimeProblem {
 		problems = append(problems, LifetimeProblem{"issuer.lifetime", fmt.Sprintf(
 			"%s leaves %s until renewBefore, but the second firing of %q may be %s away (from %s, spread included), "+
 				"so that a missed firing could not be made good; it must be at least %s",
-			FormatDuration(lifetime), FormatDuration(lifetime-least), p.Issuer.Schedule, FormatDuration(gaps+p.Issuer.Spread),
+			FormatDuration(lifetime), FormatDuration(lifetime-least), p.Issuer.Schedule, FormatDuration(reach),
 			at.Format("2 Jan 2006 15:04 MST"), FormatDuration(smallest)), smallest})
 	}
 	return problems

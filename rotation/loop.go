@@ -33,6 +33,8 @@ const (
 	// retention is how long the journal keeps entries, and certificates
 	// after their end.
 	retention = 400 * 24 * time.Hour
+	// pruneEvery is how often what is older is dropped.
+	pruneEvery = 30 * 24 * time.Hour
 )
 
 // Metrics is told what happens.
@@ -58,16 +60,17 @@ type Reconciler struct {
 
 	wake chan struct{}
 
-	mu       sync.Mutex
-	policy   FleetPolicy
-	anchors  []Anchor
-	epoch    uint64
-	members  map[string]*member
-	findings map[string]Finding // about the fleet, by id
-	cycleAt  time.Time
-	nextCare time.Time // of the journal and the keys
-	caring   bool
-	keyFails int
+	mu        sync.Mutex
+	policy    FleetPolicy
+	anchors   []Anchor
+	epoch     uint64
+	members   map[string]*member
+	findings  map[string]Finding // about the fleet, by id
+	cycleAt   time.Time
+	nextCare  time.Time // of the journal and the keys
+	caring    bool
+	nextPrune time.Time
+	keyFails  int
 	// pendings are intents of clusters that are not configured now.
 	pendings []PendingIntent
 }
@@ -91,13 +94,19 @@ type Options struct {
 // writes after the next look at their cluster.
 func NewReconciler(o Options) (*Reconciler, error) {
 	r := &Reconciler{journal: o.Journal, signer: signer{o.Journal, o.Keys}, log: o.Log, metrics: o.Metrics, atOnce: cmp.Or(o.AtOnce, 16), resync: cmp.Or(o.Resync, usualResync),
-		wake: make(chan struct{}, 1), members: map[string]*member{}, findings: map[string]Finding{}, epoch: o.Journal.Epoch()}
+		wake: make(chan struct{}, 1), members: map[string]*member{}, findings: map[string]Finding{}}
 	if r.metrics == nil {
 		r.metrics = noMetrics{}
 	}
 	var err error
 	if r.anchors, err = o.Journal.Anchors(); err != nil {
 		return nil, fmt.Errorf("read the trust anchors from the journal: %w", err)
+	}
+	// A journal begun anew would count from 1 again, below what an earlier one
+	// left in the clusters: the clock puts a daemon above all that started
+	// before it.
+	if r.epoch, err = o.Journal.RaiseEpoch(uint64(wall().Unix())); err != nil {
+		return nil, fmt.Errorf("raise the epoch: %w", err)
 	}
 	if r.pendings, err = SettleFleet(o.Journal); err != nil {
 		return nil, err

@@ -180,7 +180,8 @@ func (r *Reconciler) fleet() Fleet {
 // Problem reports something about the fleet as a whole until Solved takes it
 // back.
 func (r *Reconciler) Problem(id string, err error) {
-	fix := map[string]string{"KeyUnfit": "certd history; then plan a new trust anchor", "KeysDenied": "apply deploy/vault/certd-run.hcl to certd's role"}[id]
+	fix := map[string]string{"KeyUnfit": "certd history", "KeysDenied": "vault policy write certd-run deploy/vault/certd-run.hcl",
+		"KeysUnavailable": "vault status", "ConfigReloadFailed": "certd config validate", "JournalFailed": "certd history --verify"}[id]
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	severity := StateWarning

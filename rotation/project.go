@@ -23,7 +23,10 @@ func Project(s FleetStatus, p FleetPolicy, now, until time.Time, ifStopped bool)
 	plan := Plan{APIVersion: APIVersion, Kind: "Plan", Fleet: s.Fleet, ObservedAt: s.ObservedAt, Until: until, Items: []PlanItem{}, Findings: []Finding{}}
 	plan.Findings = append(plan.Findings, s.Findings...)
 	for _, c := range s.Clusters {
-		plan.Findings = append(plan.Findings, c.Findings...)
+		for _, found := range c.Findings {
+			found.Message = c.Name + ": " + found.Message
+			plan.Findings = append(plan.Findings, found)
+		}
 		i := slices.IndexFunc(p.Clusters, func(cp Policy) bool { return cp.Cluster == c.Name })
 		if i < 0 || c.Mode != string(Managed) {
 			continue
@@ -58,7 +61,7 @@ func renewals(c ClusterStatus, p Policy, anchor *AnchorStatus, now, until time.T
 	at, must := *c.Issuer.NextRun, *c.Issuer.MustRenewBy
 	floor := c.Issuer.Delivered.NotAfter.Sub(must) // may be larger than the policy's, by what identity was seen to use
 	for len(items) < mostItems && !at.After(until) {
-		due, reason := at, fmt.Sprintf("schedule %q; the floor is %s", p.Issuer.Schedule, must.Format(time.RFC3339))
+		due, reason := at, fmt.Sprintf("schedule %q; the floor is %s", p.Issuer.Schedule, clock(must))
 		at = latest(at, now)
 		items = append(items, PlanItem{Cluster: c.Name, Step: StepIssuer, Due: due, At: at, Reason: reason, Undo: undo(StepIssuer)})
 		end := at.Add(p.Issuer.Lifetime - p.Issuer.Backdate - time.Second)

@@ -83,7 +83,7 @@ func (c *ClusterStatus) expire(now time.Time) {
 	case !now.Before(end) && !has("IssuerExpired"):
 		c.Findings = append(c.Findings, Finding{ID: "IssuerExpired", Severity: StateCritical, Message: fmt.Sprintf("the issuer ended %s ago, if nobody renewed it since", short(now.Sub(end))), Deadline: &end, Fix: "certd run"})
 	case c.Issuer.MustRenewBy != nil && now.After(*c.Issuer.MustRenewBy) && now.Before(end) && !has("RenewalOverdue"):
-		c.Findings = append(c.Findings, Finding{ID: "RenewalOverdue", Severity: StateCritical, Message: fmt.Sprintf("the issuer had to be renewed by %s and ends in %s", c.Issuer.MustRenewBy.Format(time.RFC3339), short(end.Sub(now))), Deadline: &end, Fix: "certd run"})
+		c.Findings = append(c.Findings, Finding{ID: "RenewalOverdue", Severity: StateCritical, Message: fmt.Sprintf("the issuer had to be renewed by %s and ends in %s", clock(*c.Issuer.MustRenewBy), short(end.Sub(now))), Deadline: &end, Fix: "certd run"})
 	}
 	c.State = worst(c.Findings)
 }
@@ -111,10 +111,10 @@ func newFleetStatus(f Fleet, now time.Time, source string) FleetStatus {
 			if left < f.Policy.Trust.RenewBefore/4 {
 				severity = StateCritical
 			}
-			s.Findings = append(s.Findings, Finding{ID: "AnchorExpiring", Severity: severity, Message: fmt.Sprintf("trust anchor %s ends in %s; plan its renewal", active.ID, short(left)), Deadline: &end, Fix: "certd inspect the bundle of a cluster"})
+			s.Findings = append(s.Findings, Finding{ID: "AnchorExpiring", Severity: severity, Message: fmt.Sprintf("trust anchor %s ends in %s; plan its renewal", active.ID, short(left)), Deadline: &end, Fix: "certd plan --until 10y"})
 		}
 		if active.Exportable && active.Backend != "file" {
-			s.Findings = append(s.Findings, Finding{ID: "KeyExportable", Severity: StateCritical, Message: fmt.Sprintf("the key %s of trust anchor %s can be exported from %s", active.Key, active.ID, active.Backend), Fix: "plan a new trust anchor"})
+			s.Findings = append(s.Findings, Finding{ID: "KeyExportable", Severity: StateCritical, Message: fmt.Sprintf("the key %s of trust anchor %s can be exported from %s", active.Key, active.ID, active.Backend), Fix: "certd history"})
 		}
 	}
 	return s

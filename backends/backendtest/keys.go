@@ -199,7 +199,7 @@ func (s keysSuite) concurrent(t *testing.T) {
 	for i := range many {
 		wg.Go(func() {
 			signer := shared
-			if i%4 == 0 { // opening may be slow by design
+			if i%8 == 0 { // opening may be slow by design
 				opened, err := k.OpenKey(t.Context(), s.opts.Name("busy"), pinned)
 				if err != nil {
 					t.Error(err)

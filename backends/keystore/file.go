@@ -78,11 +78,17 @@ func (f *Files) CreateKey(ctx context.Context, name string) (rotation.Key, error
 	if err != nil {
 		return nil, fmt.Errorf("encrypt key %s: %w", path, err)
 	}
-	if err := writeNew(path, pem.EncodeToMemory(block)); err != nil {
+	text := pem.EncodeToMemory(block)
+	if err := writeNew(path, text); err != nil {
 		return nil, fmt.Errorf("write key %s: %w", path, err)
 	}
-	// What can be read back is what will sign.
-	return f.open(path, name, made.PublicKey)
+	switch back, err := readPrivate(path); {
+	case err != nil:
+		return nil, fmt.Errorf("read key %s back: %w", path, err)
+	case !bytes.Equal(back, text):
+		return nil, fmt.Errorf("read key %s back: it is not what was written: %w", path, rotation.ErrKeyUnfit)
+	}
+	return newFileKey(name, made.CreateSignerRequest.Signer, nil)
 }
 
 // OpenKey implements rotation.Keys.
@@ -126,9 +132,19 @@ func (f *Files) open(path, name string, pinned crypto.PublicKey) (rotation.Key, 
 	if err != nil {
 		return nil, fmt.Errorf("open key %s: it is damaged (%w); restore it from a backup: %w", path, err, rotation.ErrKeyUnfit)
 	}
-	public, err := fit(signer, pinned)
+	k, err := newFileKey(name, signer, pinned)
 	if err != nil {
 		return nil, fmt.Errorf("open key %s: %w", path, err)
+	}
+	return k, nil
+}
+
+// newFileKey calls the key exportable, since whoever has file and passphrase
+// has a copy.
+func newFileKey(name string, signer crypto.Signer, pinned crypto.PublicKey) (rotation.Key, error) {
+	public, err := fit(signer, pinned)
+	if err != nil {
+		return nil, err
 	}
 	return &key{signer: signer, public: public, info: rotation.KeyInfo{Backend: "file", Name: name, Public: public, Exportable: true}}, nil
 }

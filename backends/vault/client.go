@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -26,10 +27,11 @@ const maxAnswer = 1 << 20
 // client sends single requests: one HTTP exchange for one call, never
 // repeated, never redirected, and with the token of that call alone.
 type client struct {
-	api     *api.Client
-	pool    *http.Transport
-	address string
-	timeout time.Duration
+	api       *api.Client
+	pool      *http.Transport
+	address   string
+	namespace string // without slashes at its ends
+	timeout   time.Duration
 }
 
 func newClient(c Config) (*client, error) {
@@ -37,17 +39,12 @@ func newClient(c Config) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newClientOver(c, pool, pool)
-}
-
-// newClientOver takes the way to Vault apart, for tests without a network.
-func newClientOver(c Config, way http.RoundTripper, pool *http.Transport) (*client, error) {
 	// NewClient reads the environment whatever it is given. What it took from
 	// there is replaced below, so that certd's configuration alone counts.
 	a, err := api.NewClient(&api.Config{
 		Address: c.Address,
 		HttpClient: &http.Client{
-			Transport:     guard{way},
+			Transport:     guard{pool},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		MaxRetries:       0,
@@ -59,14 +56,15 @@ func newClientOver(c Config, way http.RoundTripper, pool *http.Transport) (*clie
 	a.SetHeaders(http.Header{api.RequestHeaderName: {"true"}})
 	a.ClearToken()
 	a.SetWrappingLookupFunc(func(string, string) string { return "" })
-	if c.Namespace != "" {
-		a.SetNamespace(c.Namespace)
+	namespace := strings.Trim(c.Namespace, "/")
+	if namespace != "" {
+		a.SetNamespace(namespace)
 	}
 	timeout := c.Timeout
 	if timeout == 0 {
 		timeout = DefaultTimeout
 	}
-	return &client{api: a, pool: pool, address: c.Address, timeout: timeout}, nil
+	return &client{api: a, pool: pool, address: c.Address, namespace: namespace, timeout: timeout}, nil
 }
 
 // newTransport speaks HTTP/1.1: a lost connection then concerns one request.
@@ -233,16 +231,20 @@ func (c *client) send(ctx context.Context, token string, q call) (reply, *fault)
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { sent.Store(true) }})
 	ctx = context.WithValue(ctx, tokenKey{}, token)
 
+	a := c.api
+	if q.path == healthPath {
+		a = a.WithNamespace("") // namespaces do not have it
+	}
 	var resp *api.Response
 	var err error
 	if q.body == nil {
-		resp, err = c.api.Logical().ReadRawWithDataWithContext(ctx, q.path, q.query)
+		resp, err = a.Logical().ReadRawWithDataWithContext(ctx, q.path, q.query)
 	} else {
 		body, merr := json.Marshal(q.body)
 		if merr != nil {
 			return reply{}, &fault{err: merr}
 		}
-		resp, err = c.api.Logical().WriteRawWithContext(ctx, q.path, body)
+		resp, err = a.Logical().WriteRawWithContext(ctx, q.path, body)
 	}
 	if resp != nil && resp.Body != nil {
 		defer resp.Body.Close()

@@ -136,23 +136,39 @@ func TestEnvironmentDoesNotGetBehindTheConfiguration(t *testing.T) {
 	}
 }
 
-func TestNamespaceIsSent(t *testing.T) {
-	f := newFake(t)
-	f.on = func(_ http.ResponseWriter, r *http.Request) bool {
-		if got := strings.Trim(r.Header.Get("X-Vault-Namespace"), "/"); got != "team-a" {
-			t.Errorf("namespace %q", got)
-		}
-		return false
-	}
-	c := f.config()
-	c.Namespace = "team-a"
-	v, err := New(c, testLog(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer v.Close()
-	if _, err := v.Transit("certd-transit").OpenKey(t.Context(), "a", nil); err != nil {
-		t.Fatal(err)
+func TestNamespace(t *testing.T) {
+	for _, c := range []struct {
+		name, edition string // the JSON member by which they differ
+		says          string
+	}{
+		{"Vault Enterprise", `,"enterprise":true`, ""},
+		{"OpenBao", ``, ""},
+		{"community Vault, which ignores namespaces", `,"enterprise":false`, "remove keys.vault.namespace"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := newFake(t)
+			f.on = func(w http.ResponseWriter, r *http.Request) bool {
+				health := r.URL.Path == "/v1/sys/health"
+				if got := strings.Trim(r.Header.Get("X-Vault-Namespace"), "/"); (got == "team-a") == health {
+					t.Errorf("%s: namespace %q", r.URL.Path, got)
+				}
+				if health {
+					_, _ = w.Write([]byte(`{"initialized":true,"version":"1.21.0"` + c.edition + `}`))
+				}
+				return health
+			}
+			config := f.config()
+			config.Namespace = "team-a/"
+			v, err := New(config, testLog(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer v.Close()
+			_, err = v.Transit("certd-transit").OpenKey(t.Context(), "a", nil)
+			if (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
+				t.Errorf("got %v", err)
+			}
+		})
 	}
 }
 

@@ -29,6 +29,16 @@ func newLogin(a Auth, c *client, log *slog.Logger) *login {
 }
 
 func (l *login) login(ctx context.Context) (grant, error) {
+	if l.client.namespace != "" {
+		// A Vault that ignores the namespace would let certd in, and sign with
+		// other people's keys of the same name.
+		switch h, err := l.client.health(ctx); {
+		case err != nil:
+			return grant{}, err
+		case h.NamespaceProblem != "":
+			return grant{}, fmt.Errorf("log in to Vault at %s: %s", l.client.address, h.NamespaceProblem)
+		}
+	}
 	switch a := l.auth; {
 	case a.Token != nil:
 		return l.given(ctx, a.Token, "the configured Vault token")
@@ -54,11 +64,9 @@ func (l *login) login(ctx context.Context) (grant, error) {
 		return l.ask(ctx, "JWT", cmp.Or(a.JWT.Mount, "jwt"), body)
 	}
 	a := l.auth.Cert
-	if l.client.pool != nil {
-		// The certificate is shown in the handshake: a renewed one is only
-		// seen on a new connection.
-		l.client.pool.CloseIdleConnections()
-	}
+	// The certificate is shown in the handshake: a renewed one is only seen on
+	// a new connection.
+	l.client.pool.CloseIdleConnections()
 	body := map[string]string{}
 	if a.Role != "" {
 		body["name"] = a.Role

@@ -238,7 +238,7 @@ func TestHealth(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if h.Version == "" || h.Sealed || h.Standby || h.Skew.Abs() > 30*time.Second || (h.Namespace != "") != (namespace != "") {
+		if h.Version == "" || h.Sealed || h.Standby || h.Skew.Abs() > 30*time.Second || (h.NamespaceProblem != "") != (namespace != "") {
 			t.Errorf("namespace %q: %+v", namespace, h)
 		}
 	}

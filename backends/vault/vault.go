@@ -14,10 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"slices"
-	"strings"
-	"time"
 
 	"certd.internal/rotation"
 )
@@ -40,20 +37,13 @@ func New(c Config, log *slog.Logger) (*Vault, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configure Vault at %s: %w", c.Address, err)
 	}
-	return newVault(c, cl, log), nil
-}
-
-func newVault(c Config, cl *client, log *slog.Logger) *Vault {
-	l := newLogin(c.Auth, cl, log)
-	return &Vault{client: cl, keeper: newKeeper(l, cl.timeout, log), log: log}
+	return &Vault{client: cl, keeper: newKeeper(newLogin(c.Auth, cl, log), cl.timeout, log), log: log}, nil
 }
 
 // Close forgets the token and stops renewing it.
 func (v *Vault) Close() error {
 	v.keeper.close()
-	if v.client.pool != nil {
-		v.client.pool.CloseIdleConnections()
-	}
+	v.client.pool.CloseIdleConnections()
 	return nil
 }
 
@@ -142,58 +132,4 @@ func (v *Vault) capabilities(ctx context.Context, s *session, path string) ([]st
 		return nil, fmt.Errorf("%s: %w", q.doing, err)
 	}
 	return data.Capabilities, nil
-}
-
-// Health is what Vault says of itself to anyone, without a token.
-type Health struct {
-	Version   string
-	Sealed    bool
-	Standby   bool
-	Skew      time.Duration // Vault's clock minus certd's, within the round trip; whole seconds
-	Namespace string        // a problem with the configured namespace, or ""
-}
-
-const healthPath = "sys/health"
-
-// Health asks once. Vault answers it also while its audit log is full and
-// nothing else works, so it is no proof that signing works.
-func (v *Vault) Health(ctx context.Context) (Health, error) {
-	q := call{doing: "ask for the health of Vault", path: healthPath, query: url.Values{
-		"standbyok": {"true"}, "perfstandbyok": {"true"}, "sealedcode": {"200"}, "uninitcode": {"200"}, "drsecondarycode": {"200"}}}
-	before := time.Now()
-	r, f := v.client.send(ctx, "", q)
-	if f != nil {
-		return Health{}, v.client.classify(q, f)
-	}
-	var h struct {
-		Initialized bool   `json:"initialized"`
-		Sealed      bool   `json:"sealed"`
-		Standby     bool   `json:"standby"`
-		Server      int64  `json:"server_time_utc"` // seconds
-		Version     string `json:"version"`
-		Enterprise  *bool  `json:"enterprise"` // absent in OpenBao
-	}
-	if err := json.Unmarshal(r.Data, &h); err != nil || h.Version == "" {
-		return Health{}, fmt.Errorf("%s: the answer of %s is not Vault's: %w", q.doing, v.client.address, rotation.ErrUnavailable)
-	}
-	out := Health{Version: h.Version, Sealed: h.Sealed || !h.Initialized, Standby: h.Standby}
-	if h.Server != 0 {
-		out.Skew = skew(time.Unix(h.Server, 0), before, time.Now())
-	}
-	if ns := strings.Trim(v.client.api.Namespace(), "/"); ns != "" && h.Enterprise != nil && !*h.Enterprise {
-		out.Namespace = fmt.Sprintf("namespace %q is configured, but this Vault is the community edition, which ignores it and would use the root namespace; remove keys.vault.namespace", ns)
-	}
-	return out, nil
-}
-
-// skew is how far server, cut to whole seconds, lies outside the time in which
-// the answer was made.
-func skew(server, before, after time.Time) time.Duration {
-	switch {
-	case server.Add(time.Second).Before(before):
-		return server.Add(time.Second).Sub(before).Truncate(time.Second)
-	case server.After(after):
-		return server.Sub(after).Truncate(time.Second)
-	}
-	return 0
 }

@@ -181,6 +181,10 @@ func (f *folder) writeVaultEnv(v *vaultServer) error {
 // quoted is s as one word of a POSIX shell.
 func quoted(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
+// quickLeaf is the lifetime of leaves that goes with a quick schedule. A
+// simulated linkerd-identity beside it must have the same.
+const quickLeaf = "5m"
+
 // writeConfig writes the certd.yaml of the lab: certd's defaults, or a quick
 // schedule with lifetimes that go with it.
 func (f *folder) writeConfig(fleet, schedule string, clusters []*cluster, v *vaultServer) error {
@@ -205,10 +209,10 @@ keys:
 		b.WriteString("defaults:\n  linkerd: {createNamespace: true}\n")
 	} else {
 		fmt.Fprintf(&b, `defaults:
-  linkerd: {createNamespace: true, leafLifetime: 5m}
+  linkerd: {createNamespace: true, leafLifetime: %s}
   repair: 1m
-  issuer: {schedule: %s, rotate: every-firing, lifetime: 30m, renewBefore: 10m}
-`, text(schedule))
+  issuer: {schedule: %s, spread: 0s, rotate: every-firing, lifetime: 30m, renewBefore: 10m}
+`, quickLeaf, text(schedule))
 	}
 	fmt.Fprintf(&b, "\nserver:\n  socket: %s\n\nclusters:\n", text(f.in("certd.sock")))
 	for _, c := range clusters {

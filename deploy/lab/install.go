@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/tools/clientcmd"
@@ -21,6 +22,7 @@ func installIdentity(ctx context.Context, args []string) error {
 	kubeconfig := flags.String("kubeconfig", "", "an admin's kubeconfig: DIR/kube/cN of a lab")
 	replicas := flags.Int64("replicas", 2, "how many replicas")
 	scheme := flags.String("scheme", "kubernetes.io/tls", "which files of the issuer it reads: kubernetes.io/tls or linkerd.io/tls")
+	leaf := flags.String("leaf-lifetime", "24h0m0s", "how long the leaves it would issue live (-identity-issuance-lifetime)")
 	flags.Parse(args)
 	if *kubeconfig == "" {
 		return errors.New("-kubeconfig is missing")
@@ -29,7 +31,7 @@ func installIdentity(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	m, err := identityObjects(*replicas, *scheme)
+	m, err := identityObjects(*replicas, map[string]string{"identity-scheme": *scheme, "identity-issuance-lifetime": *leaf})
 	if err != nil {
 		return err
 	}
@@ -40,7 +42,8 @@ func installIdentity(ctx context.Context, args []string) error {
 	return a.apply(ctx, m)
 }
 
-func identityObjects(replicas int64, scheme string) (manifest, error) {
+// identityObjects is the manifest with other replicas and arguments.
+func identityObjects(replicas int64, arguments map[string]string) (manifest, error) {
 	m, err := parseManifest(identityManifest)
 	if err != nil {
 		return nil, fmt.Errorf("read the manifest of linkerd-identity: %w", err)
@@ -56,8 +59,10 @@ func identityObjects(replicas int64, scheme string) (manifest, error) {
 		for _, c := range containers {
 			if args, ok := c.(map[string]any)["args"].([]any); ok {
 				for i, arg := range args {
-					if arg == "-identity-scheme=kubernetes.io/tls" {
-						args[i] = "-identity-scheme=" + scheme
+					text, _ := arg.(string)
+					name, _, _ := strings.Cut(strings.TrimPrefix(text, "-"), "=")
+					if value, ok := arguments[name]; ok {
+						args[i] = "-" + name + "=" + value
 					}
 				}
 			}

@@ -42,9 +42,14 @@ func main() {
 	}
 }
 
-// run gives command a context that ends with the first SIGINT or SIGTERM.
+// run gives command a context that ends with the first SIGINT or SIGTERM, or
+// when its terminal goes away, unless that is ignored (nohup).
 func run(args []string, command func(ctx context.Context, args []string) error) int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
 	if err := command(ctx, args); err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)

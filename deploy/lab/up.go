@@ -183,7 +183,7 @@ func (l *lab) start(ctx context.Context, fail context.CancelCauseFunc) error {
 	}
 	var running sync.WaitGroup
 	tasks := []func() error{func() (err error) {
-		l.vault, err = startVault(ctx, l.kids, l.options.vault, l.folder.in(own, "vault"), l.folder.in(auditName), l.options.policies)
+		l.vault, err = startVault(ctx, l.kids, l.options.vault, l.folder.in(own, "vault"), l.folder.in(auditName), l.options.policies, l.log)
 		return err
 	}}
 	atOnce := make(chan struct{}, 4) // more API servers at a time start no sooner
@@ -257,6 +257,10 @@ func (l *lab) stopEtcd() {
 
 func (l *lab) sayReady(took time.Duration) {
 	config, env := l.folder.in(configName), l.folder.in("vault.env")
+	identity := ""
+	if l.options.schedule != "" {
+		identity = " -leaf-lifetime " + quickLeaf
+	}
 	fmt.Printf(`
 The lab is ready after %.1fs (clusters: %d). Ctrl-C stops it.
 In another terminal, in certd's repository:
@@ -267,6 +271,6 @@ In another terminal, in certd's repository:
   go run ./cmd/certd status --config %[4]s
 
   KUBECONFIG=%s kubectl get secret,configmap -A
-  %s install-identity -kubeconfig %[5]s
-`, took.Seconds(), len(l.clusters), quoted(env), quoted(config), quoted(l.folder.in("kube", l.clusters[0].name)), quoted(os.Args[0]))
+  %s install-identity -kubeconfig %[5]s%[7]s
+`, took.Seconds(), len(l.clusters), quoted(env), quoted(config), quoted(l.folder.in("kube", l.clusters[0].name)), quoted(os.Args[0]), identity)
 }

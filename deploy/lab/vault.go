@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"os/exec"
@@ -35,7 +36,7 @@ type vaultServer struct {
 }
 
 // startVault starts binary and returns when Vault is ready. dir is the lab's own.
-func startVault(ctx context.Context, kids *children, binary, dir, auditLog, policies string) (*vaultServer, error) {
+func startVault(ctx context.Context, kids *children, binary, dir, auditLog, policies string, logger *slog.Logger) (*vaultServer, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("start Vault: %w", err)
 	}
@@ -63,6 +64,9 @@ func startVault(ctx context.Context, kids *children, binary, dir, auditLog, poli
 		case <-ctx.Done():
 			answer.Close()
 		case <-exited:
+			if ctx.Err() == nil {
+				logger.Error("Vault ended, and all it knew is gone: start another lab", "log", logName)
+			}
 		}
 	}()
 	line, err := bufio.NewReader(answer).ReadBytes('\n')

@@ -1,7 +1,7 @@
 # What `certd run` may do in Vault: sign with the trust anchor's keys, and make
 # and use the keys of the webhook CAs. Nothing else.
 #
-# The mounts are SURFACE's defaults and hold nothing but certd's keys; change
+# The mounts are certd's defaults and hold nothing but certd's keys; change
 # them here if keys.vault.transit names others. "+" is exactly one segment of
 # a path, so it never reaches keys/NAME/config, keys/NAME/rotate or
 # sign/NAME/HASH. A wildcard "*" would, and a deny beside it would not help.

@@ -57,9 +57,6 @@ func NewClient(socket string) *Client {
 	}
 }
 
-// Socket is the path the client connects to.
-func (c *Client) Socket() string { return c.socket }
-
 // Status asks the daemon for the fleet.
 func (c *Client) Status(ctx context.Context) (doc rotation.FleetStatus, err error) {
 	return doc, c.ask(ctx, "/v1/status", nil, &doc)

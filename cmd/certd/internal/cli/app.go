@@ -17,9 +17,8 @@ import (
 	"certd.internal/rotation"
 )
 
-// An App is the world of one invocation. Process fills in what the process
-// has; the hooks from Run on come from main. Live and InspectCluster may be
-// nil: then what needs them is refused as not supported.
+// An App is the world of one invocation; main fills it in. Live and
+// InspectCluster may be nil: then what needs them is refused as not supported.
 type App struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
@@ -69,7 +68,6 @@ const (
 	exitFailed      = 1
 	exitPending     = 2
 	exitUnknown     = 3
-	exitUsage       = 64
 	exitConfig      = 78
 	exitInterrupted = 130
 )
@@ -124,8 +122,13 @@ func (a *App) run(ctx context.Context, args []string) int {
 		return int(code)
 	}
 	a.report(err)
+	return codeOf(err)
+}
+
+// codeOf is the exit code of an error that was told.
+func codeOf(err error) int {
 	switch {
-	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+	case errors.Is(err, context.Canceled):
 		return exitInterrupted
 	case errors.Is(err, ErrConfig):
 		return exitConfig
@@ -172,7 +175,7 @@ func (a *App) aside(lines ...string) {
 // style follows --color, NO_COLOR, CLICOLOR_FORCE, FORCE_COLOR, TERM and the
 // terminal, in this order, for colours, and --ascii or the locale for signs.
 func (a *App) style() style {
-	s := style{now: a.Now(), zone: a.zone(), width: a.Width}
+	s := style{now: a.Now(), zone: a.zone(), width: a.Width, config: a.configPath}
 	if s.width == 0 && a.Terminal {
 		s.width = proseWidth
 	}

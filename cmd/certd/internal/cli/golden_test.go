@@ -111,7 +111,7 @@ func TestAHealthySmallFleetFitsInFifteenLines(t *testing.T) {
 // Whatever the fleet is like and whatever text servers send: no line is wider
 // than the terminal or ends in blanks, and colours are all that escapes.
 func TestAnyFleetKeepsToItsTerminal(t *testing.T) {
-	for seed := range uint64(100) {
+	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		doc := random(r)
 		s := style{zone: berlin(t), now: now, width: 60 + r.IntN(100), ascii: r.IntN(2) == 0, color: r.IntN(2) == 0}

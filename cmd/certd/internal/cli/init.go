@@ -166,11 +166,7 @@ func (s style) anchorLines(an rotation.AnchorStatus) []string {
 	if !an.NotAfter.IsZero() {
 		lines = append(lines, s.wrap("  valid    ", "           ", fmt.Sprintf("%s to %s (%s)", s.day(an.NotBefore), s.day(an.NotAfter), coarse(an.NotAfter.Sub(s.now))))...)
 	}
-	key := "not exportable"
-	if an.Key.Exportable {
-		key = "exportable"
-	}
-	return append(lines, s.wrap("  key      ", "           ", s.clean(fmt.Sprintf("%s in %s, %s", an.Key.Name, an.Key.Backend, key)))...)
+	return append(lines, s.wrap("  key      ", "           ", s.clean(whereKey(an.Key)))...)
 }
 
 func (a *App) ceremonyLines(r api.InitReply, transcript string) []string {
@@ -202,13 +198,13 @@ func (a *App) ceremonyLines(r api.InitReply, transcript string) []string {
 		lines = append(lines, "")
 	}
 	if transcript != "" {
-		lines = append(lines, s.wrap("Record     ", "           ", transcript)...)
+		lines = append(lines, s.wrap("Record     ", "           ", s.clean(transcript))...)
 	}
 	if r.DryRun {
-		return append(lines, s.wrap("Next       ", "           ", a.command("init"))...)
+		return append(lines, s.wrap("Next       ", "           ", s.clean(a.command("init")))...)
 	}
 	lines = append(lines, s.wrap("Bundle     ", "           ", "in the journal, and in every cluster once the daemon has looked at it; -o json and --transcript hold it, too")...)
-	lines = append(lines, s.wrap("Next       ", "           ", a.command("run")+" (or, if it runs: "+a.command("status")+")")...)
+	lines = append(lines, s.wrap("Next       ", "           ", s.clean(a.command("run")+" (or, if it runs: "+a.command("status")+")"))...)
 	return lines
 }
 

@@ -44,7 +44,7 @@ func (a *App) inspectCommand() *cobra.Command {
 				return err
 			}
 			if len(args) != 1 {
-				return hinted{errors.New("inspect wants one file, -, cluster or https:// address"), usage("argument"), cmd.CommandPath() + " --help"}
+				return hinted{errors.New("inspect wants one file, -, cluster or https:// address"), api.ErrUsage, cmd.CommandPath() + " --help"}
 			}
 			input, err := a.inspected(cmd.Context(), args[0])
 			if err != nil {

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"certd.internal/cmd/certd/internal/api"
 )
 
 // later are the commands that have their name and no function yet. They are
@@ -44,7 +46,7 @@ func (a *App) root() *cobra.Command {
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return hinted{err, usage("flag"), cmd.CommandPath() + " --help"}
+		return hinted{err, api.ErrUsage, cmd.CommandPath() + " --help"}
 	})
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.configPath, "config", "", "configuration `file` (else $CERTD_CONFIG, ./certd.yaml, /etc/certd/certd.yaml)")
@@ -94,7 +96,7 @@ func noun(name, short string, subs ...*cobra.Command) *cobra.Command {
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])
 			}
-			return hinted{fmt.Errorf("%s wants a command after it", cmd.CommandPath()), usage("command"), cmd.CommandPath() + " --help"}
+			return hinted{fmt.Errorf("%s wants a command after it", cmd.CommandPath()), api.ErrUsage, cmd.CommandPath() + " --help"}
 		},
 	}
 	cmd.AddCommand(subs...)
@@ -106,13 +108,13 @@ func unknownCommand(cmd *cobra.Command, name string) error {
 	if like := cmd.SuggestionsFor(name); len(like) > 0 {
 		fix = cmd.CommandPath() + " " + strings.Join(like, ", or "+cmd.CommandPath()+" ")
 	}
-	return hinted{fmt.Errorf("%s has no command %q", cmd.CommandPath(), name), usage("command"), fix}
+	return hinted{fmt.Errorf("%s has no command %q", cmd.CommandPath(), name), api.ErrUsage, fix}
 }
 
 // noArgs refuses arguments.
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return hinted{fmt.Errorf("%s takes no argument, but there is %q", cmd.CommandPath(), args[0]), usage("argument"), cmd.CommandPath() + " --help"}
+		return hinted{fmt.Errorf("%s takes no argument, but there is %q", cmd.CommandPath(), args[0]), api.ErrUsage, cmd.CommandPath() + " --help"}
 	}
 	return nil
 }

@@ -164,11 +164,11 @@ func (a *App) rotated(o rotateOptions, reply api.RotateReply) error {
 	}
 	// There is no way back to an old issuer, and none is needed: it stays
 	// valid, and proxies trust both.
-	follow := a.command("history --since 1h")
+	follow := "certd history --since 1h"
 	if len(list) == 1 {
 		follow += " --cluster " + list[0]
 	}
-	a.aside(s.next(follow)...)
+	a.aside(s.next(s.clean(follow))...)
 	a.aside("  Undo: none is needed; certificates signed by the former issuers stay valid until they end.")
 	if failed {
 		return exit(exitFailed)

@@ -141,6 +141,7 @@ type world struct {
 	stdin       string
 	interactive bool
 	invalid     bool
+	broken      bool
 	width       int
 }
 
@@ -207,7 +208,7 @@ func TestScripts(t *testing.T) {
 				case "rotate-error":
 					w.service.rotate = fmt.Errorf("rotate: %w", map[string]error{"denied": api.ErrDenied, "notnow": api.ErrNotNow, "other": errors.New("the disk is full"), "timeout": api.ErrTimeout, "unavailable": api.ErrUnavailable}[value])
 				case "config":
-					w.invalid = value == "invalid"
+					w.invalid, w.broken = value == "invalid", value == "broken"
 				default:
 					ts.Fatalf("set %s: unknown", args[0])
 				}
@@ -259,6 +260,9 @@ func invoke(ts *testscript.TestScript, w *world, args []string) int {
 			return ts.Getenv("SOCKET"), nil
 		},
 		Local: func(_ context.Context, _ string, write bool) (api.Service, string, func() error, error) {
+			if w.broken {
+				return nil, "", nil, errors.New("open journal: the disk is on fire")
+			}
 			if !w.local {
 				return nil, "", nil, fmt.Errorf("open journal: %w", api.ErrUnavailable)
 			}
@@ -302,7 +306,7 @@ func TestInterrupting(t *testing.T) {
 				}
 				return service, "", func() error { return nil }, nil
 			}
-			if code := a.run(ctx, row.args); code != 130 || !strings.Contains(errs.String(), row.says) {
+			if code := a.run(ctx, row.args); code != 130 || !strings.HasSuffix(errs.String(), row.says+"\n") {
 				t.Errorf("exit %d, stderr %q, stdout %q", code, errs, out)
 			}
 			if service.inits != nil && !service.inits[len(service.inits)-1].DryRun {
@@ -330,6 +334,27 @@ func TestWatchingAPipePrintsChangesOnly(t *testing.T) {
 	}
 	a.run(ctx, []string{"status", "-w"})
 	golden(t, "watch-pipe", strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n"))
+}
+
+func TestWatchingATerminalRedrawsIt(t *testing.T) {
+	a, out, _ := testApp()
+	a.Terminal, a.Width = true, 80
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	looks := 0
+	a.Local = func(context.Context, string, bool) (api.Service, string, func() error, error) {
+		if looks++; looks == 3 {
+			cancel()
+		}
+		return &scripted{st: healthy("prod-eu-1"), anchor: true}, "", func() error { return nil }, nil
+	}
+	if code := a.run(ctx, []string{"status", "-w"}); code != 130 {
+		t.Errorf("exit %d", code)
+	}
+	screens := strings.Split(out.String(), "\x1b[H")
+	if len(screens) != 3 || !strings.HasPrefix(screens[1], "\x1b[2J") || strings.HasPrefix(screens[2], "\x1b[2J") || !strings.HasSuffix(screens[2], "\x1b[J") {
+		t.Errorf("drawn: %q", screens)
+	}
 }
 
 func TestColoursFollowTheEnvironment(t *testing.T) {

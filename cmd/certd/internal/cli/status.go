@@ -47,7 +47,13 @@ func (a *App) statusCommand() *cobra.Command {
 			if o.watch {
 				return a.watch(cmd.Context(), o)
 			}
-			return a.status(cmd.Context(), o)
+			err = a.status(cmd.Context(), o)
+			if err != nil && codeOf(err) == exitFailed && !errors.As(err, new(exit)) {
+				// 1 would read as a warning, and what is known is nothing.
+				a.report(err)
+				return exit(exitUnknown)
+			}
+			return err
 		},
 	}
 	f := cmd.Flags()
@@ -322,5 +328,5 @@ func (a *App) changes(st rotation.FleetStatus, last map[string]string) map[strin
 // interrupted ends a command that Ctrl-C stopped, saying what state things
 // are in.
 func interrupted(state string) error {
-	return fmt.Errorf("interrupted; %s: %w", state, context.Canceled)
+	return hinted{fmt.Errorf("interrupted; %s", state), context.Canceled, ""}
 }

@@ -22,6 +22,8 @@ type style struct {
 	width int // of the terminal; 0: none, tables are as wide as they need
 	zone  *time.Location
 	now   time.Time
+	// config is --config as given, which commands to type need, too.
+	config string
 }
 
 // A mark is a sign beside a word, never instead of one.
