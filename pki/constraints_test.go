@@ -1,8 +1,11 @@
 package pki
 
 import (
+	"crypto/rsa"
+	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"math/big"
 	"testing"
 )
 
@@ -25,6 +28,27 @@ func TestNamesWithinConstraints(t *testing.T) {
 	} {
 		if withinDomain(row.name, row.constraint) != row.within {
 			t.Errorf("%q within %q: want %t", row.name, row.constraint, row.within)
+		}
+	}
+}
+
+// Go takes RSA keys from 1024 bits on, proxies from 2048, and Linkerd's CLI
+// nothing between 2048 and 4096.
+func TestRSAKeysOfOddSizes(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		bits            uint
+		proxies, bundle bool
+	}{{1024, false, false}, {2048, true, true}, {3072, true, false}, {4096, true, true}, {8192, true, false}, {8200, false, false}} {
+		c := &x509.Certificate{
+			PublicKey:          &rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), row.bits-1), E: 65537},
+			SignatureAlgorithm: x509.SHA256WithRSA,
+		}
+		if got := webpkiAlgorithm(c, c); got != row.proxies {
+			t.Errorf("proxies take RSA-%d: %t, want %t", row.bits, got, row.proxies)
+		}
+		if err := checkAlgorithm(c); (err == nil) != row.bundle {
+			t.Errorf("bundles take RSA-%d: %v, want %t", row.bits, err, row.bundle)
 		}
 	}
 }

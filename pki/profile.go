@@ -3,7 +3,7 @@ package pki
 import (
 	"crypto/ecdsa"
 	"crypto/rand"
-	"crypto/sha1"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -123,8 +123,9 @@ func newSerial() *big.Int {
 	return new(big.Int).SetBytes(b[:])
 }
 
-// keyID is the SHA-1 form of RFC 5280 §4.2.1.2 (1), over the bits of the
-// public key. It is a name, and nothing trusts it.
+// keyID is 160 bits of SHA-256 over the bits of the public key (RFC 7093 §2
+// (1)). It is a name, and nothing trusts it; SHA-1, which RFC 5280 §4.2.1.2
+// suggests, would stop the program where only FIPS 140 is allowed.
 func keyID(pub *ecdsa.PublicKey) ([]byte, error) {
 	der, err := x509.MarshalPKIXPublicKey(pub)
 	if err != nil {
@@ -137,6 +138,6 @@ func keyID(pub *ecdsa.PublicKey) ([]byte, error) {
 	if _, err := asn1.Unmarshal(der, &spki); err != nil {
 		return nil, err
 	}
-	sum := sha1.Sum(spki.Key.Bytes)
-	return sum[:], nil
+	sum := sha256.Sum256(spki.Key.Bytes)
+	return sum[:20], nil
 }

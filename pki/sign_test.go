@@ -268,6 +268,9 @@ func TestCheckAnchor(t *testing.T) {
 		{"an end before its start", root(valid(days(1), days(-1))), "before it begins"},
 		{"a leaf", leaf(a), "not a CA"},
 		{"an intermediate", cross(a, root(named("older"))), "not by itself"},
+		{"basic constraints that are not critical", root(extended(oidBasicConstraints, 0x30, 3, 1, 1, 0xff)), "critical basic constraints"},
+		{"a key usage that is not critical", root(extended(oidKeyUsage, 3, 2, 1, 6)), "is not critical"},
+		{"an empty key identifier", root(extended(oidSubjectKeyID, 4, 0)), "no subject key identifier"},
 		{"another's authority key identifier", root(func(b *blueprint) { b.AuthorityKeyId = []byte{1} }), "not its own"},
 		{"another key's signature", &ca{resign(a.Certificate, newKey("P-256"), func(b []byte) []byte { return b }), nil}, "not signed by its own key"},
 	} {

@@ -70,6 +70,13 @@ var extraExtension = pkix.Extension{Id: asn1.ObjectIdentifier{1, 2, 3, 4, 5}, Cr
 
 func unknownCritical(b *blueprint) { b.ExtraExtensions = append(b.ExtraExtensions, extraExtension) }
 
+// extended sets an extension, not critical, in place of what would be there.
+func extended(id asn1.ObjectIdentifier, der ...byte) with {
+	return func(b *blueprint) {
+		b.ExtraExtensions = append(b.ExtraExtensions, pkix.Extension{Id: id, Value: der})
+	}
+}
+
 func kind(k string) with { return func(b *blueprint) { b.key = newKey(k) } }
 
 // rsaKey is made once: it takes a while.

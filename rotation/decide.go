@@ -20,6 +20,10 @@ const MaxClockSkew = 5 * time.Minute
 // before certd reports it: the kubelet's sync and cache time, twice.
 const loadGrace = 5 * time.Minute
 
+// loadLook is how long certd waits between looks at replicas that have not yet
+// loaded a new issuer.
+const loadLook = 5 * time.Second
+
 // evidenceAge is how old evidence of a loaded issuer may be and still count.
 const evidenceAge = 5 * time.Minute
 
@@ -386,6 +390,9 @@ func (d *Decision) judgeLoaded(v View, now time.Time) {
 	}
 	d.Loaded = l
 	delivered := deliveredAt(d.Issuer, v)
+	if l.State != "yes" && now.Sub(delivered) <= loadGrace {
+		d.wakeAt(now.Add(loadLook))
+	}
 	if l.State == "no" && now.Sub(delivered) > loadGrace {
 		severity := StateWarning
 		leaf, skew := observedLimits(o)

@@ -17,9 +17,6 @@ import (
 // down so that the newest comes first, then what tells it from all others:
 //
 //	cluster 0x00 ^notBefore (8, seconds) ^signedAt (8, nanoseconds) SHA-256 or serial
-
-const orderSize = 16
-
 func certificateKey(r certificateRecord) []byte {
 	key := clusterPrefix(r.Cluster)
 	// Zero times and those before 1970 stay in order.

@@ -396,13 +396,12 @@ func fillDisk(dir string) error {
 
 func TestFullDisk(t *testing.T) {
 	out, _, _ := child(t, "full", t.TempDir())
-	for out.Scan() {
-		if out.Text() != "done" {
-			t.Fatal(out.Text())
-		}
-		return
+	if !out.Scan() {
+		t.Fatal("the child died")
 	}
-	t.Fatal("the child died")
+	if out.Text() != "done" {
+		t.Fatal(out.Text())
+	}
 }
 
 func TestFinishThatTookEffectOnAFullDisk(t *testing.T) {

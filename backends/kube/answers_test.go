@@ -91,7 +91,9 @@ func TestAnswers(t *testing.T) {
 		{"no answer to the request", drop, rotation.ErrUnavailable, rotation.ErrOutcomeUnknown, ""},
 		{"an endless one", hang, rotation.ErrUnavailable, rotation.ErrOutcomeUnknown, ""},
 		{"text for a terminal", status(503, "x", "red\x1b[31m\nsecond line"), rotation.ErrUnavailable, rotation.ErrUnavailable, "second line"},
-		{"a redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://169.254.169.254/", 307) }, errAny, errAny, ""},
+		{"a redirect", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://169.254.169.254/", http.StatusTemporaryRedirect)
+		}, errAny, errAny, ""},
 		{"more than certd reads", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			fmt.Fprint(w, `{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"`)

@@ -149,7 +149,7 @@ func FuzzIssuerTTL(f *testing.F) {
 func TestWriters(t *testing.T) {
 	at := func(hour int) *metav1.Time { return &metav1.Time{Time: time.Date(2026, 3, 1, hour, 0, 0, 0, time.UTC)} }
 	entry := func(manager string, hour int, fields string) metav1.ManagedFieldsEntry {
-		return metav1.ManagedFieldsEntry{Manager: manager, Time: at(hour), FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}}
+		return metav1.ManagedFieldsEntry{Manager: manager, Time: at(hour), FieldsV1: metav1.NewFieldsV1(fields)}
 	}
 	got := writers([]metav1.ManagedFieldsEntry{
 		entry("certd", 9, `{"f:data":{"f:ca-bundle.crt":{}}}`),
@@ -160,7 +160,7 @@ func TestWriters(t *testing.T) {
 		entry("another-key", 6, `{"f:data":{"f:theirs.txt":{}}}`),
 		entry("rubbish", 7, `{{`),
 		{Manager: "no-fields", Time: at(8)},
-		{Manager: "no-time", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:data":{"f:ca-bundle.crt":{}}}`)}},
+		{Manager: "no-time", FieldsV1: metav1.NewFieldsV1(`{"f:data":{"f:ca-bundle.crt":{}}}`)},
 	}, []string{"ca-bundle.crt"})
 	var names []string
 	for _, w := range got {

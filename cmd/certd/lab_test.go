@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
@@ -349,11 +348,6 @@ func (s *site) audit() (signs []audited, calls int) {
 		}
 	}
 	return signs, calls
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return !errors.Is(err, fs.ErrNotExist)
 }
 
 func clientFor(caPEM []byte) *http.Client {
