@@ -290,7 +290,9 @@ func exercise(t testing.TB, k kubectl, access Access, createNamespace bool) stri
 	return strings.Join(refused, "\n") + "\n" + log.String()
 }
 
-// runningIdentity puts a running pod of linkerd-identity into the namespace.
+// runningIdentity puts a pod of linkerd-identity into the namespace that is
+// said to run; the lab's kubelet is told to leave it alone, since it has
+// nothing to start from.
 func runningIdentity(t testing.TB, admin *kubernetes.Clientset, ns string) {
 	t.Helper()
 	ctx := t.Context()
@@ -299,8 +301,9 @@ func runningIdentity(t testing.TB, admin *kubernetes.Clientset, ns string) {
 		t.Fatal(err)
 	}
 	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: "linkerd-identity-0", Labels: map[string]string{"linkerd.io/control-plane-component": "identity"}},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "identity", Image: "identity"}}},
+		ObjectMeta: metav1.ObjectMeta{Name: "linkerd-identity-0", Labels: map[string]string{"linkerd.io/control-plane-component": "identity"},
+			Annotations: map[string]string{"lab/never-ready": "true"}},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "identity", Image: "identity"}}},
 	}
 	if pod, err = admin.CoreV1().Pods(ns).Create(ctx, pod, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
