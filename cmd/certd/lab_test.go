@@ -66,7 +66,7 @@ type lab struct {
 	} `json:"vault"`
 }
 
-func openLab(t *testing.T) lab {
+func openLab(t testing.TB) lab {
 	t.Helper()
 	path := os.Getenv("CERTD_LAB")
 	if path == "" {
@@ -86,7 +86,7 @@ func openLab(t *testing.T) lab {
 // site is one certd with its configuration, state and clusters of the lab,
 // which it finds empty.
 type site struct {
-	t     *testing.T
+	t     testing.TB
 	lab   lab
 	dir   string
 	fleet string
@@ -105,7 +105,7 @@ defaults:
   linkerd: {createNamespace: true}
 `
 
-func newSite(t *testing.T, clusters int, defaults string) *site {
+func newSite(t testing.TB, clusters int, defaults string) *site {
 	t.Helper()
 	s := &site{t: t, lab: openLab(t), dir: shortDir(t), fleet: fmt.Sprintf("t%d", time.Now().UnixNano())}
 	var b strings.Builder
@@ -133,7 +133,7 @@ func newSite(t *testing.T, clusters int, defaults string) *site {
 }
 
 // shortDir is a folder whose name leaves room for a socket's.
-func shortDir(t *testing.T) string {
+func shortDir(t testing.TB) string {
 	dir, err := os.MkdirTemp("/tmp", "certd-")
 	if err != nil {
 		t.Fatal(err)
@@ -167,7 +167,7 @@ func (s *site) empty() {
 func (s *site) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(program, args...)
 	cmd.Dir = s.dir
-	cmd.Env = append(os.Environ(), "VAULT_TOKEN="+s.lab.Vault.OperatorToken, "NO_COLOR=1")
+	cmd.Env = append(os.Environ(), "VAULT_TOKEN="+s.lab.Vault.OperatorToken, "NO_COLOR=1", "GORACE=atexit_sleep_ms=0")
 	return cmd
 }
 
