@@ -29,7 +29,7 @@ check:
 	.ci/check
 
 bench: deps
-	.ci/test -run '^$$' -bench . -benchmem
+	.ci/test -run '^$$' -bench . -benchtime 5x
 
 lab:
 	@bin=$$(deploy/lab/build.sh) && exec $$bin/lab up -clusters $(CLUSTERS) -dir '$(DIR)' -schedule '$(SCHEDULE)'

@@ -11,22 +11,24 @@ import (
 )
 
 // act carries out one decided step: intent, effect, another look, outcome.
-// It returns the error of the effect.
-func (r *Reconciler) act(ctx context.Context, m *member, f Fleet, v View, d Decision) error {
+// It returns the error of the effect. ctx bounds the effect; the look after it
+// has time of its own, out of hand, since it matters most where the effect
+// used up its time.
+func (r *Reconciler) act(ctx, hand context.Context, m *member, f Fleet, v View, d Decision) error {
 	in := Intent{Step: d.Step, Cluster: m.name, Actor: d.Actor, Reason: d.Why, Object: d.Object, Writer: d.Writer}
 	o := v.Observed
 	switch d.Step {
 	case StepNamespace:
-		return r.recorded(ctx, m, f, in, func() (Outcome, error) {
+		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
 			return Outcome{}, m.cluster.CreateNamespace(ctx)
 		})
 	case StepBundle, StepRepairBundle:
-		return r.recorded(ctx, m, f, in, func() (Outcome, error) {
+		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
 			rev, err := m.cluster.WriteBundle(ctx, BundleWrite{Revision: o.Bundle.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Bundle: d.Bundle})
 			return Outcome{Revision: rev, Enrolled: true}, err
 		})
 	case StepRepairMetadata:
-		return r.recorded(ctx, m, f, in, func() (Outcome, error) {
+		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
 			if d.Object == BundleObject {
 				rev, err := m.cluster.WriteBundle(ctx, BundleWrite{Revision: o.Bundle.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Bundle: d.Bundle})
 				return Outcome{Revision: rev}, err
@@ -35,14 +37,14 @@ func (r *Reconciler) act(ctx context.Context, m *member, f Fleet, v View, d Deci
 			return Outcome{Revision: rev}, err
 		})
 	case StepIssuer, StepRepairIssuer:
-		return r.publishIssuer(ctx, m, f, v, d, in)
+		return r.publishIssuer(ctx, hand, m, f, v, d, in)
 	}
 	return fmt.Errorf("step %q of %s: there is no such step", d.Step, m.name)
 }
 
 // publishIssuer signs a new issuer and writes it, in this order: a signature
 // that reaches no cluster does no harm, a key without certificate would.
-func (r *Reconciler) publishIssuer(ctx context.Context, m *member, f Fleet, v View, d Decision, in Intent) error {
+func (r *Reconciler) publishIssuer(ctx, hand context.Context, m *member, f Fleet, v View, d Decision, in Intent) error {
 	a := *f.Active()
 	p := pki.IssuerProfile{Namespace: v.Policy.Namespace, TrustDomain: v.Policy.TrustDomain, Lifetime: v.Policy.Issuer.Lifetime, Backdate: v.Policy.Issuer.Backdate}
 	for _, c := range v.Certificates {
@@ -53,13 +55,16 @@ func (r *Reconciler) publishIssuer(ctx context.Context, m *member, f Fleet, v Vi
 	}
 	cred, rec, err := r.signer.issuer(ctx, &a, d.Bundle, p, caller{m.name, d.Actor, d.Why}, wall())
 	r.keyOutcome(a, err)
+	if !notSigned(err) {
+		m.hasSigned(wall())
+	}
 	if err != nil {
 		return err
 	}
 	defer cred.Wipe()
 	in.Serial, in.Anchor, in.Key = rec.Serial, a.ID, a.Key
 	begun := wall()
-	err = r.recorded(ctx, m, f, in, func() (Outcome, error) {
+	err = r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
 		rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: v.Observed.Issuer.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: rec.Serial, Credential: &cred, Bundle: d.Bundle})
 		rec.DeliveredAt = wall()
 		return Outcome{Revision: rev, Certificate: &rec, Anchor: &a, Enrolled: true}, err
@@ -68,17 +73,29 @@ func (r *Reconciler) publishIssuer(ctx context.Context, m *member, f Fleet, v Vi
 	return err
 }
 
+// notSigned says that an error left no signature behind.
+func notSigned(err error) bool {
+	for _, is := range []error{ErrUnavailable, ErrDenied, ErrKeyUnfit, ErrKeyNotFound, ErrTryAgain} {
+		if errors.Is(err, is) {
+			return true
+		}
+	}
+	return false
+}
+
 // recorded wraps one effect in the journal. The intent is on disk before the
 // effect begins; when the answer was lost, another look at the cluster tells
 // what came of it, and until one succeeds the intent stays open.
-func (r *Reconciler) recorded(ctx context.Context, m *member, f Fleet, in Intent, effect func() (Outcome, error)) error {
+func (r *Reconciler) recorded(ctx, hand context.Context, m *member, f Fleet, in Intent, effect func() (Outcome, error)) error {
+	begun := wall()
 	id, err := r.journal.Begin(in)
 	if err != nil {
 		return fmt.Errorf("record the intent: %w", err)
 	}
 	out, err := effect()
-	if oerr := r.observe(ctx, m); oerr != nil && errors.Is(err, ErrOutcomeUnknown) {
-		r.addPending(m, PendingIntent{ID: id, At: wall(), Intent: in})
+	open := PendingIntent{ID: id, At: begun, Intent: in}
+	if oerr := r.observe(hand, m); oerr != nil && errors.Is(err, ErrOutcomeUnknown) {
+		r.addPending(m, open)
 		return err
 	}
 	switch {
@@ -91,6 +108,7 @@ func (r *Reconciler) recorded(ctx context.Context, m *member, f Fleet, in Intent
 		out = Outcome{Result: Failed, Detail: err.Error()}
 	}
 	if ferr := r.journal.Finish(id, out); ferr != nil {
+		r.addPending(m, open)
 		return errors.Join(err, fmt.Errorf("record the outcome: %w", ferr))
 	}
 	r.remember(m, in, out)
@@ -128,9 +146,9 @@ func tookEffect(in Intent, o *Observation, f Fleet) bool {
 func (r *Reconciler) settle(m *member, f Fleet) error {
 	v := m.view()
 	for _, p := range m.takePending() {
-		out := Outcome{Result: Abandoned, Detail: "certd ended before it took effect"}
+		out := Outcome{Result: Abandoned, Detail: "looked for afterwards, and not there"}
 		if tookEffect(p.Intent, v.Observed, f) {
-			out = Outcome{Result: OK, Detail: "seen to have taken effect after certd had ended in between", Enrolled: p.Step == StepBundle}
+			out = Outcome{Result: OK, Detail: "its answer was lost; seen afterwards to have taken effect", Enrolled: p.Step == StepBundle}
 			if p.Serial != "" {
 				rec := certificateRecord(m.name, "issuer", p.Anchor, v.Observed.IssuerFacts.Chain[0], p.At)
 				rec.DeliveredAt = p.At
@@ -165,6 +183,8 @@ func (r *Reconciler) tell(ctx context.Context, m *member, in Intent) {
 	default:
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, eventTimeout)
+	defer cancel()
 	if err := m.cluster.Event(ctx, e); err != nil {
 		r.log.Warn("event not written", "cluster", m.name, "reason", e.Reason, "err", err)
 	}
@@ -178,13 +198,21 @@ func (m *member) failed(step Step, err error, now time.Time, mustRenewBy time.Ti
 	if m.failure != nil && m.failure.Step == step {
 		since = m.failure.Since
 	}
-	m.failure = &StepFailure{Step: step, Err: err, Since: since, Until: now.Add(backoff(m.attempts, mustRenewBy.Sub(now)))}
+	m.failure = &StepFailure{Step: step, Err: err, Since: since, Until: now.Add(backoff(m.attempts, m.left(mustRenewBy, now)))}
 }
 
+// maxBackoff bounds the pause between tries.
+const maxBackoff = 5 * time.Minute
+
 // backoff is the pause after the nth failure in a row, bounded by a
-// twentieth of what is left until the deadline.
+// twentieth of what is left until the deadline. After that it is short, but
+// not for ever: each try leaves its trace in the journal.
 func backoff(n int, left time.Duration) time.Duration {
-	const first, least, most = time.Second, 5 * time.Second, 5 * time.Minute
-	bound := min(most, max(least, left/20))
+	const first = time.Second
+	least := 5 * time.Second
+	if n > 60 {
+		least = 30 * time.Second
+	}
+	bound := min(maxBackoff, max(least, left/20))
 	return min(bound, first<<min(n-1, 10))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"certd.internal/pki"
@@ -14,7 +15,8 @@ import (
 func (r *Reconciler) careDue(now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.caring || now.Before(r.nextCare) {
+	// A time further away than any that care sets is of a clock set back since.
+	if r.caring || now.Before(r.nextCare) && r.nextCare.Sub(now) <= canaryEvery {
 		return false
 	}
 	r.caring = true
@@ -48,12 +50,15 @@ func (r *Reconciler) care(ctx context.Context) {
 			}
 		default:
 			next = last.Add(canaryEvery)
+			if next.Sub(now) > canaryEvery {
+				next = now.Add(canaryEvery)
+			}
 		}
 	} else {
 		next = now.Add(time.Minute)
 	}
 	r.mu.Lock()
-	prune := !now.Before(r.nextPrune)
+	prune := !now.Before(r.nextPrune) || r.nextPrune.Sub(now) > pruneEvery
 	r.mu.Unlock()
 	if prune {
 		if err := r.journal.Prune(now.Add(-retention)); err != nil {
@@ -74,7 +79,12 @@ func (r *Reconciler) care(ctx context.Context) {
 func (r *Reconciler) keyOutcome(a Anchor, err error) {
 	if err == nil {
 		r.mu.Lock()
-		r.rememberAnchor(a)
+		if i := slices.IndexFunc(r.anchors, func(x Anchor) bool { return x.ID == a.ID }); i >= 0 {
+			// The flags alone: the rest may have moved on meanwhile.
+			now := r.anchors[i]
+			now.Backend, now.Exportable, now.CheckedAt = a.Backend, a.Exportable, a.CheckedAt
+			r.rememberAnchor(now)
+		}
 		r.keyFails = 0
 		r.mu.Unlock()
 		r.Solved("KeysUnavailable", "KeysDenied", "KeyUnfit")
@@ -126,6 +136,8 @@ func (r *Reconciler) recoverAnchors(ctx context.Context, cluster string, o *Obse
 			r.mu.Lock()
 			r.rememberAnchor(a)
 			r.mu.Unlock()
+			r.lookAgain()
+			r.poke()
 			r.log.Warn("anchor recovered from a cluster", "anchor", a.ID, "cluster", cluster, "key", name)
 			break
 		}

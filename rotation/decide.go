@@ -32,6 +32,8 @@ type Fleet struct {
 	Policy  FleetPolicy
 	Anchors []Anchor // all generations, oldest first
 	Epoch   uint64
+	// ClockDoubt is why certd's own clock is not to be trusted, "" if it is.
+	ClockDoubt string
 }
 
 // Active returns the anchor that signs: the newest with a certificate that is
@@ -80,6 +82,17 @@ type View struct {
 	Request      *Request             // a person wants a new issuer
 	Repairs      map[Step][]time.Time // of the last hour
 	Failure      *StepFailure         // the last step failed and nothing has succeeded since
+	Signed       []time.Time          // when signatures for it were made, of the last hour at least
+}
+
+// delivered returns the newest certificate that is known to have been written
+// to the cluster. One that was only signed says nothing about what is there.
+func (v View) delivered() (CertificateRecord, bool) {
+	i := slices.IndexFunc(v.Certificates, func(c CertificateRecord) bool { return !c.DeliveredAt.IsZero() })
+	if i < 0 {
+		return CertificateRecord{}, false
+	}
+	return v.Certificates[i], true
 }
 
 // Request is a person's wish for a new issuer now.
@@ -109,6 +122,7 @@ const (
 // people should know. The same value feeds the loop, `plan` and `status`.
 type Decision struct {
 	Step   Step   // "" = nothing now
+	Wanted Step   // the step, also where it is held back for a while
 	Object string // for repairs: which object
 	Why    string
 	Writer string // for repairs: who wrote last
@@ -144,6 +158,7 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 		d.Mode = Watched
 	}
 	d.judgeIssuer(f, v, now)
+	wrong := clockProblem(f, v, now)
 	if v.Err != nil {
 		d.unreachable(v, now)
 		return d
@@ -160,10 +175,10 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 		d.find(StateWarning, "WatchedOnly", "has trust material that certd did not make: "+describeForeign(o)+"; it is watched, not changed", nil, "certd inspect "+v.Policy.Cluster)
 		return d
 	case epoch > f.Epoch:
-		d.find(StateCritical, "Deposed", fmt.Sprintf("another certd wrote here (epoch %d, ours is %d): this one no longer writes", epoch, f.Epoch), nil, "stop one of the two daemons")
+		d.find(StateCritical, "Deposed", fmt.Sprintf("another certd wrote here (epoch %d, ours is %d): this one no longer writes", epoch, f.Epoch), nil, "stop one of the two daemons; the one that goes on has to be started last")
 		return d
-	case o.ClockSkew.Abs() > MaxClockSkew:
-		d.find(StateCritical, "ClockSkew", fmt.Sprintf("its clock differs from certd's by %s: nothing is signed or written until they agree", o.ClockSkew.Round(time.Second)), d.breaks(), "check NTP on this host and on the cluster's control plane")
+	case wrong != "":
+		d.find(StateCritical, "ClockSkew", wrong+": nothing is signed or written until they agree", d.breaks(), "check NTP on this host and on the cluster's control plane")
 		return d
 	case active == nil:
 		d.find(StateWarning, "NoAnchor", "there is no trust anchor yet", nil, "certd init")
@@ -176,15 +191,40 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 		return d
 	}
 	d.nextStep(f, v, now)
+	d.Wanted = d.Step
 	d.reportFailure(v)
 	d.limit(v, now)
 	return d
+}
+
+// clockProblem says why certd's clock and the cluster's cannot both be right,
+// "" if they can. A folder has no clock of its own: it is held against most of
+// the fleet's API servers and against what certd itself has signed. A clock
+// set forward where there is no API server at all goes unnoticed.
+func clockProblem(f Fleet, v View, now time.Time) string {
+	switch {
+	case v.Observed.ClockSkew.Abs() > MaxClockSkew:
+		return fmt.Sprintf("its clock differs from certd's by %s", v.Observed.ClockSkew.Round(time.Second))
+	case v.Observed.Version != "":
+		return ""
+	case f.ClockDoubt != "":
+		return f.ClockDoubt
+	case v.Request != nil: // a person says that the clock is right now
+		return ""
+	}
+	for _, c := range v.Certificates {
+		if ahead := c.SignedAt.Sub(now); ahead > MaxClockSkew {
+			return fmt.Sprintf("certd's clock is %s behind the time at which it signed issuer %s (if it is right now, ask for a new issuer)", short(ahead), c.Serial)
+		}
+	}
+	return ""
 }
 
 // nextStep picks the first thing that is not as it should be.
 func (d *Decision) nextStep(f Fleet, v View, now time.Time) {
 	o, active := v.Observed, f.Active()
 	marks := Marks{Fleet: f.Policy.Fleet, Keep: true, Label: true}
+	_, issued := v.delivered()
 	known := v.Record.Enrolled || len(v.Certificates) > 0
 	switch {
 	case !o.Namespace:
@@ -202,7 +242,7 @@ func (d *Decision) nextStep(f Fleet, v View, now time.Time) {
 	case !marksHold(o.Bundle.Marks, marks):
 		d.repair(StepRepairMetadata, BundleObject, "labels or annotations of the trust bundle were changed", o.Bundle)
 		return
-	case !o.Issuer.Exists && len(v.Certificates) == 0:
+	case !o.Issuer.Exists && !issued:
 		d.sign(StepIssuer, "the cluster has no issuer yet")
 		return
 	case !o.Issuer.Exists:
@@ -254,42 +294,83 @@ func (d *Decision) anchorEnds(active *Anchor, now time.Time) {
 // reportFailure tells of a step that does not succeed, with how long there is.
 func (d *Decision) reportFailure(v View) {
 	fl := v.Failure
-	if fl == nil {
+	if fl == nil || d.Wanted == "" {
 		return
 	}
 	d.find(StateWarning, "StepFailed", fmt.Sprintf("%s has been failing since %s: %v; next try at %s", fl.Step, clock(fl.Since), fl.Err, clock(fl.Until)), d.breaks(), "certd history --cluster "+v.Policy.Cluster)
 }
 
 // limit holds a step back where trying again at once would do harm: after a
-// failure, and where somebody keeps undoing a repair.
+// failure, where somebody keeps undoing a repair, and where signing again and
+// again brings nothing.
 func (d *Decision) limit(v View, now time.Time) {
 	if d.Step == "" {
 		return
 	}
-	if fl := v.Failure; fl != nil && fl.Step == d.Step && now.Before(fl.Until) {
-		d.wakeAt(fl.Until)
+	hold := func(until time.Time) {
+		d.wakeAt(until)
 		d.Step = ""
-	} else if until := repairAllowed(v.Repairs[d.Step], now); now.Before(until) {
+	}
+	fl := v.Failure
+	if fl != nil && (fl.Step == d.Step || d.Signs && signsIssuer(fl.Step)) && now.Before(fl.Until) && fl.Until.Sub(now) <= 2*maxBackoff {
+		hold(fl.Until)
+	} else if recent, until := repairAllowed(v.Repairs[d.Step], now); now.Before(until) {
 		who := ""
 		if d.Writer != "" {
 			who = " by " + d.Writer
 		}
-		d.find(StateWarning, "RepairHeldBack", fmt.Sprintf("%s is changed again and again%s: %d repairs in the last hour, the next one at %s", d.Object, who, len(v.Repairs[d.Step]), clock(until)), d.breaks(), "certd history --cluster "+v.Policy.Cluster)
-		d.wakeAt(until)
-		d.Step = ""
+		d.find(StateWarning, "RepairHeldBack", fmt.Sprintf("%s is changed again and again%s: %d repairs in the last hour, the next one at %s", d.Object, who, recent, clock(until)), d.breaks(), "certd history --cluster "+v.Policy.Cluster)
+		hold(until)
+	} else if until := v.Policy.Issuer.budget(v.Signed, now); d.Signs && now.Before(until) {
+		d.find(StateCritical, "SignatureBudget", fmt.Sprintf("%d signatures were made for it in the last hour, and it still wants another one (%s): no more until %s", len(within(v.Signed, now, budgetWindow)), d.Why, clock(until)), d.breaks(), "certd history --cluster "+v.Policy.Cluster)
+		hold(until)
 	}
+}
+
+func signsIssuer(s Step) bool { return s == StepIssuer || s == StepRepairIssuer }
+
+// budgetWindow and budgetSpare bound what a cluster that undoes each write can
+// cost: in any hour, no more signatures than spare ones and one for each
+// firing of the schedule.
+const (
+	budgetWindow = time.Hour
+	budgetSpare  = 10
+)
+
+// budget is when the next signature may be made.
+func (p IssuerPolicy) budget(signed []time.Time, now time.Time) time.Time {
+	recent := within(signed, now, budgetWindow)
+	if len(recent) < budgetSpare {
+		return now
+	}
+	allowed := budgetSpare
+	for at := p.Schedule.Next(now.Add(-budgetWindow)); !at.IsZero() && !at.After(now) && allowed <= len(recent); at = p.Schedule.Next(at) {
+		allowed++
+	}
+	if len(recent) < allowed {
+		return now
+	}
+	return recent[len(recent)-allowed].Add(budgetWindow)
+}
+
+// within returns the times of the window that ends now, oldest first. Times to
+// come are of a clock that has been set back since, and do not count.
+func within(times []time.Time, now time.Time, window time.Duration) []time.Time {
+	recent := slices.DeleteFunc(slices.Clone(times), func(t time.Time) bool { return now.Sub(t) >= window || t.After(now) })
+	slices.SortFunc(recent, time.Time.Compare)
+	return recent
 }
 
 // repairAllowed is when the next repair may be made: three are free, then
 // each waits twice as long as the one before, ten minutes at most.
-func repairAllowed(recent []time.Time, now time.Time) time.Time {
+func repairAllowed(repairs []time.Time, now time.Time) (n int, at time.Time) {
 	const free, first, most = 3, 10 * time.Second, 10 * time.Minute
-	recent = slices.DeleteFunc(slices.Clone(recent), func(t time.Time) bool { return now.Sub(t) > time.Hour })
+	recent := within(repairs, now, time.Hour)
 	if len(recent) < free {
-		return now
+		return len(recent), now
 	}
 	wait := min(most, first<<min(len(recent)-free, 10))
-	return recent[len(recent)-1].Add(wait)
+	return len(recent), recent[len(recent)-1].Add(wait)
 }
 
 // judgeIssuer says what the issuer in the cluster is worth: its dates, who
@@ -297,7 +378,7 @@ func repairAllowed(recent []time.Time, now time.Time) time.Time {
 func (d *Decision) judgeIssuer(f Fleet, v View, now time.Time) {
 	o := v.Observed
 	if !o.Issuer.Exists || o.IssuerFacts.Problem != "" || len(o.IssuerFacts.Chain) == 0 {
-		if d.Mode == Managed && len(v.Certificates) > 0 && v.Err == nil {
+		if _, issued := v.delivered(); issued && d.Mode == Managed && v.Err == nil {
 			d.find(StateCritical, "IssuerUnusable", "the issuer cannot serve: "+issuerProblem(o, d.Bundle, now), nil, "certd history --cluster "+v.Policy.Cluster)
 		}
 		return
@@ -318,7 +399,16 @@ func (d *Decision) judgeIssuer(f Fleet, v View, now time.Time) {
 	leaf, skew := observedLimits(o)
 	floor := v.Policy.Floor(leaf, skew)
 	if d.Mode == Managed {
-		d.Dates = v.Policy.Issuer.Dates(v.Policy.Cluster, signedAt(c, v), c.NotAfter, floor)
+		due := floor
+		if life := v.Policy.Issuer.Lifetime - v.Policy.Issuer.Backdate; floor > v.Policy.Issuer.RenewBefore && floor > life-life/8 {
+			// A fresh issuer would be below this floor at once or soon:
+			// renewing again and again would not help.
+			due = life - life/8
+			if floor >= life {
+				d.find(StateCritical, "LifetimeTooShort", fmt.Sprintf("linkerd-identity runs with leaves of %s and a skew of %s, so that an issuer must always have %s left; issuer.lifetime %s is too short for that", FormatDuration(leaf), FormatDuration(skew), FormatDuration(floor), FormatDuration(v.Policy.Issuer.Lifetime)), nil, "certd config validate")
+			}
+		}
+		d.Dates = v.Policy.Issuer.Dates(v.Policy.Cluster, signedAt(c, v), c.NotAfter, due)
 	}
 	d.judgeLoaded(v, now)
 	end := c.NotAfter
@@ -390,8 +480,12 @@ func (d *Decision) judgeLoaded(v View, now time.Time) {
 	}
 	d.Loaded = l
 	delivered := deliveredAt(d.Issuer, v)
-	if l.State != "yes" && now.Sub(delivered) <= loadGrace {
+	since := now.Sub(delivered)
+	if l.State != "yes" && since.Abs() <= loadGrace {
 		d.wakeAt(now.Add(loadLook))
+	}
+	if l.State == "unknown" && since > loadGrace && v.Err == nil {
+		d.find(StateUnknown, "IssuerLoadUnknown", fmt.Sprintf("the issuer was delivered %s ago, and whether linkerd-identity uses it could not be seen: %s", short(since), l.Evidence), d.breaks(), "certd inspect "+v.Policy.Cluster+"/issuer")
 	}
 	if l.State == "no" && now.Sub(delivered) > loadGrace {
 		severity := StateWarning
@@ -420,9 +514,9 @@ func (d *Decision) unreachable(v View, now time.Time) {
 		return
 	}
 	end := d.breaks()
-	if end == nil && len(v.Certificates) > 0 {
-		e := v.Certificates[0].NotAfter
-		end = &e
+	if c, issued := v.delivered(); end == nil && issued {
+		end = &c.NotAfter
+		d.Dates = v.Policy.Issuer.Dates(v.Policy.Cluster, c.SignedAt, c.NotAfter, v.Policy.Floor(0, 0))
 	}
 	what := "nothing is known of what runs there"
 	severity := StateUnknown

@@ -172,6 +172,46 @@ func TestDecide(t *testing.T) {
 			b.replica(b.view.Certificates[0].NotAfter, hours(40))
 			b.view.Observed.Identity.LeafLifetime = 120 * time.Hour
 		}, StepIssuer, "IssuerBelowFloor"},
+		{"no issuer of this lifetime can keep the floor that identity's leaves ask for", hours(1), func(b *bench) {
+			b.replica(b.view.Certificates[0].NotAfter, hours(1))
+			b.view.Observed.Identity.LeafLifetime = 300 * time.Hour
+		}, "", "LifetimeTooShort"},
+		{"whether identity uses the issuer cannot be seen long after delivery", hours(1), func(b *bench) { b.replica(time.Time{}, hours(1)) }, "", "IssuerLoadUnknown"},
+		{"evidence of use that has become old does not count", hours(1), func(b *bench) { b.replica(b.view.Certificates[0].NotAfter, hours(0.5)) }, "", "IssuerLoadUnknown"},
+		{"a cluster that undoes each write costs ten signatures an hour, no more", hours(90), func(b *bench) {
+			for i := range 10 {
+				b.view.Signed = append(b.view.Signed, hours(89.5).Add(time.Duration(i)*time.Minute))
+			}
+		}, "", "SignatureBudget"},
+		{"signatures of an hour ago are forgotten", hours(90), func(b *bench) {
+			for i := range 10 {
+				b.view.Signed = append(b.view.Signed, hours(89).Add(time.Duration(-i)*time.Minute))
+			}
+		}, StepIssuer, "RenewalOverdue"},
+		{"each firing of a minutely schedule may sign beside that", hours(90), func(b *bench) {
+			b.view.Policy.Issuer.Schedule, _ = ParseSchedule("* * * * *", time.UTC)
+			for i := range 69 {
+				b.view.Signed = append(b.view.Signed, hours(89.1).Add(time.Duration(i)*40*time.Second))
+			}
+		}, StepIssuer, "RenewalOverdue"},
+		{"and no more than that", hours(90), func(b *bench) {
+			b.view.Policy.Issuer.Schedule, _ = ParseSchedule("* * * * *", time.UTC)
+			for i := range 70 {
+				b.view.Signed = append(b.view.Signed, hours(89.1).Add(time.Duration(i)*40*time.Second))
+			}
+		}, "", "SignatureBudget"},
+		{"a repair that signs waits as long as a renewal that failed", hours(90), func(b *bench) {
+			b.view.Failure = &StepFailure{Step: StepIssuer, Err: ErrUnavailable, Since: hours(89), Until: hours(90.05)}
+			b.view.Observed.IssuerFacts = pki.IssuerFacts{Problem: "tls.crt is garbage"}
+		}, "", "StepFailed"},
+		{"an issuer that was signed and never written does not make its absence a repair", hours(1), func(b *bench) {
+			b.view.Certificates[0].DeliveredAt = time.Time{}
+			gone(&b.view.Observed.Issuer)
+			b.view.Observed.IssuerFacts = pki.IssuerFacts{}
+		}, StepIssuer, ""},
+		{"a failure of a step that nobody wants any more is forgotten", hours(1), func(b *bench) {
+			b.view.Failure = &StepFailure{Step: StepNamespace, Err: ErrDenied, Since: hours(0.5), Until: hours(0.9)}
+		}, "", ""},
 		{"under an ending anchor renewing gains nothing", hours(1), func(b *bench) {
 			short := *b.fleet.Anchors[0].Certificate
 			short.NotAfter = b.view.Observed.IssuerFacts.Chain[0].NotAfter
@@ -244,6 +284,7 @@ func TestBackoffIsBoundedByWhatIsLeft(t *testing.T) {
 		{30, 90 * time.Hour, 5 * time.Minute},
 		{30, 20 * time.Minute, time.Minute},
 		{30, -time.Hour, 5 * time.Second},
+		{100, -time.Hour, 30 * time.Second}, // it leaves its trace in the journal each time
 	} {
 		if got := backoff(row.n, row.left); got != row.want {
 			t.Errorf("after %d failures with %s left: %s, want %s", row.n, row.left, got, row.want)

@@ -28,7 +28,7 @@ func Violations(f Fleet, v View, now time.Time) []Violation {
 		out = append(out, Violation{promise, v.Policy.Cluster, fmt.Sprintf(format, args...)})
 	}
 	o := v.Observed
-	if o == nil || len(v.Certificates) == 0 {
+	if _, issued := v.delivered(); o == nil || !issued {
 		return nil
 	}
 	if !o.Bundle.Exists || !o.Issuer.Exists {
@@ -61,6 +61,22 @@ func Violations(f Fleet, v View, now time.Time) []Violation {
 	leaf, skew := observedLimits(o)
 	if left, floor := issuer.NotAfter.Sub(now), v.Policy.Floor(leaf, skew); left < floor {
 		bad("I4", "the issuer has %s left, the floor is %s", short(left), short(floor))
+	}
+	return out
+}
+
+// Regressions compares two looks at one cluster, the earlier one first, and
+// returns where an older daemon wrote after a newer one (I8). An object that
+// was gone in between does not count.
+func Regressions(cluster string, before, after Observation) []Violation {
+	var out []Violation
+	for _, o := range []struct {
+		name          string
+		before, after ObjectState
+	}{{BundleObject, before.Bundle, after.Bundle}, {IssuerObject, before.Issuer, after.Issuer}} {
+		if o.before.Exists && o.after.Exists && o.before.Marks.Fleet == o.after.Marks.Fleet && o.after.Marks.Epoch < o.before.Marks.Epoch {
+			out = append(out, Violation{"I8", cluster, fmt.Sprintf("%s was written by epoch %d after epoch %d", o.name, o.after.Marks.Epoch, o.before.Marks.Epoch)})
+		}
 	}
 	return out
 }

@@ -25,6 +25,14 @@ const (
 	// Timers stop while a host is suspended and do not notice a clock that is
 	// set, so the wall clock is read three times as often.
 	usualResync = time.Minute
+	// slotFor is how long one cluster may keep a slot: one that hangs goes on
+	// without it, so that others are not kept waiting.
+	slotFor = 2 * time.Second
+	// passPause lies between two passes of one cluster, however often it
+	// changes.
+	passPause = 500 * time.Millisecond
+	// eventTimeout bounds telling people.
+	eventTimeout = 5 * time.Second
 	// clockJump is the difference between wall and monotonic clock that counts
 	// as a step of the clock or a suspension.
 	clockJump = 30 * time.Second
@@ -71,6 +79,7 @@ type Reconciler struct {
 	caring    bool
 	nextPrune time.Time
 	keyFails  int
+	slots     int // taken
 	// pendings are intents of clusters that are not configured now.
 	pendings []PendingIntent
 }
@@ -146,7 +155,7 @@ func SettleFleet(j Journal) ([]PendingIntent, error) {
 func (r *Reconciler) Apply(p FleetPolicy, clusters map[string]Cluster) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	keep := map[string]*member{}
+	keep, pendings := map[string]*member{}, slices.Clone(r.pendings)
 	for _, cp := range p.Clusters {
 		c := clusters[cp.Cluster]
 		if c == nil {
@@ -154,7 +163,7 @@ func (r *Reconciler) Apply(p FleetPolicy, clusters map[string]Cluster) error {
 		}
 		m := r.members[cp.Cluster]
 		if m == nil || m.cluster != c {
-			m = &member{name: cp.Cluster, cluster: c, repairs: map[Step][]time.Time{}}
+			m = &member{name: cp.Cluster, cluster: c, policy: cp, repairs: map[Step][]time.Time{}}
 			var err error
 			if m.record, err = r.journal.Cluster(cp.Cluster); err != nil {
 				return fmt.Errorf("read cluster %s from the journal: %w", cp.Cluster, err)
@@ -163,21 +172,50 @@ func (r *Reconciler) Apply(p FleetPolicy, clusters map[string]Cluster) error {
 				return fmt.Errorf("read the certificates of %s from the journal: %w", cp.Cluster, err)
 			}
 			m.record.Name = cp.Cluster
-			m.pending = slices.DeleteFunc(slices.Clone(r.pendings), func(p PendingIntent) bool { return p.Cluster != cp.Cluster })
-			r.pendings = slices.DeleteFunc(r.pendings, func(p PendingIntent) bool { return p.Cluster == cp.Cluster })
+			for _, c := range m.certificates {
+				m.signed = append(m.signed, c.SignedAt)
+			}
+			m.pending = slices.DeleteFunc(slices.Clone(pendings), func(p PendingIntent) bool { return p.Cluster != cp.Cluster })
+			pendings = slices.DeleteFunc(pendings, func(p PendingIntent) bool { return p.Cluster == cp.Cluster })
 		}
-		m.policy, m.next = cp, time.Time{}
 		keep[cp.Cluster] = m
 	}
 	for name, m := range r.members {
-		if keep[name] != m && m.stopWatch != nil {
+		if keep[name] == m {
+			continue
+		}
+		if m.stopWatch != nil {
 			m.stopWatch()
 			m.stopWatch = nil
 		}
+		m.handOver(keep[name])
+		if !m.busy {
+			pendings = append(pendings, m.takePending()...)
+		}
 	}
-	r.policy, r.members = p, keep
+	for _, cp := range p.Clusters {
+		m := keep[cp.Cluster]
+		m.mu.Lock()
+		m.policy = cp
+		m.mu.Unlock()
+		m.changed()
+	}
+	r.policy, r.members, r.pendings = p, keep, pendings
+	r.adopt()
 	r.poke()
 	return nil
+}
+
+// adopt gives open intents of clusters that have come back to them; the caller
+// holds the lock.
+func (r *Reconciler) adopt() {
+	r.pendings = slices.DeleteFunc(r.pendings, func(p PendingIntent) bool {
+		m := r.members[p.Cluster]
+		if m != nil {
+			r.addPending(m, p)
+		}
+		return m != nil
+	})
 }
 
 // Run works until ctx ends; then it begins nothing new, lets the steps in hand
@@ -187,31 +225,23 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	hand, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	var working sync.WaitGroup
-	slots := make(chan struct{}, r.atOnce)
 	last, timer := time.Now(), time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
-		if now := time.Now(); now.Round(0).Sub(last.Round(0))-now.Sub(last) > clockJump || now.Sub(last)-now.Round(0).Sub(last.Round(0)) > clockJump {
-			r.log.Warn("the wall clock stepped or the host slept: looking at everything again", "by", now.Round(0).Sub(last.Round(0))-now.Sub(last))
+		now := time.Now()
+		if by := clockStep(last, now); by.Abs() > clockJump {
+			r.log.Warn("the wall clock stepped or the host slept: looking at everything again", "by", by)
 			r.lookAgain()
 		}
-		last = time.Now()
-		due, next := r.due(wall())
+		last = now
+		due, next := r.due(now)
 		for _, m := range due {
-			select {
-			case slots <- struct{}{}:
-			case <-ctx.Done():
-			}
-			if ctx.Err() != nil {
-				r.release(m)
-				continue
-			}
 			r.watch(ctx, &working, m)
 			working.Go(func() {
+				free := r.slot()
+				defer free()
 				r.pass(ctx, hand, m)
 				r.release(m)
-				<-slots
-				r.poke()
 			})
 		}
 		if r.careDue(wall()) {
@@ -224,52 +254,120 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 	}
+	r.refuseWaiters("certd is stopping")
 	done := make(chan struct{})
 	go func() { working.Wait(); close(done) }()
 	select {
 	case <-done:
+		return nil
 	case <-time.After(stopTimeout):
 		cut()
-		<-done
+	}
+	select {
+	case <-done:
+	case <-time.After(stopTimeout):
+		r.log.Error("stopped while a call goes on that does not heed its end")
 	}
 	return nil
 }
 
-// due returns the clusters whose time has come, least time to an outage
-// first, marked busy, and when the next one's time comes.
-func (r *Reconciler) due(now time.Time) (due []*member, next time.Time) {
+// clockStep is by how much the wall clock moved beyond the time that passed
+// between two readings: forwards when it was set on or the host slept, since
+// the monotonic clock stands still then.
+func clockStep(last, now time.Time) time.Duration {
+	return now.Round(0).Sub(last.Round(0)) - now.Sub(last)
+}
+
+// due takes the clusters whose time has come, as many as there are slots, and
+// says when the next one's time comes. Those that answer come before those
+// that did not at the last look; among them, the least time to an outage
+// first.
+func (r *Reconciler) due(at time.Time) (due []*member, next time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	now := at.Round(0)
 	next = now.Add(r.resync)
 	if r.nextCare.Before(next) && !r.caring {
 		next = r.nextCare
 	}
 	for _, m := range r.members {
+		begin := m.next
+		if rest := passPause - at.Sub(m.rested); rest > 0 && begin.Before(now.Add(rest)) {
+			begin = now.Add(rest)
+		}
 		switch {
 		case m.busy:
-		case m.next.After(now):
-			if m.next.Before(next) {
-				next = m.next
+		case begin.After(now):
+			if begin.Before(next) {
+				next = begin
 			}
 		default:
-			m.busy = true
 			due = append(due, m)
 		}
 	}
+	type rank struct {
+		sick bool
+		ends time.Time
+	}
+	ranks := map[*member]rank{}
+	for _, m := range due {
+		sick, ends := m.urgency()
+		ranks[m] = rank{sick, ends}
+	}
 	slices.SortFunc(due, func(a, b *member) int {
-		return cmp.Or(a.ends().Compare(b.ends()), cmp.Compare(a.name, b.name))
+		x, y := ranks[a], ranks[b]
+		if x.sick != y.sick {
+			if x.sick {
+				return 1
+			}
+			return -1
+		}
+		return cmp.Or(x.ends.Compare(y.ends), cmp.Compare(a.name, b.name))
 	})
+	// The others' turn comes when a slot is given back, which wakes the loop.
+	due = due[:min(len(due), max(0, r.atOnce-r.slots))]
+	for _, m := range due {
+		m.busy = true
+	}
+	r.slots += len(due)
 	return due, next
+}
+
+// slot is held by the pass that due has begun, until it ends or has had it for
+// long enough.
+func (r *Reconciler) slot() (free func()) {
+	var once sync.Once
+	give := func() {
+		once.Do(func() {
+			r.mu.Lock()
+			r.slots--
+			r.mu.Unlock()
+			r.poke()
+		})
+	}
+	timer := time.AfterFunc(slotFor, give)
+	return func() { timer.Stop(); give() }
 }
 
 func (r *Reconciler) release(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	m.busy = false
+	m.busy, m.rested = false, time.Now()
 	if m.again {
 		m.again, m.next = false, time.Time{}
 	}
+	if r.members[m.name] != m { // no longer configured: what it left open is another's
+		r.pendings = append(r.pendings, m.takePending()...)
+		r.adopt()
+	}
 	r.cycleAt = wall()
+}
+
+// configured says whether m is still what the configuration names.
+func (r *Reconciler) configured(m *member) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.members[m.name] == m
 }
 
 // poke wakes the loop.
@@ -293,7 +391,7 @@ func (r *Reconciler) lookAgain() {
 func (r *Reconciler) watch(ctx context.Context, working *sync.WaitGroup, m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if m.stopWatch != nil {
+	if m.stopWatch != nil || r.members[m.name] != m {
 		return
 	}
 	wctx, stop := context.WithCancel(ctx)
@@ -305,8 +403,12 @@ func (r *Reconciler) watch(ctx context.Context, working *sync.WaitGroup, m *memb
 			r.mu.Unlock()
 			r.poke()
 		})
-		if err != nil && wctx.Err() == nil {
-			r.log.Warn("watch ended; changes are seen at the next regular look", "cluster", m.name, "err", err)
+		if wctx.Err() == nil {
+			r.log.Warn("watch ended; it is begun again at the next regular look", "cluster", m.name, "err", err)
+			stop()
+			r.mu.Lock()
+			m.stopWatch = nil
+			r.mu.Unlock()
 		}
 	})
 }
@@ -331,13 +433,14 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 		f, now := r.fleet(), wall()
 		v = m.view()
 		v.SameTarget = r.twin(m)
+		f.ClockDoubt = r.clockDoubt()
 		d = Decide(f, v, now)
-		r.decided(m, d)
-		if d.Step == "" || ctx.Err() != nil {
+		r.decided(m, v, d)
+		if d.Step == "" || ctx.Err() != nil || !r.configured(m) {
 			break
 		}
 		sctx, cancel := context.WithTimeout(hand, stepTimeout)
-		err := r.act(sctx, m, f, v, d)
+		err := r.act(sctx, hand, m, f, v, d)
 		cancel()
 		if !r.acted(m, d, err) {
 			break
@@ -350,7 +453,14 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 func (r *Reconciler) observe(ctx context.Context, m *member) error {
 	octx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
+	// What changed before the look begins, the look will show.
+	r.mu.Lock()
+	m.again = false
+	r.mu.Unlock()
 	o, err := m.cluster.Observe(octx)
+	if ctx.Err() != nil {
+		return ctx.Err() // certd is stopping: that says nothing about the cluster
+	}
 	now := wall()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -374,6 +484,8 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 // learn takes from the world what a lost journal no longer knows: our mark on
 // a cluster, a newer epoch, an anchor whose key the key backend still holds.
 func (r *Reconciler) learn(ctx context.Context, m *member, o *Observation) {
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	defer cancel()
 	r.mu.Lock()
 	fleet, known, epoch := r.policy.Fleet, len(r.anchors) > 0, r.epoch
 	r.mu.Unlock()
@@ -419,7 +531,7 @@ func (r *Reconciler) acted(m *member, d Decision, err error) bool {
 		return true
 	}
 	m.failed(d.Step, err, now, d.Dates.MustRenewBy)
-	m.answer(RotateResult{Result: Failed, Detail: err.Error()})
+	m.refuse(fmt.Sprintf("%s: %v; certd tries again at %s", d.Step, err, m.failure.Until.Format(time.RFC3339)))
 	return false
 }
 
@@ -432,7 +544,11 @@ func (r *Reconciler) schedule(m *member, d Decision) {
 	}
 	m.mu.Lock()
 	if m.obsErr != nil {
-		next = now.Add(backoff(m.lookFails, d.Dates.MustRenewBy.Sub(now)))
+		next = now.Add(backoff(m.lookFails, m.left(d.Dates.MustRenewBy, now)))
+	} else if fl := m.failure; fl != nil && fl.Until.Before(next) {
+		next = fl.Until
+	} else if fl == nil && d.Step != "" { // more to do than one pass may
+		next = now
 	}
 	m.mu.Unlock()
 	r.mu.Lock()

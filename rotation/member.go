@@ -3,6 +3,7 @@ package rotation
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -18,13 +19,14 @@ const recentCertificates = 16
 type member struct {
 	name      string
 	cluster   Cluster
-	policy    Policy
 	next      time.Time // when it is looked at again
+	rested    time.Time // when the last pass ended, with its monotonic reading
 	busy      bool      // a pass is under way
-	again     bool      // something changed during the pass
+	again     bool      // something changed after the look of the pass had begun
 	stopWatch context.CancelFunc
 
-	mu           sync.Mutex
+	mu           sync.Mutex // taken after the Reconciler's, where both are
+	policy       Policy
 	record       ClusterRecord
 	certificates []CertificateRecord
 	observed     *Observation
@@ -35,11 +37,18 @@ type member struct {
 	repairs      map[Step][]time.Time
 	failure      *StepFailure
 	attempts     int
+	signed       []time.Time // when CA signatures for the cluster were made, of the last hour or more
 	request      *Request
-	waiters      []chan<- RotateResult
+	waiters      []waiter
 	pending      []PendingIntent
 	saved        ClusterStatus // as last written to the journal
 	savedAt      time.Time
+}
+
+// waiter is somebody who waits for an issuer signed no earlier than at.
+type waiter struct {
+	at      time.Time
+	results chan<- RotateResult // with room for the one answer
 }
 
 // changed makes the cluster due; the caller holds the Reconciler's lock.
@@ -55,18 +64,50 @@ func (m *member) view() View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return View{Policy: m.policy, Record: m.record, Certificates: slices.Clone(m.certificates), Observed: m.observed, Err: m.obsErr, ErrSince: m.errSince,
-		Request: m.request, Repairs: maps.Clone(m.repairs), Failure: m.failure}
+		Request: m.request, Repairs: maps.Clone(m.repairs), Failure: m.failure, Signed: slices.Clone(m.signed)}
 }
 
-// ends is when the issuer in the cluster ends; the zero time, before all
-// others, where there is none.
-func (m *member) ends() time.Time {
+// urgency says whether the last look failed, and when the issuer in the
+// cluster ends: the zero time, before all others, where there is none.
+func (m *member) urgency() (sick bool, ends time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.decision.Issuer == nil {
-		return time.Time{}
+	if m.decision.Issuer != nil {
+		ends = m.decision.Issuer.NotAfter
 	}
-	return m.decision.Issuer.NotAfter
+	return m.lookFails > 0, ends
+}
+
+// hasSigned counts one signature for the cluster.
+func (m *member) hasSigned(at time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.signed = append(slices.DeleteFunc(m.signed, func(t time.Time) bool { return at.Sub(t) > budgetWindow }), at)
+}
+
+// left is the time until a deadline. Where none is known, nothing runs there
+// that could lapse: half an hour, so that trying again is not hurried.
+func (m *member) left(deadline, now time.Time) time.Duration {
+	if deadline.IsZero() {
+		return 30 * time.Minute
+	}
+	return deadline.Sub(now)
+}
+
+// handOver gives what a person asked for to the member that takes this one's
+// place; without one the answer is no.
+func (m *member) handOver(to *member) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if to == nil {
+		m.request = nil
+		m.refuse("the cluster is no longer configured")
+		return
+	}
+	to.mu.Lock() // new, and known to nobody else yet
+	defer to.mu.Unlock()
+	to.request, to.waiters = m.request, m.waiters
+	m.request, m.waiters = nil, nil
 }
 
 func (m *member) takePending() []PendingIntent {
@@ -85,26 +126,55 @@ func (r *Reconciler) addPending(m *member, p PendingIntent) {
 
 // remember keeps in memory what Finish has put on disk.
 func (r *Reconciler) remember(m *member, in Intent, out Outcome) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if out.Result != OK {
 		return
 	}
-	m.record.Enrolled = m.record.Enrolled || out.Enrolled
-	if c := out.Certificate; c != nil {
-		m.certificates = slices.DeleteFunc(m.certificates, func(x CertificateRecord) bool { return x.Serial == c.Serial })
-		m.certificates = slices.Insert(m.certificates, 0, *c)
-		m.certificates = m.certificates[:min(len(m.certificates), recentCertificates)]
-	}
-	if in.Step == StepIssuer || in.Step == StepRepairIssuer {
-		m.request = nil
-		m.answer(RotateResult{Result: OK, Serial: in.Serial})
-	}
 	if a := out.Anchor; a != nil {
 		r.mu.Lock()
-		defer r.mu.Unlock()
 		r.rememberAnchor(*a)
+		r.mu.Unlock()
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.record.Enrolled = m.record.Enrolled || out.Enrolled
+	c := out.Certificate
+	if c == nil {
+		return
+	}
+	m.certificates = slices.DeleteFunc(m.certificates, func(x CertificateRecord) bool { return x.Serial == c.Serial })
+	m.certificates = slices.Insert(m.certificates, 0, *c)
+	m.certificates = m.certificates[:min(len(m.certificates), recentCertificates)]
+	if in.Step == StepIssuer || in.Step == StepRepairIssuer {
+		// An issuer signed before it was asked for is not what was asked for.
+		if m.request != nil && !m.request.At.After(c.SignedAt) {
+			m.request = nil
+		}
+		m.answer(RotateResult{Result: OK, Serial: in.Serial}, c.SignedAt)
+	}
+}
+
+// clockDoubt says why certd's own clock is not to be trusted, "" if there is
+// no reason: most of the API servers that were seen disagree with it.
+func (r *Reconciler) clockDoubt() string {
+	r.mu.Lock()
+	members := slices.Collect(maps.Values(r.members))
+	r.mu.Unlock()
+	agree, disagree := 0, 0
+	for _, m := range members {
+		m.mu.Lock()
+		if o := m.observed; o != nil && o.Version != "" && m.obsErr == nil {
+			if o.ClockSkew.Abs() > MaxClockSkew {
+				disagree++
+			} else {
+				agree++
+			}
+		}
+		m.mu.Unlock()
+	}
+	if disagree <= agree {
+		return ""
+	}
+	return fmt.Sprintf("certd's clock disagrees with %d of %d API servers", disagree, agree+disagree)
 }
 
 // rememberAnchor replaces or appends; the caller holds the lock.
@@ -118,19 +188,61 @@ func (r *Reconciler) rememberAnchor(a Anchor) {
 	r.anchors = anchors
 }
 
-// answer tells those who wait for a requested rotation; the caller holds mu.
-func (m *member) answer(res RotateResult) {
+// answer tells those who wait for an issuer signed then or earlier; the caller
+// holds mu.
+func (m *member) answer(res RotateResult, signed time.Time) {
 	res.Cluster = m.name
+	m.waiters = slices.DeleteFunc(m.waiters, func(w waiter) bool {
+		if w.at.After(signed) {
+			return false
+		}
+		w.results <- res
+		return true
+	})
+}
+
+// refuse tells all who wait why there is no new issuer; the caller holds mu.
+func (m *member) refuse(why string) {
 	for _, w := range m.waiters {
-		w <- res // each has room for its one answer
+		w.results <- RotateResult{Cluster: m.name, Result: Failed, Detail: why}
 	}
 	m.waiters = nil
 }
 
-// decided keeps the decision and logs it when it changed.
-func (r *Reconciler) decided(m *member, d Decision) {
+// refuseWaiters answers all who still wait.
+func (r *Reconciler) refuseWaiters(why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, m := range r.members {
+		m.mu.Lock()
+		m.refuse(why)
+		m.mu.Unlock()
+	}
+}
+
+// decided keeps the decision, logs it when it changed, and answers a request
+// that it does not serve.
+func (r *Reconciler) decided(m *member, v View, d Decision) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if v.Err == nil && d.Wanted == "" {
+		m.failure, m.attempts = nil, 0
+	}
+	if v.Request != nil && v.Request == m.request && d.Step == "" {
+		why := "nothing can be done there now"
+		for _, f := range d.Findings {
+			if f.Severity == worst(d.Findings) {
+				why = f.ID + ": " + f.Message
+				break
+			}
+		}
+		if v.Err != nil || d.Wanted != "" {
+			why += "; it is done as soon as it can be"
+		} else {
+			m.request = nil
+		}
+		m.refuse(why)
+	}
 	if was := m.decision; d.Step != was.Step || d.Mode != was.Mode || !sameFindings(d.Findings, was.Findings) {
 		ids := make([]string, len(d.Findings))
 		for i, f := range d.Findings {
@@ -257,6 +369,7 @@ type RotateResult struct {
 // configured answers at once.
 func (r *Reconciler) Rotate(names []string, req Request) <-chan RotateResult {
 	results := make(chan RotateResult, len(names))
+	req.At = wall() // by the clock that issuers are signed by
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, name := range names {
@@ -268,7 +381,7 @@ func (r *Reconciler) Rotate(names []string, req Request) <-chan RotateResult {
 		m.mu.Lock()
 		m.request = &req
 		m.failure = nil
-		m.waiters = append(m.waiters, results)
+		m.waiters = append(m.waiters, waiter{req.At, results})
 		m.mu.Unlock()
 		m.changed()
 	}

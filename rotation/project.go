@@ -34,7 +34,11 @@ func Project(s FleetStatus, p FleetPolicy, now, until time.Time, ifStopped bool)
 		if c.NextStep != nil {
 			plan.Items = append(plan.Items, *c.NextStep)
 		}
-		plan.Items = append(plan.Items, renewals(c, p.Clusters[i], s.Trust.Active, now, until)...)
+		items := renewals(c, p.Clusters[i], s.Trust.Active, now, until)
+		if c.NextStep != nil && signsIssuer(c.NextStep.Step) && len(items) > 0 && !items[0].Due.After(now) {
+			items = items[1:] // the same step
+		}
+		plan.Items = append(plan.Items, items...)
 		if ifStopped && c.Issuer != nil && c.Issuer.Delivered != nil {
 			end := c.Issuer.Delivered.NotAfter
 			if l := c.Issuer.Loaded; l != nil && l.NotAfter != nil && l.NotAfter.Before(end) {
@@ -54,7 +58,7 @@ func Project(s FleetStatus, p FleetPolicy, now, until time.Time, ifStopped bool)
 
 // renewals lists the coming issuers of one cluster.
 func renewals(c ClusterStatus, p Policy, anchor *AnchorStatus, now, until time.Time) []PlanItem {
-	if c.Issuer == nil || c.Issuer.NextRun == nil || anchor == nil || c.Issuer.MustRenewBy == nil {
+	if c.Issuer == nil || c.Issuer.Delivered == nil || c.Issuer.NextRun == nil || anchor == nil || c.Issuer.MustRenewBy == nil {
 		return nil
 	}
 	var items []PlanItem
@@ -62,7 +66,7 @@ func renewals(c ClusterStatus, p Policy, anchor *AnchorStatus, now, until time.T
 	floor := c.Issuer.Delivered.NotAfter.Sub(must) // may be larger than the policy's, by what identity was seen to use
 	for len(items) < mostItems && !at.After(until) {
 		due, reason := at, fmt.Sprintf("schedule %q; the floor is %s", p.Issuer.Schedule, clock(must))
-		at = latest(at, now)
+		at = latest(at, now.Truncate(time.Second))
 		items = append(items, PlanItem{Cluster: c.Name, Step: StepIssuer, Due: due, At: at, Reason: reason, Undo: undo(StepIssuer)})
 		end := at.Add(p.Issuer.Lifetime - p.Issuer.Backdate - time.Second)
 		if end.After(anchor.NotAfter) {

@@ -26,7 +26,7 @@ type world struct {
 	clusters map[string]*memory.Cluster
 	policy   rotation.FleetPolicy
 	resync   time.Duration
-	crash    func(point string) // nil: none
+	wrap     func(rotation.Journal) rotation.Journal // nil: as it is
 
 	journal *state.Journal
 	loop    *rotation.Reconciler
@@ -72,7 +72,7 @@ func weekly(t *testing.T, name string) rotation.Policy {
 // start opens the journal and runs the loop, as certd does when it starts.
 func (w *world) start() {
 	w.t.Helper()
-	j, err := state.Open(w.dir, state.Options{Fleet: "acme", NoSync: true, Reserve: -1, CrashPoint: w.crash})
+	j, err := state.Open(w.dir, state.Options{Fleet: "acme", NoSync: true, Reserve: -1})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -81,7 +81,11 @@ func (w *world) start() {
 	for name, c := range w.clusters {
 		clusters[name] = c
 	}
-	w.loop, err = rotation.NewReconciler(rotation.Options{Journal: j, Keys: w.keys, Policy: w.policy, Clusters: clusters, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Resync: w.resync})
+	var journal rotation.Journal = j
+	if w.wrap != nil {
+		journal = w.wrap(j)
+	}
+	w.loop, err = rotation.NewReconciler(rotation.Options{Journal: journal, Keys: w.keys, Policy: w.policy, Clusters: clusters, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Resync: w.resync})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ func (r *Reconciler) Status() FleetStatus {
 	}
 	s.Daemon = &DaemonStatus{Epoch: r.epoch}
 	if !r.cycleAt.IsZero() {
-		at := r.cycleAt
+		at := r.cycleAt.Truncate(time.Second)
 		s.Daemon.LastCycleAt = &at
 	}
 	r.mu.Unlock()
@@ -54,6 +54,7 @@ func JournalStatus(f Fleet, records []ClusterRecord, now time.Time) FleetStatus 
 			c.Labels = labelsOf(p)
 			c.NextStep = nil
 			c.expire(now)
+			c.age(now)
 		}
 		s.Clusters = append(s.Clusters, c)
 	}
@@ -69,6 +70,23 @@ func LiveStatus(f Fleet, views []View, now time.Time) FleetStatus {
 	}
 	s.conclude(now)
 	return s
+}
+
+// evidenceOf is how old what the journal knows of a cluster may be and still
+// stand for how it is: the daemon saves it at least every ten looks.
+const evidenceOf = 15 * time.Minute
+
+// age says that a recorded status is too old to go by.
+func (c *ClusterStatus) age(now time.Time) {
+	if c.LastContact != nil && now.Sub(*c.LastContact) <= evidenceOf {
+		return
+	}
+	message := "has never been seen"
+	if c.LastContact != nil {
+		message = fmt.Sprintf("was last seen %s ago", short(now.Sub(*c.LastContact)))
+	}
+	c.Findings = append(c.Findings, Finding{ID: "NotSeenLately", Severity: StateUnknown, Message: message, Fix: "certd status --live"})
+	c.State = worst(c.Findings)
 }
 
 // expire judges a recorded status by the time it is now.
@@ -143,6 +161,9 @@ func (s *FleetStatus) conclude(now time.Time) {
 			if i.Loaded != nil && i.Loaded.NotAfter != nil && i.Loaded.NotAfter.Before(end) {
 				end = *i.Loaded.NotAfter
 			}
+			if now.Before(end) && slices.ContainsFunc(c.Findings, func(f Finding) bool { return f.ID == "IssuerUnusable" }) {
+				end = now.Truncate(time.Second) // what is there serves nobody, whatever its dates say
+			}
 			s.breaksAt(Break{Cluster: c.Name, Kind: "issuer", Name: IssuerObject, At: end})
 		}
 	}
@@ -208,6 +229,11 @@ func clusterStatus(f Fleet, v View, d Decision, now time.Time) ClusterStatus {
 		at := v.Record.LastContact.Truncate(time.Second)
 		c.LastContact = &at
 	}
+	if delivered, issued := v.delivered(); v.Observed == nil && issued {
+		// What the journal remembers; LastContact says how old that is.
+		c.Issuer = &IssuerStatus{Delivered: &Delivered{Serial: delivered.Serial, SHA256: delivered.SHA256, NotBefore: delivered.NotBefore, NotAfter: delivered.NotAfter, Anchor: delivered.Anchor}}
+		c.Issuer.date(d.Dates)
+	}
 	if o := v.Observed; o != nil {
 		c.Version = o.Version
 		c.Bundle = bundleStatus(f, o)
@@ -259,16 +285,27 @@ func issuerStatus(f Fleet, v View, d Decision) *IssuerStatus {
 	if a := f.anchorOf(c); a != nil {
 		s.Delivered.Anchor = a.ID
 	}
-	if !d.Dates.MustRenewBy.IsZero() {
-		s.MustRenewBy = &d.Dates.MustRenewBy
+	if l := d.Loaded; l != nil && l.At != nil {
+		whole := *l
+		whole.At = wholeSecond(*l.At)
+		s.Loaded = &whole
 	}
-	if !d.Dates.RenewAt.IsZero() {
-		s.RenewAt = &d.Dates.RenewAt
-	}
-	if !d.Dates.NextRun.IsZero() {
-		s.NextRun = &d.Dates.NextRun
-	}
+	s.date(d.Dates)
 	return s
+}
+
+// date enters the dates that are known, in whole seconds.
+func (s *IssuerStatus) date(d IssuerDates) {
+	s.MustRenewBy, s.RenewAt, s.NextRun = wholeSecond(d.MustRenewBy), wholeSecond(d.RenewAt), wholeSecond(d.NextRun)
+}
+
+// wholeSecond is t in UTC without fraction, nil for the zero time.
+func wholeSecond(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC().Truncate(time.Second)
+	return &t
 }
 
 // undo says how a step is taken back.

@@ -1,0 +1,97 @@
+package rotation
+
+import (
+	"context"
+	"runtime"
+	"testing"
+	"time"
+)
+
+// A cluster that answers and needs something comes before one that did not
+// answer the last time, though nothing is known of when that one breaks; then
+// the least time to an outage counts. No more are taken than there are slots.
+func TestWhoComesFirst(t *testing.T) {
+	b := newBench(t)
+	r := &Reconciler{atOnce: 2, resync: time.Minute, members: map[string]*member{}, nextCare: time.Now().Add(time.Hour)}
+	for name, fails := range map[string]int{"a-sick": 3, "b-well": 0, "c-new": 0, "d-sick": 1} {
+		m := &member{name: name, lookFails: fails}
+		if name == "b-well" {
+			m.decision.Issuer = b.view.Observed.IssuerFacts.Chain[0]
+		}
+		r.members[name] = m
+	}
+	take := func() (names []string) {
+		due, _ := r.due(time.Now())
+		for _, m := range due {
+			names = append(names, m.name)
+		}
+		return names
+	}
+	if got := take(); len(got) != 2 || got[0] != "c-new" || got[1] != "b-well" {
+		t.Errorf("first come %v", got)
+	}
+	if got := take(); len(got) != 0 {
+		t.Errorf("%v begin although no slot is free", got)
+	}
+	r.slots = 0
+	if got := take(); len(got) != 2 || got[0] != "a-sick" || got[1] != "d-sick" {
+		t.Errorf("then come %v", got)
+	}
+}
+
+// The Reconciler's lock is taken before a member's, never after: callers from
+// outside hold the first and want the second.
+func TestLockOrder(t *testing.T) {
+	b := newBench(t)
+	r := &Reconciler{members: map[string]*member{}}
+	m := &member{name: "eu"}
+	r.mu.Lock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.remember(m, Intent{Step: StepIssuer}, Outcome{Result: OK, Anchor: &b.fleet.Anchors[0], Certificate: &b.view.Certificates[0]})
+	}()
+	for range 10_000 {
+		runtime.Gosched()
+		if !m.mu.TryLock() {
+			t.Error("a member's lock is held while the Reconciler's is waited for")
+			break
+		}
+		m.mu.Unlock()
+	}
+	r.mu.Unlock()
+	<-done
+}
+
+// A slot is given back once: when the pass ends or has had it for long enough.
+func TestASlotIsGivenBackOnce(t *testing.T) {
+	r := &Reconciler{slots: 1, wake: make(chan struct{}, 1)}
+	free := r.slot()
+	free()
+	free()
+	if r.slots != 0 {
+		t.Errorf("%d slots are taken", r.slots)
+	}
+}
+
+// Certd that is told to stop in the middle of a look has learnt nothing about
+// the cluster.
+func TestALookThatIsCutShortIsNoFailure(t *testing.T) {
+	r := &Reconciler{members: map[string]*member{}}
+	ctx, cancel := context.WithCancel(t.Context())
+	m := &member{name: "eu", cluster: stops{cancel: cancel}}
+	if err := r.observe(ctx, m); err == nil || m.obsErr != nil || m.lookFails != 0 {
+		t.Errorf("%v; kept %v, %d failures", err, m.obsErr, m.lookFails)
+	}
+}
+
+// stops is a cluster during whose look certd is told to stop.
+type stops struct {
+	Cluster
+	cancel func()
+}
+
+func (s stops) Observe(ctx context.Context) (Observation, error) {
+	s.cancel()
+	return Observation{}, ctx.Err()
+}

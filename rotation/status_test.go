@@ -1,0 +1,186 @@
+package rotation
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The fleet's state follows from its clusters' and its own findings.
+func TestConclude(t *testing.T) {
+	const ok, warning, critical, unknown = StateOK, StateWarning, StateCritical, StateUnknown
+	for _, row := range []struct {
+		sentence string
+		clusters []State
+		findings []State
+		want     State
+	}{
+		{"all is well", []State{ok, ok, ok}, nil, ok},
+		{"no cluster is configured", nil, nil, ok},
+		{"one of three cannot be seen", []State{ok, unknown, ok}, nil, warning},
+		{"nothing can be seen", []State{unknown, unknown}, nil, unknown},
+		{"nothing can be seen, and a finding of the fleet warns", []State{unknown, unknown}, []State{warning}, unknown},
+		{"nothing can be seen, and a key is unfit", []State{unknown}, []State{critical}, critical},
+		{"one cluster warns", []State{ok, warning}, nil, warning},
+		{"one cluster is critical, the others unknown", []State{critical, unknown, unknown}, nil, critical},
+		{"a finding of the fleet is unknown", []State{ok}, []State{unknown}, warning},
+		{"a finding of the fleet is critical", []State{ok}, []State{critical}, critical},
+	} {
+		t.Run(row.sentence, func(t *testing.T) {
+			var s FleetStatus
+			for _, c := range row.clusters {
+				s.Clusters = append(s.Clusters, ClusterStatus{State: c})
+			}
+			for _, f := range row.findings {
+				s.Findings = append(s.Findings, Finding{Severity: f})
+			}
+			s.conclude(start)
+			if s.State != row.want {
+				t.Errorf("%s, want %s", s.State, row.want)
+			}
+			if sum := s.Summary; sum.OK+sum.Warning+sum.Critical+sum.Unknown != len(row.clusters) {
+				t.Errorf("the summary %+v does not add up", sum)
+			}
+		})
+	}
+}
+
+// saved is what the daemon left in the journal about the bench's cluster.
+func (b *bench) saved(at time.Time) ClusterRecord {
+	b.t.Helper()
+	b.view.Record.LastContact = at
+	text, err := json.Marshal(clusterStatus(b.fleet, b.view, Decide(b.fleet, b.view, at), at))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return ClusterRecord{Name: "eu", Status: text}
+}
+
+// Time goes on while nobody looks.
+func TestJournalStatus(t *testing.T) {
+	for _, row := range []struct {
+		sentence string
+		at       time.Time
+		cluster  State
+		fleet    State
+		finding  string
+	}{
+		{"a moment after the daemon ended the cluster is well, the fleet is not", hours(1.1), StateOK, StateWarning, ""},
+		{"an hour later nobody knows", hours(2), StateUnknown, StateUnknown, "NotSeenLately"},
+		{"the renewal was missed", hours(90), StateCritical, StateCritical, "RenewalOverdue"},
+		{"the issuer ended while nobody looked", hours(200), StateCritical, StateCritical, "IssuerExpired"},
+	} {
+		t.Run(row.sentence, func(t *testing.T) {
+			b := newBench(t)
+			s := JournalStatus(b.fleet, []ClusterRecord{b.saved(hours(1))}, row.at)
+			c := s.Clusters[0]
+			if c.State != row.cluster || s.State != row.fleet || s.Source != "journal" || row.finding != "" && !contains(c.Findings, row.finding) {
+				t.Errorf("cluster %s, fleet %s, findings %v", c.State, s.State, ids(c.Findings))
+			}
+			if !contains(s.Findings, "DaemonNotRunning") {
+				t.Errorf("findings %v", ids(s.Findings))
+			}
+			if s.NothingBreaksBefore == nil || !s.NothingBreaksBefore.Equal(b.view.Certificates[0].NotAfter) {
+				t.Errorf("nothing breaks before %v", s.NothingBreaksBefore)
+			}
+		})
+	}
+	t.Run("a cluster the journal has not heard of is unknown", func(t *testing.T) {
+		b := newBench(t)
+		if s := JournalStatus(b.fleet, nil, hours(1)); s.State != StateUnknown || s.Clusters[0].State != StateUnknown {
+			t.Errorf("%+v", s)
+		}
+	})
+	t.Run("what is no status is not believed", func(t *testing.T) {
+		b := newBench(t)
+		if s := JournalStatus(b.fleet, []ClusterRecord{{Name: "eu", Status: []byte(`{"state":`)}}, hours(1)); s.Clusters[0].State != StateUnknown {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// A cluster that has not been seen since the start shows what the journal
+// remembers, and is not well.
+func TestAnUnseenClusterShowsWhatTheJournalRemembers(t *testing.T) {
+	b := newBench(t)
+	b.view.Observed, b.view.Err, b.view.ErrSince = nil, ErrUnavailable, hours(1)
+	b.view.Certificates = append([]CertificateRecord{{Serial: "signed, never delivered", NotAfter: hours(900)}}, b.view.Certificates...)
+	s := LiveStatus(b.fleet, []View{b.view}, hours(2))
+	c := s.Clusters[0]
+	if c.State != StateUnknown || c.Issuer == nil || c.Issuer.Delivered.Serial != b.view.Certificates[1].Serial || c.Issuer.MustRenewBy == nil {
+		t.Errorf("%s, %+v", c.State, c.Issuer)
+	}
+	if s.FirstToBreak == nil || s.FirstToBreak.Cluster != "eu" {
+		t.Errorf("first to break: %+v", s.FirstToBreak)
+	}
+}
+
+// An issuer that cannot serve breaks things now, not when it ends.
+func TestAnUnusableIssuerBreaksNow(t *testing.T) {
+	b := newBench(t)
+	b.view.Observed.IssuerFacts.Problem = "key and certificate do not belong together"
+	s := LiveStatus(b.fleet, []View{b.view}, hours(1))
+	if s.State != StateCritical || s.NothingBreaksBefore == nil || !s.NothingBreaksBefore.Equal(hours(1)) {
+		t.Errorf("%s, nothing breaks before %v", s.State, s.NothingBreaksBefore)
+	}
+}
+
+func TestTimesInStatusAreWholeSeconds(t *testing.T) {
+	b := newBench(t)
+	odd := hours(1).Add(123456789)
+	b.view.Certificates[0].SignedAt = odd
+	b.view.Record.LastContact = odd
+	b.replica(b.view.Certificates[0].NotAfter, odd)
+	b.view.Policy.Issuer.RenewBefore = 167 * time.Hour // so that the dates lean on signedAt
+	text, err := json.Marshal(LiveStatus(b.fleet, []View{b.view}, odd))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := strings.Index(string(text), ".123456"); i >= 0 {
+		t.Errorf("fractions of a second in …%s…", text[max(0, i-60):i+10])
+	}
+}
+
+func TestProject(t *testing.T) {
+	b := newBench(t)
+	b.fleet.Policy.Clusters[0] = b.view.Policy
+	plan := func(at, until time.Time, ifStopped bool) Plan {
+		return Project(LiveStatus(b.fleet, []View{b.view}, at), b.fleet.Policy, at, until, ifStopped)
+	}
+	p := plan(hours(1), hours(24*30), true)
+	if len(p.Items) < 9 || len(p.Items) > 16 {
+		t.Fatalf("%d renewals in a month: %+v", len(p.Items), p.Items)
+	}
+	for i, item := range p.Items {
+		if item.At.Hour() != 3 || item.Step != StepIssuer || item.Reason == "" || item.At.Before(item.Due) {
+			t.Errorf("%+v is not at its firing", item)
+		}
+		if i > 0 && !item.At.After(p.Items[i-1].At) {
+			t.Errorf("%s comes after %s", item.At, p.Items[i-1].At)
+		}
+	}
+	if len(p.Breaks) != 2 || p.Breaks[0].Kind != "issuer" || p.Breaks[1].Kind != "anchor" {
+		t.Errorf("what breaks if certd stops: %+v", p.Breaks)
+	}
+	// The first renewal is the one that the loop decides on.
+	if d := Decide(b.fleet, b.view, hours(1)); !p.Items[0].At.Equal(d.Dates.NextRun) {
+		t.Errorf("planned at %s, decided for %s", p.Items[0].At, d.Dates.NextRun)
+	}
+	// A renewal that is due is planned once, for now.
+	late := plan(hours(90), hours(24*10), false)
+	now := slices.DeleteFunc(slices.Clone(late.Items), func(i PlanItem) bool { return i.At.After(hours(90)) })
+	if len(now) != 1 || len(late.Items) < 2 {
+		t.Errorf("an overdue renewal is planned as %+v", late.Items)
+	}
+	if late.Breaks != nil {
+		t.Errorf("breaks %+v", late.Breaks)
+	}
+	// Nothing is planned where certd only watches.
+	b.view.Record, b.view.Certificates = ClusterRecord{}, nil
+	b.view.Observed.Bundle.Marks, b.view.Observed.Issuer.Marks = Marks{}, Marks{}
+	if p := plan(hours(1), hours(24*30), false); len(p.Items) > 0 || !contains(p.Findings, "WatchedOnly") {
+		t.Errorf("a watched cluster is planned for: %+v", p)
+	}
+}
