@@ -1,0 +1,57 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// Each finding that certd can report has its line in the reference, and the
+// reference has no other.
+func TestEachFindingIsDocumented(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/reference/findings.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([A-Za-z]+)` ").FindAllStringSubmatch(string(doc), -1) {
+		documented[m[1]] = true
+	}
+	// As they stand in the code: d.find(severity, "Id", …), Finding{ID: "Id", …}
+	// and r.Problem("Id", …).
+	use := regexp.MustCompile(`(?:\.find\([a-zA-Z]+, |Finding\{ID: |\.Problem\(|\bid, fix :?= )"([A-Za-z]+)"`)
+	used := map[string]bool{}
+	for _, folder := range []string{"../../rotation", "internal/daemon"} {
+		files, err := filepath.Glob(filepath.Join(folder, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			if strings.HasSuffix(f, "_test.go") {
+				continue
+			}
+			text, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range use.FindAllStringSubmatch(string(text), -1) {
+				used[m[1]] = true
+			}
+		}
+	}
+	if len(used) < 20 {
+		t.Fatalf("only %d findings were found in the code: the test looks in the wrong place", len(used))
+	}
+	for id := range used {
+		if !documented[id] {
+			t.Errorf("finding %s is not in docs/reference/findings.md", id)
+		}
+	}
+	for id := range documented {
+		if !used[id] {
+			t.Errorf("docs/reference/findings.md has %s, which certd never reports", id)
+		}
+	}
+}
