@@ -387,7 +387,8 @@ func TestShippedRightsEndThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx := t.Context()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
 		if _, err = certd.CoreV1().Secrets(ns).Get(ctx, rotation.IssuerObject, metav1.GetOptions{}); apierrors.IsNotFound(err) {
 			break

@@ -69,8 +69,10 @@ func New(config Config) (*Proxy, error) {
 		return nil, errors.New("front proxy: no CA certificate to verify the API server by")
 	}
 	transport := &http.Transport{
-		TLSClientConfig:     &tls.Config{RootCAs: pool},
-		ForceAttemptHTTP2:   true,
+		// HTTP/1.1, a connection for each request under way: over one HTTP/2
+		// connection the watches and writes of all clients would share what a
+		// client has to itself when it talks to an API server.
+		TLSClientConfig:     &tls.Config{RootCAs: pool, NextProtos: []string{"http/1.1"}},
 		MaxIdleConnsPerHost: 64,
 		// The API server's answers pass as they are, compressed or not.
 		DisableCompression: true,
