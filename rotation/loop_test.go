@@ -2,9 +2,13 @@ package rotation
 
 import (
 	"context"
+	"crypto"
+	"crypto/rand"
 	"runtime"
 	"testing"
 	"time"
+
+	"certd.internal/pki"
 )
 
 // A cluster that answers and needs something comes before one that did not
@@ -43,24 +47,29 @@ func TestWhoComesFirst(t *testing.T) {
 // outside hold the first and want the second.
 func TestLockOrder(t *testing.T) {
 	b := newBench(t)
-	r := &Reconciler{members: map[string]*member{}}
-	m := &member{name: "eu"}
-	r.mu.Lock()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		r.remember(m, Intent{Step: StepIssuer}, Outcome{Result: OK, Anchor: &b.fleet.Anchors[0], Certificate: &b.view.Certificates[0]})
-	}()
-	for range 10_000 {
-		runtime.Gosched()
-		if !m.mu.TryLock() {
-			t.Error("a member's lock is held while the Reconciler's is waited for")
-			break
+	for _, out := range []Outcome{{Result: OK, Anchor: &b.fleet.Anchors[0], Certificate: &b.view.Certificates[0]}, {Result: OK, Certificate: &b.view.Certificates[0]}} {
+		r := &Reconciler{members: map[string]*member{}}
+		m := &member{name: "eu"}
+		r.mu.Lock()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			r.remember(m, Intent{Step: StepIssuer}, out)
+		}()
+		held := 0
+		for range 10_000 {
+			runtime.Gosched()
+			if m.mu.TryLock() {
+				m.mu.Unlock()
+				held = 0
+			} else if held++; held > 5_000 {
+				t.Error("a member's lock is held while the Reconciler's is waited for")
+				break
+			}
 		}
-		m.mu.Unlock()
+		r.mu.Unlock()
+		<-done
 	}
-	r.mu.Unlock()
-	<-done
 }
 
 // A slot is given back once: when the pass ends or has had it for long enough.
@@ -94,4 +103,38 @@ type stops struct {
 func (s stops) Observe(ctx context.Context) (Observation, error) {
 	s.cancel()
 	return Observation{}, ctx.Err()
+}
+
+// An issuer whose leaves would not verify under the bundle it is for is thrown
+// away.
+func TestAnIssuerIsProvedBeforeItIsUsed(t *testing.T) {
+	b, other := newBench(t), newBench(t)
+	s := signer{deaf{}, keyring{b.key}}
+	p := pki.IssuerProfile{Namespace: "linkerd", TrustDomain: "cluster.local", Lifetime: 168 * time.Hour, Backdate: 10 * time.Minute}
+	if _, _, err := s.issuer(t.Context(), &b.fleet.Anchors[0], b.bundle, p, caller{"eu", "certd", "test"}, hours(1)); err != nil {
+		t.Errorf("under its own bundle: %v", err)
+	}
+	if _, _, err := s.issuer(t.Context(), &b.fleet.Anchors[0], other.bundle, p, caller{"eu", "certd", "test"}, hours(1)); err == nil {
+		t.Error("an issuer that the bundle does not lead to passed")
+	}
+}
+
+// deaf is a journal that takes everything down and keeps nothing.
+type deaf struct{ Journal }
+
+func (deaf) Begin(Intent) (uint64, error) { return 1, nil }
+func (deaf) Finish(uint64, Outcome) error { return nil }
+
+// keyring holds one key under every name.
+type keyring struct{ key pki.PrivateKey }
+
+func (k keyring) CreateKey(context.Context, string) (Key, error) { return nil, ErrKeyExists }
+func (k keyring) OpenKey(context.Context, string, crypto.PublicKey) (Key, error) {
+	return k, nil
+}
+func (k keyring) Close() error  { return nil }
+func (k keyring) Info() KeyInfo { return KeyInfo{Backend: "test", Public: k.key.Public()} }
+func (k keyring) SignDigest(_ context.Context, digest []byte) (Signature, error) {
+	text, err := k.key.Sign(rand.Reader, digest, crypto.SHA256)
+	return Signature{ASN1: text}, err
 }

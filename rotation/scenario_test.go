@@ -3,6 +3,7 @@ package rotation_test
 import (
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -307,6 +308,34 @@ func TestALostJournal(t *testing.T) {
 		}
 		time.Sleep(4 * day)
 		w.holds("four days later")
+		w.end()
+	})
+}
+
+// A journal that was restored from a backup knows of fewer starts than the
+// clusters do; certd goes on all the same.
+func TestAJournalRestoredFromABackup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "east")
+		w.ceremony()
+		backup := journalDir(t)
+		if err := os.CopyFS(backup, os.DirFS(w.dir)); err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			w.start()
+			w.clusters["east"].Delete(rotation.BundleObject)
+			time.Sleep(time.Minute)
+			w.end()
+		}
+		w.dir = backup
+		w.start()
+		w.clusters["east"].Edit(rotation.BundleObject, "kubectl", func(_ map[string][]byte, m *rotation.Marks) { m.Keep = false })
+		time.Sleep(time.Minute)
+		if c := w.cluster("east"); c.State != rotation.StateOK {
+			t.Errorf("east is %s: %+v", c.State, c.Findings)
+		}
+		w.holds("after the restore")
 		w.end()
 	})
 }

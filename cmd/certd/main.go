@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/term"
 
+	"certd.internal/cmd/certd/internal/api"
 	"certd.internal/cmd/certd/internal/cli"
 	"certd.internal/cmd/certd/internal/daemon"
 	"certd.internal/rotation"
@@ -32,7 +33,10 @@ func main() {
 			st, err := d.Live(ctx, path)
 			return st, invalid(err)
 		},
-		Local: d.Open,
+		Local: func(ctx context.Context, path string, write bool) (api.Service, string, func() error, error) {
+			svc, note, done, err := d.Open(ctx, path, write)
+			return svc, note, done, invalid(err)
+		},
 		Socket: func(path string) (string, error) {
 			c, err := d.Load(path)
 			if err != nil {
@@ -40,8 +44,11 @@ func main() {
 			}
 			return c.Server.Socket, nil
 		},
-		Config:         configCommands{d},
-		InspectCluster: d.Certificates,
+		Config: configCommands{d},
+		InspectCluster: func(ctx context.Context, path, cluster, part string) ([]byte, error) {
+			certificates, err := d.Certificates(ctx, path, cluster, part)
+			return certificates, invalid(err)
+		},
 	}
 	if w, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
 		app.Width = w

@@ -77,23 +77,34 @@ func (a *App) inspected(ctx context.Context, arg string) ([]byte, error) {
 	f, err := os.Open(arg)
 	if err == nil {
 		defer f.Close()
-		if info, err := f.Stat(); err == nil && info.IsDir() {
-			return nil, usage("inspect %s: it is a folder", arg)
+		info, err := f.Stat()
+		if err != nil || !info.IsDir() {
+			return limited(f, arg)
 		}
-		return limited(f, arg)
+		// A directory cluster's folder may well bear the cluster's name.
+		b, err := a.inspectCluster(ctx, arg)
+		if errors.Is(err, api.ErrUsage) {
+			return nil, usage("inspect %s: it is a folder, and no cluster", arg)
+		}
+		return b, err
 	}
 	if !errors.Is(err, fs.ErrNotExist) && !strings.HasSuffix(arg, "/issuer") && !strings.HasSuffix(arg, "/bundle") {
 		return nil, fmt.Errorf("inspect: %w", err)
 	}
-	cluster, part, _ := strings.Cut(arg, "/")
-	if a.InspectCluster == nil || cluster == "" || part != "" && part != "issuer" && part != "bundle" {
-		return nil, usage("inspect %s: there is no such file, and it does not read as CLUSTER, CLUSTER/issuer, CLUSTER/bundle or https://…", arg)
-	}
-	b, err := a.InspectCluster(ctx, a.configPath, cluster, part)
+	b, err := a.inspectCluster(ctx, arg)
 	if errors.Is(err, api.ErrUsage) {
 		return nil, fmt.Errorf("inspect %s: there is no such file, and %w", arg, err)
 	}
 	return b, err
+}
+
+// inspectCluster fetches what CLUSTER, CLUSTER/issuer or CLUSTER/bundle holds.
+func (a *App) inspectCluster(ctx context.Context, arg string) ([]byte, error) {
+	cluster, part, _ := strings.Cut(arg, "/")
+	if a.InspectCluster == nil || cluster == "" || part != "" && part != "issuer" && part != "bundle" {
+		return nil, usage("it does not read as CLUSTER, CLUSTER/issuer, CLUSTER/bundle or https://…")
+	}
+	return a.InspectCluster(ctx, a.configPath, cluster, part)
 }
 
 func limited(r io.Reader, name string) ([]byte, error) {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -84,12 +85,11 @@ func (d Daemon) open(ctx context.Context, path string, write bool) (f *fleet, no
 	f = &fleet{log: log, getenv: d.Getenv}
 	f.arrange(c)
 	if write {
-		f.journal, err = d.openJournal(c, lockTimeout)
-	} else {
+		if f.journal, err = d.openJournal(c, lockTimeout); err == nil {
+			f.keys, err = openKeys(c, d.Getenv, log)
+		}
+	} else { // without keys: what is known can be read without a login
 		f.journal, note, err = readJournal(c)
-	}
-	if err == nil {
-		f.keys, err = openKeys(c, d.Getenv, log)
 	}
 	if err != nil {
 		return nil, "", errors.Join(err, f.Close())
@@ -108,6 +108,9 @@ func readJournal(c *config.Config) (*state.Journal, string, error) {
 	if err == nil {
 		return j, "no daemon answers; reading its journal in " + c.StateDir, nil
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, "", fmt.Errorf("no daemon answers, and there is no journal in %s: nothing is known of fleet %s; start with certd init and certd run, or correct stateDir (%w)", c.StateDir, c.Name, fs.ErrNotExist)
+	}
 	if !errors.Is(err, state.ErrLocked) {
 		return nil, "", err
 	}
@@ -121,11 +124,17 @@ func readJournal(c *config.Config) (*state.Journal, string, error) {
 // Live asks the clusters themselves. A journal that cannot be read is done
 // without.
 func (d Daemon) Live(ctx context.Context, path string) (rotation.FleetStatus, error) {
-	f, _, err := d.open(ctx, path, false)
+	c, err := d.Load(path)
 	if err != nil {
 		return rotation.FleetStatus{}, err
 	}
+	f := &fleet{log: d.Log(c.LogLevel), getenv: d.Getenv}
 	defer f.Close()
+	f.arrange(c)
+	if f.journal, _, err = readJournal(c); err != nil {
+		f.log.Warn("the journal cannot be read; what it knows of anchors and clusters is left out", "err", err)
+		f.journal = nil
+	}
 	st, err := f.live(ctx)
 	st.Version = d.Version
 	return st, err
@@ -149,7 +158,9 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	if err != nil {
 		return err
 	}
-	log := d.Log(c.LogLevel)
+	level := &slog.LevelVar{} // a reload may change it
+	level.Set(c.LogLevel)
+	log := d.Log(level)
 	for _, w := range c.Warnings {
 		log.Warn("configuration", "at", w.Position.String(), "path", w.Path, "warning", w.Message)
 	}
@@ -196,7 +207,7 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	reloaded := make(chan struct{})
 	go func() {
 		defer close(reloaded)
-		d.reloads(ctx, f, r, log)
+		d.reloads(ctx, f, r, log, level)
 	}()
 	looped := make(chan error, 1)
 	go func() { looped <- r.Run(ctx) }()
@@ -234,7 +245,7 @@ func newPassphrase() (string, error) {
 // changes. A change is noticed by the folder's events, since editors and
 // kubelets replace files, and once a minute by content, since events can be
 // lost.
-func (d Daemon) reloads(ctx context.Context, f *fleet, r *rotation.Reconciler, log *slog.Logger) {
+func (d Daemon) reloads(ctx context.Context, f *fleet, r *rotation.Reconciler, log *slog.Logger, level *slog.LevelVar) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
@@ -295,14 +306,14 @@ func (d Daemon) reloads(ctx context.Context, f *fleet, r *rotation.Reconciler, l
 			continue
 		}
 		last = now
-		d.reload(f, r, log)
+		d.reload(f, r, log, level)
 		follow()
 		last = digest(read())
 	}
 }
 
 // reload takes a changed configuration over, or keeps the old one and says so.
-func (d Daemon) reload(f *fleet, r *rotation.Reconciler, log *slog.Logger) {
+func (d Daemon) reload(f *fleet, r *rotation.Reconciler, log *slog.Logger, level *slog.LevelVar) {
 	old := f.current()
 	c, err := d.Load(old.File)
 	if err == nil {
@@ -313,12 +324,17 @@ func (d Daemon) reload(f *fleet, r *rotation.Reconciler, log *slog.Logger) {
 		r.Problem("ConfigReloadFailed", fmt.Errorf("the configuration changed and was refused; the old one is in force: %w", err))
 		return
 	}
+	was := f.clusters // changed by reloads alone, which come one after another
 	clusters, gone := f.arrange(c)
 	if err := r.Apply(c.Fleet(), clusters); err != nil {
-		log.Error("configuration not reloaded", "err", err)
-		r.Problem("ConfigReloadFailed", err)
+		log.Error("configuration not reloaded; the old one stays in force", "file", old.File, "err", err)
+		r.Problem("ConfigReloadFailed", fmt.Errorf("the configuration changed and could not be taken over; the old one is in force: %w", err))
+		f.mu.Lock()
+		f.config, f.clusters = old, was
+		f.mu.Unlock()
 		return
 	}
+	level.Set(c.LogLevel)
 	for _, l := range gone {
 		if err := l.Close(); err != nil {
 			log.Warn("cluster not closed cleanly", "cluster", l.name, "err", err)
