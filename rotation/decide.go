@@ -180,6 +180,9 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 	case wrong != "":
 		d.find(StateCritical, "ClockSkew", wrong+": nothing is signed or written until they agree", d.breaks(), "check NTP on this host and on the cluster's control plane")
 		return d
+	case active == nil && ours:
+		d.find(StateWarning, "NoAnchor", "the journal knows no trust anchor, and the cluster bears this fleet's mark: the anchor is learnt from it as soon as the key backend answers", d.breaks(), "certd history")
+		return d
 	case active == nil:
 		d.find(StateWarning, "NoAnchor", "there is no trust anchor yet", nil, "certd init")
 		return d
@@ -415,6 +418,8 @@ func (d *Decision) judgeIssuer(f Fleet, v View, now time.Time) {
 	switch left := end.Sub(now); {
 	case left <= 0:
 		d.find(StateCritical, "IssuerExpired", fmt.Sprintf("the issuer ended %s ago: every workload certificate ended with it", short(-left)), &end, "certd rotate issuer "+v.Policy.Cluster)
+	case d.Mode == Watched && left < floor:
+		d.find(StateCritical, "IssuerBelowFloor", fmt.Sprintf("the issuer, which is not certd's, ends in %s; in that second every workload certificate ends", short(left)), &end, "certd inspect "+v.Policy.Cluster)
 	case left < floor:
 		d.find(StateCritical, "IssuerBelowFloor", fmt.Sprintf("the issuer ends in %s, less than the %s that repairs may take; in that second every workload certificate ends", short(left), short(floor)), &end, "certd rotate issuer "+v.Policy.Cluster)
 	case d.Mode == Managed && now.After(d.Dates.MustRenewBy.Add(time.Minute)):

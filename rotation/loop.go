@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -31,6 +32,10 @@ const (
 	// passPause lies between two passes of one cluster, however often it
 	// changes.
 	passPause = 500 * time.Millisecond
+	// firstLooks is how long enrolling waits for the first look at the others.
+	firstLooks = 3 * time.Second
+	// recoverAgain lies between tries to learn the anchors anew.
+	recoverAgain = 5 * time.Second
 	// eventTimeout bounds telling people.
 	eventTimeout = 5 * time.Second
 	// clockJump is the difference between wall and monotonic clock that counts
@@ -80,6 +85,7 @@ type Reconciler struct {
 	nextPrune time.Time
 	keyFails  int
 	slots     int // taken
+	begun     time.Time
 	// pendings are intents of clusters that are not configured now.
 	pendings []PendingIntent
 }
@@ -227,6 +233,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	var working sync.WaitGroup
 	last, timer := time.Now(), time.NewTimer(0)
 	defer timer.Stop()
+	r.mu.Lock()
+	r.begun = wall()
+	r.mu.Unlock()
 	for ctx.Err() == nil {
 		now := time.Now()
 		if by := clockStep(last, now); by.Abs() > clockJump {
@@ -363,6 +372,27 @@ func (r *Reconciler) release(m *member) {
 	r.cycleAt = wall()
 }
 
+// othersUnseen says whether another cluster has yet to be looked at for the
+// first time, and may turn out to be the very one that is to be enrolled. That
+// keeps nobody waiting for long: a cluster that hangs holds up no other.
+func (r *Reconciler) othersUnseen(m *member, now time.Time) bool {
+	r.mu.Lock()
+	members, begun := slices.Collect(maps.Values(r.members)), r.begun
+	r.mu.Unlock()
+	if now.Sub(begun) > firstLooks || now.Before(begun) {
+		return false
+	}
+	for _, o := range members {
+		o.mu.Lock()
+		unseen := o.observed == nil && o.lookFails == 0
+		o.mu.Unlock()
+		if unseen && o != m {
+			return true
+		}
+	}
+	return false
+}
+
 // configured says whether m is still what the configuration names.
 func (r *Reconciler) configured(m *member) bool {
 	r.mu.Lock()
@@ -437,6 +467,10 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 		d = Decide(f, v, now)
 		r.decided(m, v, d)
 		if d.Step == "" || ctx.Err() != nil || !r.configured(m) {
+			break
+		}
+		if !v.Record.Enrolled && r.othersUnseen(m, now) {
+			d.wakeAt(now.Add(passPause))
 			break
 		}
 		sctx, cancel := context.WithTimeout(hand, stepTimeout)
@@ -542,6 +576,9 @@ func (r *Reconciler) schedule(m *member, d Decision) {
 	if !d.Wake.IsZero() && d.Wake.Before(next) {
 		next = d.Wake
 	}
+	if r.has("AnchorNotRecovered") {
+		next = earlier(next, now.Add(recoverAgain))
+	}
 	m.mu.Lock()
 	if m.obsErr != nil {
 		next = now.Add(backoff(m.lookFails, m.left(d.Dates.MustRenewBy, now)))
@@ -560,3 +597,10 @@ func (r *Reconciler) schedule(m *member, d Decision) {
 // wall is the wall clock without its monotonic reading: certificates are held
 // against the calendar.
 func wall() time.Time { return time.Now().Round(0).UTC() }
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}

@@ -312,6 +312,14 @@ func (r *Reconciler) Solved(ids ...string) {
 	}
 }
 
+// has says whether a finding about the fleet stands.
+func (r *Reconciler) has(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, stands := r.findings[id]
+	return stands
+}
+
 // saveStatus keeps what `status` shows when no daemon runs. Writing it at each
 // look would be a disk sync a minute and cluster for nothing: it is written
 // when it says something else, or was ten looks ago.
