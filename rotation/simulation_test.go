@@ -298,28 +298,38 @@ func TestFaultsNeverLeaveAFleetBroken(t *testing.T) {
 func faultyMonths(t *testing.T, seed uint64) {
 	w := newWorld(t, "east", "west")
 	w.resync = 20 * time.Minute
-	rnd := rand.New(rand.NewPCG(seed, 1))
+	// Each actor has a stream of its own, so that who comes first changes
+	// nothing for the others; a stream is used under its actor's lock.
+	streams := uint64(0)
+	stream := func() *rand.Rand {
+		streams++
+		return rand.New(rand.NewPCG(seed, streams))
+	}
+	rnd := stream() // of the hands and the clock
 	w.ceremony()
 	w.start()
 	time.Sleep(time.Minute)
 	for range 20 {
 		worse := rnd.Float64() * 0.5
-		var faults = func(memory.Call) memory.ClusterFault {
-			switch p := rnd.Float64(); {
-			case p > worse:
-				return memory.ClusterFault{}
-			case p < worse/3:
-				return memory.ClusterFault{Err: rotation.ErrUnavailable}
-			case p < worse*2/3:
-				return memory.ClusterFault{Err: rotation.ErrOutcomeUnknown, Lost: true}
+		faults := func(rnd *rand.Rand) func(memory.Call) memory.ClusterFault {
+			return func(memory.Call) memory.ClusterFault {
+				switch p := rnd.Float64(); {
+				case p > worse:
+					return memory.ClusterFault{}
+				case p < worse/3:
+					return memory.ClusterFault{Err: rotation.ErrUnavailable}
+				case p < worse*2/3:
+					return memory.ClusterFault{Err: rotation.ErrOutcomeUnknown, Lost: true}
+				}
+				return memory.ClusterFault{Err: rotation.ErrOutcomeUnknown, Delay: time.Duration(rnd.IntN(40)) * time.Second}
 			}
-			return memory.ClusterFault{Err: rotation.ErrOutcomeUnknown, Delay: time.Duration(rnd.IntN(40)) * time.Second}
 		}
-		for _, c := range w.clusters {
-			c.SetFaults(faults)
+		for _, name := range []string{"east", "west"} {
+			w.clusters[name].SetFaults(faults(stream()))
 		}
+		vault := stream()
 		w.keys.SetFaults(func(memory.KeyCall, string) memory.KeyFault {
-			if rnd.Float64() < worse {
+			if vault.Float64() < worse {
 				return memory.KeyFault{Err: rotation.ErrUnavailable}
 			}
 			return memory.KeyFault{}
