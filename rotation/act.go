@@ -63,14 +63,11 @@ func (r *Reconciler) publishIssuer(ctx, hand context.Context, m *member, f Fleet
 	}
 	defer cred.Wipe()
 	in.Serial, in.Anchor, in.Key = rec.Serial, a.ID, a.Key
-	begun := wall()
-	err = r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
+	return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
 		rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: v.Observed.Issuer.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: rec.Serial, Credential: &cred, Bundle: d.Bundle})
 		rec.DeliveredAt = wall()
 		return Outcome{Revision: rev, Certificate: &rec, Anchor: &a, Enrolled: true}, err
 	})
-	r.metrics.Rotated(m.name, "issuer", err == nil, wall().Sub(begun))
-	return err
 }
 
 // notSigned says that an error left no signature behind.
@@ -175,11 +172,6 @@ func (r *Reconciler) tell(ctx context.Context, m *member, in Intent) {
 		e.Reason, e.Message = "CertdIssuerRotated", "new issuer "+in.Serial+": "+in.Reason
 	case StepRepairBundle, StepRepairIssuer, StepRepairMetadata:
 		e.Reason, e.Warning = "CertdDriftRepaired", true
-		by := in.Writer
-		if by == "" {
-			by = "unknown"
-		}
-		r.metrics.Repaired(m.name, in.Object, by)
 	default:
 		return
 	}

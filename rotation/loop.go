@@ -50,24 +50,12 @@ const (
 	pruneEvery = 30 * 24 * time.Hour
 )
 
-// Metrics is told what happens.
-type Metrics interface {
-	Rotated(cluster, kind string, ok bool, took time.Duration)
-	Repaired(cluster, object, by string)
-}
-
-type noMetrics struct{}
-
-func (noMetrics) Rotated(string, string, bool, time.Duration) {}
-func (noMetrics) Repaired(string, string, string)             {}
-
 // Reconciler runs the one loop: it observes each cluster, decides, records,
 // acts, and observes again; woken by watches, deadlines and requests.
 type Reconciler struct {
 	journal Journal
 	signer  signer
 	log     *slog.Logger
-	metrics Metrics
 	atOnce  int
 	resync  time.Duration
 
@@ -97,8 +85,7 @@ type Options struct {
 	Policy   FleetPolicy
 	Clusters map[string]Cluster // one for each of Policy.Clusters
 	Log      *slog.Logger
-	Metrics  Metrics // nil: none
-	AtOnce   int     // clusters worked on side by side; 0: 16
+	AtOnce   int // clusters worked on side by side; 0: 16
 	// Resync is how long certd goes without looking at a cluster that no watch
 	// reports and no deadline calls for; 0: a minute.
 	Resync time.Duration
@@ -108,11 +95,8 @@ type Options struct {
 // are settled, those of signatures at once (their answers are lost), those of
 // writes after the next look at their cluster.
 func NewReconciler(o Options) (*Reconciler, error) {
-	r := &Reconciler{journal: o.Journal, signer: signer{o.Journal, o.Keys}, log: o.Log, metrics: o.Metrics, atOnce: cmp.Or(o.AtOnce, 16), resync: cmp.Or(o.Resync, usualResync),
+	r := &Reconciler{journal: o.Journal, signer: signer{o.Journal, o.Keys}, log: o.Log, atOnce: cmp.Or(o.AtOnce, 16), resync: cmp.Or(o.Resync, usualResync),
 		wake: make(chan struct{}, 1), members: map[string]*member{}, findings: map[string]Finding{}}
-	if r.metrics == nil {
-		r.metrics = noMetrics{}
-	}
 	var err error
 	if r.anchors, err = o.Journal.Anchors(); err != nil {
 		return nil, fmt.Errorf("read the trust anchors from the journal: %w", err)

@@ -35,7 +35,7 @@ func (r *Reconciler) Status() FleetStatus {
 		m.mu.Unlock()
 		s.Clusters = append(s.Clusters, clusterStatus(f, v, d, now))
 	}
-	s.conclude(now)
+	s.Conclude()
 	return s
 }
 
@@ -58,7 +58,7 @@ func JournalStatus(f Fleet, records []ClusterRecord, now time.Time) FleetStatus 
 		}
 		s.Clusters = append(s.Clusters, c)
 	}
-	s.conclude(now)
+	s.Conclude()
 	return s
 }
 
@@ -68,7 +68,7 @@ func LiveStatus(f Fleet, views []View, now time.Time) FleetStatus {
 	for _, v := range views {
 		s.Clusters = append(s.Clusters, clusterStatus(f, v, Decide(f, v, now), now))
 	}
-	s.conclude(now)
+	s.Conclude()
 	return s
 }
 
@@ -138,9 +138,11 @@ func newFleetStatus(f Fleet, now time.Time, source string) FleetStatus {
 	return s
 }
 
-// conclude derives what follows from the clusters and findings.
-func (s *FleetStatus) conclude(now time.Time) {
+// Conclude derives state, summary and what breaks first from the clusters and
+// findings, as of ObservedAt: also of a part of the fleet.
+func (s *FleetStatus) Conclude() {
 	s.Summary = Summary{Clusters: len(s.Clusters)}
+	s.NothingBreaksBefore, s.FirstToBreak = nil, nil
 	if a := s.Trust.Active; a != nil {
 		s.breaksAt(Break{Kind: "anchor", Name: a.ID, At: a.NotAfter})
 	}
@@ -161,8 +163,8 @@ func (s *FleetStatus) conclude(now time.Time) {
 			if i.Loaded != nil && i.Loaded.NotAfter != nil && i.Loaded.NotAfter.Before(end) {
 				end = *i.Loaded.NotAfter
 			}
-			if now.Before(end) && slices.ContainsFunc(c.Findings, func(f Finding) bool { return f.ID == "IssuerUnusable" }) {
-				end = now.Truncate(time.Second) // what is there serves nobody, whatever its dates say
+			if s.ObservedAt.Before(end) && slices.ContainsFunc(c.Findings, func(f Finding) bool { return f.ID == "IssuerUnusable" }) {
+				end = s.ObservedAt // what is there serves nobody, whatever its dates say
 			}
 			s.breaksAt(Break{Cluster: c.Name, Kind: "issuer", Name: IssuerObject, At: end})
 		}

@@ -36,7 +36,7 @@ func TestConclude(t *testing.T) {
 			for _, f := range row.findings {
 				s.Findings = append(s.Findings, Finding{Severity: f})
 			}
-			s.conclude(start)
+			s.Conclude()
 			if s.State != row.want {
 				t.Errorf("%s, want %s", s.State, row.want)
 			}

@@ -170,45 +170,7 @@ func narrowed(st rotation.FleetStatus, names []string, selector string) (rotatio
 		return st, err
 	}
 	st.Clusters = slices.DeleteFunc(slices.Clone(st.Clusters), func(c rotation.ClusterStatus) bool { return !set[c.Name] })
-	st.Summary = rotation.Summary{Clusters: len(st.Clusters)}
-	st.NothingBreaksBefore, st.FirstToBreak = nil, nil
-	breaks := func(b rotation.Break) {
-		if st.NothingBreaksBefore == nil || b.At.Before(*st.NothingBreaksBefore) {
-			st.NothingBreaksBefore, st.FirstToBreak = &b.At, &b
-		}
-	}
-	if a := st.Trust.Active; a != nil {
-		breaks(rotation.Break{Kind: "anchor", Name: a.ID, At: a.NotAfter})
-	}
-	for _, c := range st.Clusters {
-		switch c.State {
-		case rotation.StateOK:
-			st.Summary.OK++
-		case rotation.StateWarning:
-			st.Summary.Warning++
-		case rotation.StateCritical:
-			st.Summary.Critical++
-		default:
-			st.Summary.Unknown++
-		}
-		if c.Issuer != nil && c.Issuer.Delivered != nil {
-			breaks(rotation.Break{Cluster: c.Name, Kind: "issuer", Name: "linkerd-identity-issuer", At: usableUntil(c.Issuer)})
-		}
-	}
-	has := func(s rotation.State) bool {
-		return slices.ContainsFunc(st.Findings, func(f rotation.Finding) bool { return f.Severity == s })
-	}
-	sum := st.Summary
-	switch {
-	case sum.Critical > 0 || has(rotation.StateCritical):
-		st.State = rotation.StateCritical
-	case sum.Clusters > 0 && sum.Unknown == sum.Clusters:
-		st.State = rotation.StateUnknown
-	case sum.Warning+sum.Unknown > 0 || len(st.Findings) > 0:
-		st.State = rotation.StateWarning
-	default:
-		st.State = rotation.StateOK
-	}
+	st.Conclude()
 	return st, nil
 }
 
