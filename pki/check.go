@@ -196,21 +196,30 @@ func checkBuilt(c, template *x509.Certificate, pub *ecdsa.PublicKey) error {
 		return fmt.Errorf("its DNS names are %q, want %q", c.DNSNames, template.DNSNames)
 	case !c.NotBefore.Equal(template.NotBefore) || !c.NotAfter.Equal(template.NotAfter):
 		return fmt.Errorf("it is valid from %s to %s, want %s to %s", stamp(c.NotBefore), stamp(c.NotAfter), stamp(template.NotBefore), stamp(template.NotAfter))
-	case c.KeyUsage != caKeyUsage:
+	case template.IsCA && c.KeyUsage != caKeyUsage:
 		return errors.New("its key usage is not keyCertSign and cRLSign")
-	case c.MaxPathLen != template.MaxPathLen:
+	case !template.IsCA && c.KeyUsage != x509.KeyUsageDigitalSignature:
+		return errors.New("its key usage is not digitalSignature")
+	case !slices.Equal(c.ExtKeyUsage, template.ExtKeyUsage) || len(c.UnknownExtKeyUsage) > 0:
+		return errors.New("its extended key usages are not those asked for")
+	case template.IsCA && c.MaxPathLen != template.MaxPathLen:
 		return fmt.Errorf("its path length is %d, want %d", c.MaxPathLen, template.MaxPathLen)
 	}
+	made := madeExtensions
+	if !template.IsCA {
+		made = append(made, oidExtKeyUsage)
+	}
 	for _, e := range c.Extensions {
-		if !slices.ContainsFunc(madeExtensions, e.Id.Equal) {
+		if !slices.ContainsFunc(made, e.Id.Equal) {
 			return fmt.Errorf("it has an extension that nobody asked for, %s", e.Id)
 		}
 	}
 	return nil
 }
 
-// madeExtensions are all that certd puts into CA certificates.
-var madeExtensions = []asn1.ObjectIdentifier{oidBasicConstraints, oidKeyUsage, oidSubjectKeyID, oidAuthorityKeyID, oidSubjectAltName}
+// madeExtensions are all that certd puts into CA certificates; others have
+// extended key usages besides.
+var madeExtensions = slices.Clip([]asn1.ObjectIdentifier{oidBasicConstraints, oidKeyUsage, oidSubjectKeyID, oidAuthorityKeyID, oidSubjectAltName})
 
 func samePublic(a, b crypto.PublicKey) bool {
 	k, ok := a.(interface{ Equal(crypto.PublicKey) bool })

@@ -55,32 +55,46 @@ func SelfSignAnchor(now time.Time, p AnchorProfile, signer crypto.Signer) (*x509
 // under anchor, whose key (ECDSA P-256) is behind signer. Like SelfSignAnchor
 // it tries with a throw-away key first and judges what comes back.
 func SignIssuer(template, anchor *x509.Certificate, pub *ecdsa.PublicKey, signer crypto.Signer) (*x509.Certificate, error) {
+	return signUnder("issuer", "anchor", template, anchor, pub, signer, checkUnder)
+}
+
+// SignServing makes a serving certificate for pub from a template of
+// NewServingTemplate, under a webhook CA, whose key (ECDSA P-256) is behind
+// signer, in the same way as SignIssuer.
+func SignServing(template, ca *x509.Certificate, pub *ecdsa.PublicKey, signer crypto.Signer) (*x509.Certificate, error) {
+	return signUnder("serving certificate", "webhook CA", template, ca, pub, signer, checkServingUnder)
+}
+
+// signUnder makes a certificate of some kind under a CA certificate, which
+// parent names in errors. check judges it, the one tried with a throw-away key
+// included.
+func signUnder(kind, parent string, template, ca *x509.Certificate, pub *ecdsa.PublicKey, signer crypto.Signer, check func(c, ca *x509.Certificate) error) (*x509.Certificate, error) {
 	key, err := p256(signer)
 	if err != nil {
-		return nil, fmt.Errorf("sign issuer %q: %w", template.Subject.CommonName, err)
+		return nil, fmt.Errorf("sign %s %q: %w", kind, template.Subject.CommonName, err)
 	}
-	if !samePublic(anchor.PublicKey, key) {
-		return nil, fmt.Errorf("sign issuer %q: the signing key is not that of anchor %q", template.Subject.CommonName, anchor.Subject.CommonName)
+	if !samePublic(ca.PublicKey, key) {
+		return nil, fmt.Errorf("sign %s %q: the signing key is not that of %s %q", kind, template.Subject.CommonName, parent, ca.Subject.CommonName)
 	}
 	dry, err := GenerateKey()
 	if err != nil {
 		return nil, err
 	}
 	defer dry.Wipe()
-	dryAnchor := *anchor
-	dryAnchor.PublicKey = dry.PublicKey()
+	dryCA := *ca
+	dryCA.PublicKey = dry.PublicKey()
 
-	c, err := sign(template, &dryAnchor, pub, dry)
+	c, err := sign(template, &dryCA, pub, dry)
 	if err == nil {
-		err = cmp.Or(checkBuilt(c, template, pub), checkUnder(c, &dryAnchor))
+		err = cmp.Or(checkBuilt(c, template, pub), check(c, &dryCA))
 	}
 	if err != nil {
 		return nil, wrongBefore(template, err)
 	}
-	if c, err = sign(template, anchor, pub, signer); err != nil {
+	if c, err = sign(template, ca, pub, signer); err != nil {
 		return nil, err
 	}
-	if err := cmp.Or(checkBuilt(c, template, pub), checkUnder(c, anchor)); err != nil {
+	if err := cmp.Or(checkBuilt(c, template, pub), check(c, ca)); err != nil {
 		return nil, wrongAfter(template, err)
 	}
 	return c, nil
