@@ -131,7 +131,7 @@ type Decision struct {
 
 	Mode     Mode
 	Bundle   pki.Bundle // what the cluster is to trust
-	Dates    IssuerDates
+	Dates    RenewalDates
 	Issuer   *x509.Certificate // the first certificate in the issuer file, if it can serve
 	Loaded   *Loaded
 	Findings []Finding
@@ -341,7 +341,7 @@ const (
 )
 
 // budget is when the next signature may be made.
-func (p IssuerPolicy) budget(signed []time.Time, now time.Time) time.Time {
+func (p RenewalPolicy) budget(signed []time.Time, now time.Time) time.Time {
 	recent := within(signed, now, budgetWindow)
 	if len(recent) < budgetSpare {
 		return now

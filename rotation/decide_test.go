@@ -44,7 +44,7 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	policy := Policy{Cluster: "eu", Namespace: "linkerd", TrustDomain: "cluster.local", LeafLifetime: 24 * time.Hour, ClockSkew: 20 * time.Second, Repair: 12 * time.Hour,
-		Issuer: IssuerPolicy{Lifetime: 168 * time.Hour, RenewBefore: 84 * time.Hour, Backdate: 10 * time.Minute, Schedule: schedule}}
+		Issuer: RenewalPolicy{Lifetime: 168 * time.Hour, RenewBefore: 84 * time.Hour, Backdate: 10 * time.Minute, Schedule: schedule}}
 	b := &bench{t: t, key: key, bundle: bundle,
 		fleet: Fleet{Policy: FleetPolicy{Fleet: "acme", KeyPrefix: "acme", Clusters: []Policy{policy}}, Epoch: 7,
 			Anchors: []Anchor{{ID: "g1", Key: "acme-anchor-1", Backend: "vault-transit", Certificate: anchor, CreatedAt: start}}}}

@@ -87,8 +87,8 @@ func (t TrustPolicy) CheckLifetimes(issuer time.Duration) []LifetimeProblem {
 	return problems
 }
 
-// IssuerDates are the dates of one issuer, in UTC.
-type IssuerDates struct {
+// RenewalDates are the dates of one certificate, in UTC.
+type RenewalDates struct {
 	// MustRenewBy is when it is renewed at any hour: RenewBefore, or the floor
 	// where that is larger, before notAfter.
 	MustRenewBy time.Time
@@ -100,14 +100,14 @@ type IssuerDates struct {
 	NextRun time.Time
 }
 
-// Dates reckons with the issuer of a cluster that was signed at signedAt and
+// Dates reckons with a certificate of a cluster that was signed at signedAt and
 // ends at notAfter. floor is what Floor says for what the cluster runs with.
 // A firing at MustRenewBy still counts. Where none is left, because the floor
 // rose or the schedule changed, MustRenewBy stands in for it; RenewAt and
 // NextRun never lie before signedAt, MustRenewBy may.
-func (p IssuerPolicy) Dates(cluster string, signedAt, notAfter time.Time, floor time.Duration) IssuerDates {
+func (p RenewalPolicy) Dates(cluster string, signedAt, notAfter time.Time, floor time.Duration) RenewalDates {
 	must := notAfter.Add(-max(p.RenewBefore, floor))
-	dates := IssuerDates{MustRenewBy: must.UTC()}
+	dates := RenewalDates{MustRenewBy: must.UTC()}
 	earliest := func(firing time.Time) time.Time {
 		if firing.IsZero() || firing.After(must) {
 			firing = must

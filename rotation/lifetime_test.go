@@ -11,7 +11,7 @@ import (
 func issuerPolicyOf(t testing.TB, spec, zoneName string) Policy {
 	return Policy{
 		Cluster: "east", LeafLifetime: 24 * time.Hour, ClockSkew: 20 * time.Second, Repair: 12 * time.Hour,
-		Issuer: IssuerPolicy{
+		Issuer: RenewalPolicy{
 			Lifetime: 7 * 24 * time.Hour, RenewBefore: 84 * time.Hour, Backdate: 10 * time.Minute,
 			Spread: 30 * time.Minute, Schedule: scheduleIn(t, spec, zoneName),
 		},
@@ -134,7 +134,7 @@ func TestEveryIssuerIsRenewedWhenEachSecondFiringIsMissed(t *testing.T) {
 			}
 		}
 		p.Issuer.EveryFiring = round%3 == 0
-		issue := func(at time.Time) IssuerDates {
+		issue := func(at time.Time) RenewalDates {
 			renewals++
 			return p.Issuer.Dates(p.Cluster, at, at.Add(p.Issuer.Lifetime-p.Issuer.Backdate), p.Floor(0, 0))
 		}
@@ -196,7 +196,7 @@ func TestDates(t *testing.T) {
 			p := issuerPolicyOf(t, row.spec, "UTC").Issuer
 			p.Spread, p.EveryFiring = 0, row.everyFiring
 			got := p.Dates("east", rfc3339(t, row.signedAt), rfc3339(t, row.notAfter), row.floor)
-			want := IssuerDates{rfc3339(t, row.mustRenewBy), rfc3339(t, row.renewAt), rfc3339(t, row.nextRun)}
+			want := RenewalDates{rfc3339(t, row.mustRenewBy), rfc3339(t, row.renewAt), rfc3339(t, row.nextRun)}
 			if got != want {
 				t.Errorf("got  %v\nwant %v", got, want)
 			}

@@ -28,13 +28,14 @@ type Policy struct {
 	LeafLifetime    time.Duration // lower bound: certd takes the larger of this and what identity is told
 	ClockSkew       time.Duration // likewise
 	Repair          time.Duration // how long an outage must be survivable
-	Issuer          IssuerPolicy
+	Issuer          RenewalPolicy
 	Directory       bool // a folder: no identity runs there
 }
 
-// IssuerPolicy is about the issuers of one cluster.
-type IssuerPolicy struct {
-	// Lifetime is notAfter − notBefore of a new issuer, rounded to seconds.
+// RenewalPolicy is about certificates of one kind in one cluster: how long
+// they live, and when the next one is made.
+type RenewalPolicy struct {
+	// Lifetime is notAfter − notBefore of a new one, rounded to seconds.
 	Lifetime time.Duration
 	// RenewBefore is the floor: with no more than this left, certd renews at
 	// any hour.

@@ -279,7 +279,7 @@ func Spread(cluster string, limit, gap time.Duration) time.Duration {
 
 // NextFiring returns the cluster's first firing strictly after the time given,
 // spread included; the zero time if none comes within ScheduleHorizon.
-func (p IssuerPolicy) NextFiring(cluster string, after time.Time) time.Time {
+func (p RenewalPolicy) NextFiring(cluster string, after time.Time) time.Time {
 	// A firing that has passed may not have reached this cluster yet. Only the
 	// last one can: spread ends long before the next.
 	if passed := p.Schedule.last(after, p.Spread); !passed.IsZero() {
@@ -292,7 +292,7 @@ func (p IssuerPolicy) NextFiring(cluster string, after time.Time) time.Time {
 
 // lastFiring returns the cluster's latest firing not after x, spread included,
 // looking back no further than to since (exclusive); else the zero time.
-func (p IssuerPolicy) lastFiring(cluster string, x, since time.Time) time.Time {
+func (p RenewalPolicy) lastFiring(cluster string, x, since time.Time) time.Time {
 	for {
 		passed := p.Schedule.last(x, x.Sub(since)+p.Spread)
 		if passed.IsZero() {
@@ -308,7 +308,7 @@ func (p IssuerPolicy) lastFiring(cluster string, x, since time.Time) time.Time {
 	}
 }
 
-func (p IssuerPolicy) spread(cluster string, firing time.Time) time.Time {
+func (p RenewalPolicy) spread(cluster string, firing time.Time) time.Time {
 	if firing.IsZero() || p.Spread <= 0 {
 		return firing
 	}

@@ -370,7 +370,7 @@ func TestSpreadIsSmallAndSteady(t *testing.T) {
 func TestNextFiringWalksEverySpreadFiring(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	for _, spec := range []string{"0 3 * * *", "* * * * *", "*/5 2 * * SUN", "@monthly"} {
-		p := IssuerPolicy{Schedule: scheduleIn(t, spec, "Europe/Berlin"), Spread: 30 * time.Minute}
+		p := RenewalPolicy{Schedule: scheduleIn(t, spec, "Europe/Berlin"), Spread: 30 * time.Minute}
 		at := rfc3339(t, "2026-10-24T22:00:00Z")
 		for f := p.Schedule.Next(at.Add(-time.Hour)); f.Before(at.Add(9 * time.Hour)); f = p.Schedule.Next(f) {
 			spread, next := p.spread("east", f), p.spread("east", p.Schedule.Next(f))
@@ -388,7 +388,7 @@ func TestNextFiringWalksEverySpreadFiring(t *testing.T) {
 			}
 		}
 	}
-	if got := (IssuerPolicy{}).NextFiring("east", time.Now()); !got.IsZero() {
+	if got := (RenewalPolicy{}).NextFiring("east", time.Now()); !got.IsZero() {
 		t.Errorf("no schedule fires at %s", got)
 	}
 }

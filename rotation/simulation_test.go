@@ -66,7 +66,7 @@ func weekly(t *testing.T, name string) rotation.Policy {
 	}
 	return rotation.Policy{Cluster: name, Namespace: "linkerd", CreateNamespace: true, TrustDomain: "cluster.local",
 		LeafLifetime: day, ClockSkew: 20 * time.Second, Repair: 12 * time.Hour,
-		Issuer: rotation.IssuerPolicy{Lifetime: 7 * day, RenewBefore: 84 * time.Hour, Backdate: 10 * time.Minute, Schedule: schedule, Spread: 30 * time.Minute}}
+		Issuer: rotation.RenewalPolicy{Lifetime: 7 * day, RenewBefore: 84 * time.Hour, Backdate: 10 * time.Minute, Schedule: schedule, Spread: 30 * time.Minute}}
 }
 
 // start opens the journal and runs the loop, as certd does when it starts.

@@ -297,7 +297,7 @@ func issuerStatus(f Fleet, v View, d Decision) *IssuerStatus {
 }
 
 // date enters the dates that are known, in whole seconds.
-func (s *IssuerStatus) date(d IssuerDates) {
+func (s *IssuerStatus) date(d RenewalDates) {
 	s.MustRenewBy, s.RenewAt, s.NextRun = wholeSecond(d.MustRenewBy), wholeSecond(d.RenewAt), wholeSecond(d.NextRun)
 }
 

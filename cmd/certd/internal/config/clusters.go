@@ -186,7 +186,7 @@ func (b *builder) policy(p *rotation.Policy, l layers) {
 	p.LeafLifetime = get("linkerd", "leafLifetime").duration
 	p.ClockSkew = get("linkerd", "clockSkew").duration
 	p.Repair = get("repair").duration
-	p.Issuer = rotation.IssuerPolicy{
+	p.Issuer = rotation.RenewalPolicy{
 		Lifetime:    get("issuer", "lifetime").duration,
 		RenewBefore: get("issuer", "renewBefore").duration,
 		Backdate:    get("issuer", "backdate").duration,

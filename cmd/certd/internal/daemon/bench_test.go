@@ -26,7 +26,7 @@ func benchPolicy(b *testing.B, name string) rotation.Policy {
 		b.Fatal(err)
 	}
 	return rotation.Policy{Cluster: name, Namespace: "linkerd", CreateNamespace: true, TrustDomain: "cluster.local", LeafLifetime: 24 * time.Hour, ClockSkew: 20 * time.Second, Repair: 12 * time.Hour, Directory: true,
-		Issuer: rotation.IssuerPolicy{Lifetime: 168 * time.Hour, RenewBefore: 84 * time.Hour, Backdate: 10 * time.Minute, Schedule: schedule}}
+		Issuer: rotation.RenewalPolicy{Lifetime: 168 * time.Hour, RenewBefore: 84 * time.Hour, Backdate: 10 * time.Minute, Schedule: schedule}}
 }
 
 // benchFleet runs a fleet of n folders until every one has its issuer.
