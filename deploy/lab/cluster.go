@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,6 +27,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -33,6 +35,7 @@ import (
 	"certd.internal/deploy/lab/internal/controllers"
 	"certd.internal/deploy/lab/internal/frontproxy"
 	"certd.internal/deploy/lab/internal/kubelet"
+	"certd.internal/deploy/lab/internal/serviceproxy"
 )
 
 // cluster is one API server with what makes it a cluster: controllers, a
@@ -42,7 +45,8 @@ type cluster struct {
 	dir         string // the lab's own files of this cluster
 	server      string // the API server itself: https://127.0.0.1:PORT
 	serviceCIDR string
-	adminToken  string // of the group system:masters
+	podCIDR     netip.Prefix // of the pods that have servers
+	adminToken  string       // of the group system:masters
 	log         *slog.Logger
 
 	ca        *certs.CA
@@ -64,7 +68,7 @@ func newCluster(dir string, addresses *network, index int, etcd string, log *slo
 	c := &cluster{
 		name: name, dir: filepath.Join(dir, name), log: log.With("cluster", name),
 		server: "https://127.0.0.1:" + strconv.Itoa(port), serviceCIDR: addresses.serviceCIDR(index),
-		adminToken: randomToken(),
+		podCIDR: addresses.podCIDR(index), adminToken: randomToken(),
 	}
 	if err := c.writeCredentials(addresses.serviceIP(index)); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -155,16 +159,24 @@ func (c *cluster) start(ctx context.Context, kids *children, kube kubelet.Option
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.name, err)
 	}
-	kube.Root, kube.Log = c.path("pods"), c.log
-	if c.kubelet, err = kubelet.New(client, kube); err != nil {
+	kube.Root, kube.Log, kube.Servers = c.path("pods"), c.log, c.podCIDR
+	watches := informers.NewSharedInformerFactory(client, 0)
+	if c.kubelet, err = kubelet.New(client, watches, kube); err != nil {
 		return fmt.Errorf("%s: %w", c.name, err)
 	}
-	go func() {
-		if err := c.kubelet.Run(ctx); err != nil && ctx.Err() == nil {
-			c.log.Error("kubelet ended", "err", err)
-		}
-	}()
-	c.proxy, err = frontproxy.New(frontproxy.Config{Backend: c.server, CA: c.ca.PEM, Certificate: c.proxyCert,
+	services, err := serviceproxy.New(client, watches, serviceproxy.Config{
+		Simulated: kubelet.HasServers, Dial: c.kubelet.Dial, Leaving: kubelet.ErrLeaving, Log: c.log})
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.name, err)
+	}
+	for name, run := range map[string]func(context.Context) error{"kubelet": c.kubelet.Run, "service proxy": services.Run} {
+		go func() {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				c.log.Error(name+" ended", "err", err)
+			}
+		}()
+	}
+	c.proxy, err = frontproxy.New(frontproxy.Config{Backend: c.server, CA: c.ca.PEM, Certificate: c.proxyCert, Forwarder: c.kubelet,
 		Metrics: func(namespace, pod string) ([]byte, error) {
 			body, err := c.kubelet.Metrics(namespace, pod)
 			if errors.Is(err, kubelet.ErrNoReplica) {

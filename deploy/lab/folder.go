@@ -133,6 +133,7 @@ type clusterDescription struct {
 	DownFile        string `json:"downFile"` // while it exists a killed API server stays down
 	Projections     string `json:"projections"`
 	ServiceCIDR     string `json:"serviceCIDR"`
+	PodCIDR         string `json:"podCIDR"` // of pods that have servers
 	Log             string `json:"log"`
 }
 
@@ -142,7 +143,7 @@ func (f *folder) writeDescription(clusters []*cluster, vault *vaultServer) error
 		d.Clusters = append(d.Clusters, clusterDescription{
 			Name: c.name, Kubeconfig: f.in("kube", c.name), CertdKubeconfig: f.in("kube-certd", c.name), CertdTokenFile: c.path("certd.token"),
 			Server: c.proxy.URL(), DirectServer: c.server, CAFile: c.path("ca.crt"), PID: int(c.pid.Load()), DownFile: c.path(downFile),
-			Projections: c.path("pods"), ServiceCIDR: c.serviceCIDR, Log: c.path("apiserver.log")})
+			Projections: c.path("pods"), ServiceCIDR: c.serviceCIDR, PodCIDR: c.podCIDR.String(), Log: c.path("apiserver.log")})
 	}
 	b, err := json.MarshalIndent(d, "", "  ")
 	if err != nil {

@@ -19,7 +19,9 @@ import (
 const usage = `usage:
   lab up [-clusters N] [-dir D] [-schedule CRON]   start a lab; stays in the foreground
   lab install-identity -kubeconfig F               install a simulated linkerd-identity
-"lab up -h" and "lab install-identity -h" list the flags.
+  lab install-webhooks -kubeconfig F -component C  install simulated webhooks: control-plane, viz, jaeger or custom
+  lab remove-webhooks  -kubeconfig F -component C  remove them
+"lab COMMAND -h" lists the flags of each.
 `
 
 func main() {
@@ -33,6 +35,10 @@ func main() {
 		os.Exit(run(args, up))
 	case "install-identity":
 		os.Exit(run(args, installIdentity))
+	case "install-webhooks":
+		os.Exit(run(args, installWebhooks))
+	case "remove-webhooks":
+		os.Exit(run(args, removeWebhooks))
 	case "kube-apiserver":
 		os.Args = append([]string{"kube-apiserver"}, args...)
 		os.Exit(cli.Run(apiserver.NewAPIServerCommand()))

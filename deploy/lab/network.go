@@ -4,12 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 )
 
 // network is the part of this machine's loopback addresses that one lab has to
-// itself: 127.<octet>.0.0/16 for ClusterIPs, and a hundred ports.
+// itself: 127.<octet>.0.0/16, for ClusterIPs and pods, and a hundred ports.
 type network struct {
 	octet int
 	lock  *os.File
@@ -40,6 +41,12 @@ func (n *network) serviceCIDR(cluster int) string {
 
 func (n *network) serviceIP(cluster int) net.IP {
 	return net.IPv4(127, byte(n.octet), byte(cluster), 1)
+}
+
+// podCIDR is where pods with servers live. There are fewer than a hundred
+// clusters, so that it is nobody's serviceCIDR.
+func (n *network) podCIDR(cluster int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{127, byte(n.octet), byte(100 + cluster), 0}), 24)
 }
 
 // port is where the cluster's API server listens. It takes no listener, so the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strings"
 	"time"
@@ -21,12 +22,17 @@ import (
 // linkerdNamespace is where certd's shipped Roles stand.
 const linkerdNamespace = "linkerd"
 
+// extensionFiles are the manifests for Linkerd's extensions, by the namespace
+// that their Roles stand in.
+var extensionFiles = map[string]string{"linkerd-viz": "certd-viz.yaml", "linkerd-jaeger": "certd-jaeger.yaml"}
+
 // rights are certd's shipped manifests, given to it as their comments tell an
 // administrator to: bootstrap while there is no Linkerd namespace, after that
-// only narrow.
+// only narrow, and those of each extension once its namespace is there.
 type rights struct {
-	bootstrap manifest // certd-bootstrap.yaml
-	narrow    manifest // certd.yaml
+	bootstrap  manifest            // certd-bootstrap.yaml
+	narrow     manifest            // certd.yaml
+	extensions map[string]manifest // by namespace
 }
 
 func readRights(dir string) (rights, error) {
@@ -38,11 +44,22 @@ func readRights(dir string) (rights, error) {
 	if err != nil {
 		return rights{}, fmt.Errorf("read certd's RBAC: %w", err)
 	}
-	return rights{bootstrap, narrow}, nil
+	r := rights{bootstrap, narrow, map[string]manifest{}}
+	for namespace, name := range extensionFiles {
+		m, err := readManifest(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a certd that knows nothing of the extension
+		}
+		if err != nil {
+			return rights{}, fmt.Errorf("read certd's RBAC: %w", err)
+		}
+		r.extensions[namespace] = m
+	}
+	return r, nil
 }
 
-// follow gives certd its rights and goes on doing so as the namespace comes and
-// goes, until ctx ends. It returns once they are given for the first time.
+// follow gives certd its rights and goes on doing so as the namespaces come and
+// go, until ctx ends. It returns once they are given for the first time.
 func (r rights) follow(ctx context.Context, c *cluster) error {
 	config := c.config("lab-rights")
 	a, err := newApplier(config)
@@ -53,14 +70,22 @@ func (r rights) follow(ctx context.Context, c *cluster) error {
 	if err != nil {
 		return err
 	}
-	if err := r.give(ctx, a, client); err != nil {
-		return err
+	// By namespace, so that none waits for another's.
+	give := map[string]func() error{linkerdNamespace: func() error { return r.give(ctx, a, client) }}
+	for namespace, m := range r.extensions {
+		give[namespace] = func() error { return giveExtension(ctx, a, client, namespace, m) }
 	}
-	changed := make(chan struct{}, 1)
+	changed := map[string]chan struct{}{}
+	for namespace, f := range give {
+		if err := f(); err != nil {
+			return err
+		}
+		changed[namespace] = make(chan struct{}, 1)
+	}
 	notify := func(o any) {
-		if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o); err == nil && key == linkerdNamespace {
+		if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o); err == nil && changed[key] != nil {
 			select {
-			case changed <- struct{}{}:
+			case changed[key] <- struct{}{}:
 			default:
 			}
 		}
@@ -71,20 +96,34 @@ func (r rights) follow(ctx context.Context, c *cluster) error {
 		return err
 	}
 	factory.Start(ctx.Done())
-	go func() {
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-changed:
+	for namespace, f := range give {
+		go func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-changed[namespace]:
+				}
+				if err := f(); err != nil && ctx.Err() == nil {
+					c.log.Warn("certd's rights are given again", "namespace", namespace, "err", err)
+					time.AfterFunc(time.Second, func() { notify(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}) })
+				}
 			}
-			if err := r.give(ctx, a, client); err != nil && ctx.Err() == nil {
-				c.log.Warn("certd's rights are given again", "err", err)
-				time.AfterFunc(time.Second, func() { notify(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: linkerdNamespace}}) })
-			}
-		}
-	}()
+		}()
+	}
 	return nil
+}
+
+// giveExtension gives the rights in an extension's namespace. They go with it.
+func giveExtension(ctx context.Context, a *applier, client kubernetes.Interface, namespace string, m manifest) error {
+	_, err := client.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return a.apply(ctx, m)
 }
 
 func (r rights) give(ctx context.Context, a *applier, client kubernetes.Interface) error {

@@ -1,12 +1,14 @@
 // Package certs makes the certificates that the lab itself runs on: those of
 // its API servers and front proxies. They have nothing to do with the
-// certificates under test.
+// certificates under test. It also makes those that Helm would.
 package certs
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -63,6 +65,28 @@ func (ca *CA) Issue(name string, dns []string, ips ...net.IP) (cert, key []byte,
 		return nil, nil, err
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), key, nil
+}
+
+// SelfSigned makes what Helm's genSelfSignedCert does for Linkerd's webhooks: a
+// certificate for one DNS name that is signed with its own RSA key, no CA, and
+// valid for 365 days; and its key. Both are PEM without a newline at the end.
+func SelfSigned(host string) (cert, key []byte, err error) {
+	k, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make key of %s: %w", host, err)
+	}
+	template := template(host)
+	template.NotBefore = time.Now() // Helm allows for no skew
+	template.NotAfter = template.NotBefore.AddDate(0, 0, 365)
+	template.DNSNames, template.BasicConstraintsValid = []string{host}, true
+	template.KeyUsage = x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, k.Public(), k)
+	if err != nil {
+		return nil, nil, fmt.Errorf("sign %s: %w", host, err)
+	}
+	return bytes.TrimSpace(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
+		bytes.TrimSpace(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(k)})), nil
 }
 
 // KeyPEM encodes a private key as PKCS#8 PEM.

@@ -1,7 +1,8 @@
 // Package frontproxy stands between a cluster's clients and its API server.
-// An API server refuses to connect to pods on loopback addresses, and the lab's
-// pods have none at all; so the one path that needs it, a pod's metrics through
-// pods/proxy, is answered here. Everything else passes through unchanged.
+// An API server refuses to connect to pods on loopback addresses, and asks a
+// kubelet, which the lab has none of, to forward ports; so the two paths that
+// need these are answered here for simulated pods: a pod's metrics through
+// pods/proxy, and pods/portforward. Everything else passes through unchanged.
 package frontproxy
 
 import (
@@ -44,6 +45,7 @@ type Config struct {
 	CA          []byte // the cluster's CA, PEM: what the backend is verified by
 	Certificate tls.Certificate
 	Metrics     Metrics
+	Forwarder   Forwarder
 }
 
 // A Proxy listens on one loopback port for as long as it lives, and only while
@@ -54,8 +56,9 @@ type Proxy struct {
 	client  *http.Client
 	forward *httputil.ReverseProxy
 
-	mu     sync.Mutex
-	server *http.Server // nil while down
+	mu        sync.Mutex
+	server    *http.Server          // nil while down
+	forwarded map[net.Conn]struct{} // what the server no longer knows: see forward.go
 }
 
 // New takes a free port of 127.0.0.1 and listens on it.
@@ -77,7 +80,7 @@ func New(config Config) (*Proxy, error) {
 		// The API server's answers pass as they are, compressed or not.
 		DisableCompression: true,
 	}
-	p := &Proxy{config: config, client: &http.Client{Transport: transport, Timeout: 10 * time.Second}}
+	p := &Proxy{config: config, client: &http.Client{Transport: transport, Timeout: 10 * time.Second}, forwarded: map[net.Conn]struct{}{}}
 	p.forward = &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(backend)
@@ -127,9 +130,16 @@ func (p *Proxy) Down() {
 		p.server.Close()
 		p.server = nil
 	}
+	for conn := range p.forwarded {
+		conn.Close()
+	}
 }
 
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if namespace, pod, ok := portForwardPath(r); ok && p.config.Forwarder != nil && p.config.Forwarder.Serves(namespace, pod) {
+		p.portForward(w, r, namespace, pod)
+		return
+	}
 	namespace, segment, ok := metricsPath(r)
 	if !ok {
 		p.forward.ServeHTTP(w, r)
@@ -146,7 +156,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.forward.ServeHTTP(w, r)
 		return
 	}
-	if refusal := p.authorize(r, namespace, segment); refusal != nil {
+	if refusal := p.authorize(r, authorizationv1.ResourceAttributes{Namespace: namespace, Verb: "get", Version: "v1", Resource: "pods", Subresource: "proxy", Name: segment}); refusal != nil {
 		refusal(w)
 		return
 	}
@@ -176,11 +186,10 @@ func metricsPath(r *http.Request) (namespace, segment string, ok bool) {
 
 // authorize asks the API server, with the caller's own credentials, whether the
 // caller may do this. It returns how to refuse, nil if the answer is yes.
-func (p *Proxy) authorize(r *http.Request, namespace, name string) func(http.ResponseWriter) {
+func (p *Proxy) authorize(r *http.Request, this authorizationv1.ResourceAttributes) func(http.ResponseWriter) {
 	review, err := json.Marshal(authorizationv1.SelfSubjectAccessReview{
 		TypeMeta: metav1.TypeMeta{APIVersion: "authorization.k8s.io/v1", Kind: "SelfSubjectAccessReview"},
-		Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
-			Namespace: namespace, Verb: "get", Version: "v1", Resource: "pods", Subresource: "proxy", Name: name}},
+		Spec:     authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &this},
 	})
 	if err != nil {
 		return func(w http.ResponseWriter) { writeStatus(w, apierrors.NewInternalError(err)) }
@@ -202,8 +211,8 @@ func (p *Proxy) authorize(r *http.Request, namespace, name string) func(http.Res
 	}
 	if !got.Status.Allowed {
 		return func(w http.ResponseWriter) {
-			writeStatus(w, apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, name,
-				fmt.Errorf("cannot get resource %q in API group %q in the namespace %q", "pods/proxy", "", namespace)))
+			writeStatus(w, apierrors.NewForbidden(schema.GroupResource{Resource: this.Resource}, this.Name,
+				fmt.Errorf("cannot %s resource %q in API group %q in the namespace %q", this.Verb, this.Resource+"/"+this.Subresource, "", this.Namespace)))
 		}
 	}
 	return nil

@@ -40,7 +40,7 @@ func start(t *testing.T) (*Proxy, *http.Client) {
 		}
 		token := r.Header.Get("Authorization")
 		if token == "" {
-			http.Error(w, `{"kind":"Status","code":401}`, http.StatusUnauthorized)
+			http.Error(w, `{"kind":"Status","code":401,"message":"Unauthorized"}`, http.StatusUnauthorized)
 			return
 		}
 		var review authorizationv1.SelfSubjectAccessReview
@@ -48,8 +48,9 @@ func start(t *testing.T) (*Proxy, *http.Client) {
 			t.Error(err)
 		}
 		a := review.Spec.ResourceAttributes
-		review.Status.Allowed = token == "Bearer good" && a.Verb == "get" && a.Resource == "pods" && a.Subresource == "proxy" && a.Namespace == "linkerd" &&
-			strings.Contains(a.Name, "identity-")
+		what := a.Verb + " " + a.Resource + "/" + a.Subresource
+		review.Status.Allowed = token == "Bearer good" && a.Namespace == "linkerd" &&
+			(what == "get pods/proxy" && strings.Contains(a.Name, "identity-") || what == "create pods/portforward" && a.Name == "w-1")
 		w.WriteHeader(http.StatusCreated)
 		json.NewEncoder(w).Encode(review)
 	}))
@@ -57,7 +58,7 @@ func start(t *testing.T) (*Proxy, *http.Client) {
 	backend.EnableHTTP2 = true
 	backend.StartTLS()
 	t.Cleanup(backend.Close)
-	p, err := New(Config{Backend: backend.URL, CA: ca.PEM, Certificate: cert, Metrics: func(namespace, pod string) ([]byte, error) {
+	p, err := New(Config{Backend: backend.URL, CA: ca.PEM, Certificate: cert, Forwarder: echoes{}, Metrics: func(namespace, pod string) ([]byte, error) {
 		switch pod {
 		case "identity-1":
 			return []byte("issuer_cert_ttl_seconds 5\n"), nil

@@ -5,15 +5,14 @@ package identity
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/rsa"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"time"
+
+	"certd.internal/deploy/lab/internal/codec"
 )
 
 // loadRoots reads the trust roots as the controller does when it starts
@@ -23,7 +22,7 @@ func loadRoots(file string) (*x509.CertPool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("failed to read trust anchors: %w", err)
 	}
-	certs, err := decodeCertificates(text)
+	certs, err := codec.Certificates(text)
 	if err != nil {
 		return nil, fmt.Errorf("failed to read trust anchors: %w", err)
 	}
@@ -59,11 +58,11 @@ func loadIssuer(dir, scheme string, roots *x509.CertPool, now time.Time) (*x509.
 	if err != nil {
 		return nil, fmt.Errorf("failed to read CA from disk: %w", err)
 	}
-	key, err := decodeKey(keyText)
+	key, err := codec.Key(keyText)
 	if err != nil {
 		return nil, fmt.Errorf("failed to read CA from disk: %w", err)
 	}
-	certs, err := decodeCertificates(certText)
+	certs, err := codec.Certificates(certText)
 	if err != nil {
 		return nil, fmt.Errorf("failed to read CA from disk: %w", err)
 	}
@@ -89,56 +88,4 @@ func loadIssuer(dir, scheme string, roots *x509.CertPool, now time.Time) (*x509.
 		return nil, errors.New("failed to verify issuer certificate: it must be an intermediate-CA, but is not")
 	}
 	return issuer, nil
-}
-
-// decodeCertificates reads certificates until the text ends. Rest that is not
-// PEM is an error, a second newline at the end included, and a block of another
-// type ends the list without one (linkerd2 pkg/tls/codec.go).
-func decodeCertificates(text []byte) ([]*x509.Certificate, error) {
-	var certs []*x509.Certificate
-	for len(text) > 0 {
-		var block *pem.Block
-		if block, text = pem.Decode(text); block == nil {
-			return nil, errors.New("not a PEM certificate")
-		}
-		if block.Type != "CERTIFICATE" {
-			break
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		certs = append(certs, c)
-	}
-	if len(certs) == 0 {
-		return nil, errors.New("no certificates found")
-	}
-	return certs, nil
-}
-
-// decodeKey reads the first PEM block of text (linkerd2 pkg/tls/codec.go).
-func decodeKey(text []byte) (crypto.Signer, error) {
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return nil, errors.New("not PEM-encoded")
-	}
-	switch block.Type {
-	case "EC PRIVATE KEY":
-		return x509.ParseECPrivateKey(block.Bytes)
-	case "RSA PRIVATE KEY":
-		return x509.ParsePKCS1PrivateKey(block.Bytes)
-	case "PRIVATE KEY":
-		key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		switch key := key.(type) {
-		case *ecdsa.PrivateKey:
-			return key, nil
-		case *rsa.PrivateKey:
-			return key, nil
-		}
-		return nil, fmt.Errorf("unsupported PKCS#8 encoded private key type %T", key)
-	}
-	return nil, fmt.Errorf("unsupported block type: %q", block.Type)
 }

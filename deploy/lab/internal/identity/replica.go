@@ -21,9 +21,10 @@ type Config struct {
 	RootsFile string // ca-bundle.crt
 	IssuerDir string // the folder that holds ..data
 	Scheme    string // kubernetes.io/tls or linkerd.io/tls
-	// Deaf makes the replica miss every change, as a controller does whose
-	// file watch has ended (linkerd2 issue 15109).
-	Deaf  bool
+	// Deaf is asked at every change; while it says yes the replica misses
+	// them, as a controller does whose file watch has ended (linkerd2 issue
+	// 15109). nil: it never does.
+	Deaf  func() bool
 	Event Event
 	Log   *slog.Logger
 }
@@ -100,7 +101,7 @@ func (r *Replica) watch() {
 			if !ok {
 				return
 			}
-			if event.Has(fsnotify.Create) && event.Name == swapped && !r.config.Deaf {
+			if event.Has(fsnotify.Create) && event.Name == swapped && (r.config.Deaf == nil || !r.config.Deaf()) {
 				r.reload()
 			}
 		case err, ok := <-r.watcher.Errors:

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -46,6 +47,11 @@ func (a authority) files(t *testing.T) map[string][]byte {
 // startReplica starts one that trusts anchor and sends each event's reason.
 func startReplica(t *testing.T, anchor, issuer authority) (*Replica, *mount, string, <-chan string) {
 	t.Helper()
+	return startDeafReplica(t, anchor, issuer, nil)
+}
+
+func startDeafReplica(t *testing.T, anchor, issuer authority, deaf func() bool) (*Replica, *mount, string, <-chan string) {
+	t.Helper()
 	roots := filepath.Join(t.TempDir(), "ca-bundle.crt")
 	if err := os.WriteFile(roots, anchor.pem, 0o600); err != nil {
 		t.Fatal(err)
@@ -53,7 +59,7 @@ func startReplica(t *testing.T, anchor, issuer authority) (*Replica, *mount, str
 	m := &mount{t: t, dir: t.TempDir()}
 	m.swap(issuer.files(t))
 	reasons := make(chan string, 10)
-	r, err := Start(Config{RootsFile: roots, IssuerDir: m.dir, Scheme: "kubernetes.io/tls", Log: slog.New(slog.DiscardHandler),
+	r, err := Start(Config{RootsFile: roots, IssuerDir: m.dir, Scheme: "kubernetes.io/tls", Log: slog.New(slog.DiscardHandler), Deaf: deaf,
 		Event: func(eventType, reason, message string) { reasons <- eventType + " " + reason + ": " + message }})
 	if err != nil {
 		t.Fatal(err)
@@ -111,6 +117,27 @@ func TestAReplicaDoesNotNoticeFilesWrittenInPlace(t *testing.T) {
 	r, m, _, reasons := startReplica(t, anchor, first)
 	write(t, filepath.Join(m.dir, "..data"), second.files(t))
 	write(t, m.dir, map[string][]byte{"other": nil})
+	m.swap(third.files(t))
+	next(t, reasons)
+	if len(reasons) > 0 || !r.Issuer().Equal(third.cert) {
+		t.Error("there was more than the one reload")
+	}
+}
+
+// A replica may go deaf while it runs, and does not make up for what it missed.
+func TestADeafReplicaMissesSwaps(t *testing.T) {
+	anchor := sign(t, nil, nil)
+	first, second, third := sign(t, &anchor, nil), sign(t, &anchor, nil), sign(t, &anchor, nil)
+	var deaf atomic.Bool
+	asked := make(chan struct{}, 10)
+	r, m, _, reasons := startDeafReplica(t, anchor, first, func() bool { defer func() { asked <- struct{}{} }(); return deaf.Load() })
+	deaf.Store(true)
+	m.swap(second.files(t))
+	<-asked
+	deaf.Store(false)
+	if !r.Issuer().Equal(first.cert) {
+		t.Error("it does not keep the first issuer")
+	}
 	m.swap(third.files(t))
 	next(t, reasons)
 	if len(reasons) > 0 || !r.Issuer().Equal(third.cert) {

@@ -1,31 +1,32 @@
 // Package kubelet stands in for scheduler and kubelets of one cluster. It binds
 // pods to nodes that do not exist, projects their Secrets and ConfigMaps into
 // folders as a kubelet does, marks them ready, and removes them. Pods of
-// Linkerd's identity controller run a simulated replica; of all others only the
-// status is simulated.
+// Linkerd's identity controller run a simulated replica, and containers of
+// webhooks a simulated server; of all others only the status is simulated.
 //
 // Annotations of a pod change what happens to it:
 //
-//	lab/projection-lag: 5s    how long after a change of a Secret or ConfigMap its files change
-//	lab/ready-delay: 3s       how long it takes to become ready
-//	lab/never-ready: "true"   it stays pending: a rollout that never ends
-//	lab/ignore-reloads: "true"  its identity replica misses every change of its files
+//	lab/projection-lag: 5s      how long after a change of a Secret or ConfigMap its files change;
+//	                            of several durations, comma separated, node i has entry i, from the first again after the last
+//	lab/ready-delay: 3s         how long it takes to become ready
+//	lab/never-ready: "true"     it stays pending: a rollout that never ends
+//	lab/ignore-reloads: "true"  its identity replica or servers miss every change of their files, from now on
+//	lab/keep-alive: "true"      its servers take more than one request per connection; asked when they start
+//	lab/unreachable: "true"     its status tells an address where nobody listens; asked when the pod comes
 package kubelet
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	listers "k8s.io/client-go/listers/core/v1"
@@ -37,6 +38,7 @@ import (
 type Options struct {
 	Root       string        // pods' volumes are <Root>/<namespace>/<pod>/<volume>
 	Nodes      int           // how many nodes there seem to be, at least one
+	Servers    netip.Prefix  // loopback addresses for pods that have servers
 	Lag        time.Duration // from a change of a Secret or ConfigMap to that of the files
 	ReadyDelay time.Duration // from mounted volumes to a ready pod
 	BackOff    time.Duration // from the first crash to the restart; doubles up to maxBackOff
@@ -50,32 +52,38 @@ const (
 
 // A Kubelet runs the pods of one cluster.
 type Kubelet struct {
-	options  Options
-	client   kubernetes.Interface
-	pods     listers.PodLister
-	synced   []cache.InformerSynced
-	watches  informers.SharedInformerFactory
-	projects projector
-	queue    workqueue.TypedRateLimitingInterface[string]
-	workers  sync.WaitGroup
+	options    Options
+	client     kubernetes.Interface
+	pods       listers.PodLister
+	namespaces listers.NamespaceLister
+	synced     []cache.InformerSynced
+	watches    informers.SharedInformerFactory
+	projects   projector
+	addresses  *addresses
+	queue      workqueue.TypedRateLimitingInterface[string]
+	workers    sync.WaitGroup
 
 	mu      sync.Mutex
-	running map[string]*pod // by namespace/name
+	running map[string]*pod   // by namespace/name
+	bound   map[string]string // nodes of pods whose binding is not in the lister yet
 	nextIP  uint16
 }
 
-// New prepares a kubelet; Run runs it.
-func New(client kubernetes.Interface, options Options) (*Kubelet, error) {
-	factory := informers.NewSharedInformerFactory(client, 0)
-	core := factory.Core().V1()
+// New prepares a kubelet that sees the cluster through watches; Run runs it.
+func New(client kubernetes.Interface, watches informers.SharedInformerFactory, options Options) (*Kubelet, error) {
+	core := watches.Core().V1()
 	k := &Kubelet{
-		options:  options,
-		client:   client,
-		pods:     core.Pods().Lister(),
-		watches:  factory,
-		projects: projector{root: options.Root, secrets: core.Secrets().Lister(), configMaps: core.ConfigMaps().Lister()},
-		queue:    workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](20*time.Millisecond, 2*time.Second)),
-		running:  map[string]*pod{},
+		options:    options,
+		client:     client,
+		pods:       core.Pods().Lister(),
+		namespaces: core.Namespaces().Lister(),
+		synced:     []cache.InformerSynced{core.Namespaces().Informer().HasSynced},
+		watches:    watches,
+		projects:   projector{root: options.Root, secrets: core.Secrets().Lister(), configMaps: core.ConfigMaps().Lister()},
+		addresses:  newAddresses(options.Servers),
+		queue:      workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](20*time.Millisecond, 2*time.Second)),
+		running:    map[string]*pod{},
+		bound:      map[string]string{},
 	}
 	enqueue := func(o any) {
 		if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o); err == nil {
@@ -104,7 +112,8 @@ func New(client kubernetes.Interface, options Options) (*Kubelet, error) {
 	return k, nil
 }
 
-// Run makes the nodes and runs pods until ctx ends; then it stops the replicas.
+// Run makes the nodes and runs pods until ctx ends; then it stops the replicas
+// and servers.
 func (k *Kubelet) Run(ctx context.Context) error {
 	for i := range k.options.Nodes {
 		if err := k.makeNode(ctx, nodeName(i)); err != nil {
@@ -128,7 +137,10 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, p := range k.running {
-		p.stop()
+		p.stopReplica()
+		if p.servers != nil {
+			p.servers.close()
+		}
 	}
 	return nil
 }
@@ -155,25 +167,6 @@ func (k *Kubelet) next(ctx context.Context) bool {
 	return true
 }
 
-func nodeName(i int) string { return fmt.Sprintf("lab-node-%d", i) }
-
-func (k *Kubelet) makeNode(ctx context.Context, name string) error {
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"kubernetes.io/os": "linux", "kubernetes.io/hostname": name}}}
-	if _, err := k.client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("make node %s: %w", name, err)
-	}
-	now := metav1.Now()
-	patch, err := json.Marshal(map[string]any{"status": corev1.NodeStatus{Conditions: []corev1.NodeCondition{
-		{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "LabReady", LastHeartbeatTime: now, LastTransitionTime: now}}}})
-	if err != nil {
-		return fmt.Errorf("make node %s: %w", name, err)
-	}
-	if _, err := k.client.CoreV1().Nodes().Patch(ctx, name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status"); err != nil {
-		return fmt.Errorf("make node %s ready: %w", name, err)
-	}
-	return nil
-}
-
 // contentChanged makes the files of the pods that mount the object change once
 // their lag has passed. A second change meanwhile does not put it off.
 func (k *Kubelet) contentChanged(kind, namespace, name string) {
@@ -186,7 +179,7 @@ func (k *Kubelet) contentChanged(kind, namespace, name string) {
 			continue
 		}
 		key := namespace + "/" + spec.Name
-		lag := annotatedDuration(spec, "lab/projection-lag", k.options.Lag)
+		lag := k.lag(spec)
 		k.mu.Lock()
 		if p := k.running[key]; p == nil || !p.mounted {
 			lag = 0 // still waiting for its volumes
@@ -213,6 +206,9 @@ func (k *Kubelet) sync(ctx context.Context, key string) (again time.Duration, er
 		return 0, err
 	}
 	if spec.DeletionTimestamp != nil {
+		if !k.left(key) {
+			return 0, nil // comes again when it has
+		}
 		if err := k.forget(key, namespace, name); err != nil {
 			return 0, err
 		}
@@ -223,8 +219,11 @@ func (k *Kubelet) sync(ctx context.Context, key string) (again time.Duration, er
 	if spec.Spec.NodeName == "" {
 		return 0, ignoreGone(k.client.CoreV1().Pods(namespace).Bind(ctx, &corev1.Binding{
 			ObjectMeta: metav1.ObjectMeta{Name: name, UID: spec.UID},
-			Target:     corev1.ObjectReference{Kind: "Node", Name: k.nodeFor(spec)}}, metav1.CreateOptions{}))
+			Target:     corev1.ObjectReference{Kind: "Node", Name: k.nodeFor(key, spec)}}, metav1.CreateOptions{}))
 	}
+	k.mu.Lock()
+	delete(k.bound, key)
+	k.mu.Unlock()
 	if spec.Status.Phase == corev1.PodSucceeded || spec.Status.Phase == corev1.PodFailed {
 		return 0, nil
 	}
@@ -248,40 +247,52 @@ func (k *Kubelet) known(key string, spec *corev1.Pod) (*pod, error) {
 			return nil, err
 		}
 	}
+	p, err := k.newPod(spec)
+	if err != nil {
+		return nil, err
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.nextIP++
-	p = &pod{uid: spec.UID, ip: fmt.Sprintf("10.200.%d.%d", k.nextIP>>8, k.nextIP&255)}
 	k.running[key] = p
 	return p, nil
+}
+
+// left makes the servers of a deleted pod leave, and reports whether they have.
+func (k *Kubelet) left(key string) bool {
+	k.mu.Lock()
+	p := k.running[key]
+	k.mu.Unlock()
+	if p == nil || p.servers == nil {
+		return true
+	}
+	k.leave(key, p)
+	return p.servers.hasLeft()
+}
+
+// leave ends the pod's servers and gives its addresses back when they are done.
+func (k *Kubelet) leave(key string, p *pod) {
+	p.servers.leave(func() {
+		for _, addr := range p.addresses {
+			k.addresses.giveBack(addr)
+		}
+		k.queue.Add(key)
+	})
 }
 
 func (k *Kubelet) forget(key, namespace, name string) error {
 	k.mu.Lock()
 	p := k.running[key]
 	delete(k.running, key)
+	delete(k.bound, key)
 	k.mu.Unlock()
 	if p == nil {
 		return nil
 	}
-	p.stop()
-	return k.projects.remove(namespace, name)
-}
-
-// nodeFor spreads pods over the nodes; pods of a DaemonSet name theirs.
-func (k *Kubelet) nodeFor(spec *corev1.Pod) string {
-	if a := spec.Spec.Affinity; a != nil && a.NodeAffinity != nil && a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil {
-		for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
-			for _, field := range term.MatchFields {
-				if field.Key == "metadata.name" && len(field.Values) == 1 {
-					return field.Values[0]
-				}
-			}
-		}
+	p.stopReplica()
+	if p.servers != nil {
+		k.leave(key, p) // has left, unless the pod was deleted without a grace period
 	}
-	h := fnv.New32a()
-	h.Write([]byte(spec.Namespace + "/" + spec.Name))
-	return nodeName(int(h.Sum32()) % k.options.Nodes)
+	return k.projects.remove(namespace, name)
 }
 
 var (
@@ -318,4 +329,14 @@ func annotatedDuration(spec *corev1.Pod, name string, otherwise time.Duration) t
 		return d
 	}
 	return otherwise
+}
+
+// ignoresReloads returns what tells at any time whether the pod is to miss
+// changes of its files. The annotation may come and go while it runs.
+func (k *Kubelet) ignoresReloads(spec *corev1.Pod) func() bool {
+	namespace, name := spec.Namespace, spec.Name
+	return func() bool {
+		now, err := k.pods.Pods(namespace).Get(name)
+		return err == nil && now.Annotations["lab/ignore-reloads"] == "true"
+	}
 }

@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 )
 
@@ -20,7 +21,7 @@ func TestFilesFollowWithALag(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		client := fake.NewClientset()
-		k, err := New(client, Options{Root: t.TempDir(), Nodes: 1, Lag: 10 * time.Second, ReadyDelay: time.Second, Log: slog.New(slog.DiscardHandler)})
+		k, err := New(client, informers.NewSharedInformerFactory(client, 0), Options{Root: t.TempDir(), Nodes: 1, Lag: 10 * time.Second, ReadyDelay: time.Second, Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,6 +2,8 @@ package kubelet
 
 import (
 	"context"
+	"fmt"
+	"net/netip"
 	"path"
 	"path/filepath"
 	"strings"
@@ -25,34 +27,70 @@ var everything = labels.Everything()
 const mountRetry = time.Second
 
 // pod is what the kubelet remembers of one pod. One worker at a time has it;
-// projectAt, mounted and replica are read by others too, under Kubelet.mu.
+// projectAt, mounted and replica are read by others too, under Kubelet.mu, and
+// servers have a lock of their own.
 type pod struct {
-	uid types.UID
-	ip  string
+	uid       types.UID
+	ip        string       // as its status tells
+	addresses []netip.Addr // what it has of Kubelet.addresses
 
 	mounted    bool
-	waitingFor string    // what the status says is missing
-	readyAt    time.Time // zero until mounted
-	projectAt  time.Time // zero: the files are up to date
-	started    bool      // a container runs, or has crashed
-	startedAt  metav1.Time
-	restarts   int32
-	restartAt  time.Time // zero: it runs
-	failure    string    // what the container said before it ended
+	waitingFor string                // what the status says is missing
+	readyAt    time.Time             // zero until mounted
+	projectAt  time.Time             // zero: the files are up to date
+	containers map[string]*container // by name; empty until started
+	restartAt  time.Time             // of those that crashed; zero: all run
 
 	replica *identity.Replica // of an identity pod that runs
 	events  record.EventBroadcaster
+	servers *servers // nil without
 }
 
-func (p *pod) stop() {
+// container is one container's past and present.
+type container struct {
+	startedAt metav1.Time
+	restarts  int32
+	failure   string // what it said before it ended; "" while it runs
+}
+
+// newPod gives a pod its address: one that is nobody's, or, where it has
+// servers, one of this machine to itself.
+func (k *Kubelet) newPod(spec *corev1.Pod) (*pod, error) {
+	p := &pod{uid: spec.UID, containers: map[string]*container{}}
+	if !HasServers(spec) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.nextIP++
+		p.ip = fmt.Sprintf("10.200.%d.%d", k.nextIP>>8, k.nextIP&255)
+		return p, nil
+	}
+	wanted := 1
+	if spec.Annotations["lab/unreachable"] == "true" {
+		wanted = 2 // one to listen on, and one to tell
+	}
+	for len(p.addresses) < wanted {
+		addr, err := k.addresses.take()
+		if err != nil {
+			for _, addr := range p.addresses {
+				k.addresses.giveBack(addr)
+			}
+			return nil, err
+		}
+		p.addresses = append(p.addresses, addr)
+	}
+	p.servers, p.ip = newServers(p.addresses[0]), p.addresses[wanted-1].String()
+	return p, nil
+}
+
+func (p *pod) stopReplica() {
 	if p.replica != nil {
 		p.replica.Stop()
 		p.events.Shutdown()
 	}
 }
 
-// advance is the life of a pod: mount, become ready, follow changes, and, for
-// the identity controller, crash and come back.
+// advance is the life of a pod: mount, become ready, follow changes, and, where
+// more than the status is simulated, crash and come back.
 func (k *Kubelet) advance(ctx context.Context, p *pod, spec *corev1.Pod) (again time.Duration, err error) {
 	if !p.mounted {
 		// mounted before it is: a change from here on counts as one.
@@ -83,17 +121,15 @@ func (k *Kubelet) advance(ctx context.Context, p *pod, spec *corev1.Pod) (again 
 	switch {
 	case spec.Annotations["lab/never-ready"] == "true":
 		return again, nil
-	case !p.started:
+	case len(p.containers) == 0:
 		if left := time.Until(p.readyAt); left > 0 {
 			return sooner(again, left), nil
 		}
 		k.run(ctx, p, spec)
-		p.started = true
 	case !p.restartAt.IsZero():
 		if left := time.Until(p.restartAt); left > 0 {
 			return sooner(again, left), nil
 		}
-		p.restarts++
 		k.run(ctx, p, spec)
 	case spec.Status.Phase == corev1.PodRunning && ready(spec) == p.restartAt.IsZero():
 		return again, nil
@@ -119,22 +155,48 @@ func (k *Kubelet) projectionDue(p *pod) time.Duration {
 	return -1
 }
 
-// run starts the container. Only the identity controller can crash.
+// run starts the containers, or those again that have crashed. Only the
+// identity controller and servers can.
 func (k *Kubelet) run(ctx context.Context, p *pod, spec *corev1.Pod) {
-	p.failure, p.restartAt, p.startedAt = "", time.Time{}, metav1.Now()
-	if !isIdentity(spec) {
-		return
+	p.restartAt = time.Time{}
+	crashed, wait := false, time.Duration(0)
+	for i := range spec.Spec.Containers {
+		c := &spec.Spec.Containers[i]
+		state := p.containers[c.Name]
+		switch {
+		case state == nil:
+			state = &container{}
+			p.containers[c.Name] = state
+		case state.failure == "":
+			continue
+		default:
+			state.restarts++
+		}
+		state.startedAt, state.failure = metav1.Now(), ""
+		if err := k.start(ctx, p, spec, c); err != nil {
+			state.failure, crashed = err.Error(), true
+			wait = max(wait, min(k.options.BackOff<<min(state.restarts, 10), maxBackOff))
+		}
 	}
-	replica, events, err := k.startIdentity(ctx, spec)
-	if err != nil {
-		p.failure = err.Error()
-		wait := min(k.options.BackOff<<min(p.restarts, 10), maxBackOff)
+	if crashed {
 		p.restartAt = time.Now().Add(wait)
-		return
 	}
-	k.mu.Lock()
-	p.replica, p.events = replica, events
-	k.mu.Unlock()
+}
+
+func (k *Kubelet) start(ctx context.Context, p *pod, spec *corev1.Pod, c *corev1.Container) error {
+	switch {
+	case serverVolume(c) != "":
+		return k.startServer(p, spec, c)
+	case isIdentity(spec) && p.replica == nil:
+		replica, events, err := k.startIdentity(ctx, spec)
+		if err != nil {
+			return err
+		}
+		k.mu.Lock()
+		p.replica, p.events = replica, events
+		k.mu.Unlock()
+	}
+	return nil
 }
 
 // setStatus writes the pod's status: creating while waitingFor is set, else
@@ -142,7 +204,7 @@ func (k *Kubelet) run(ctx context.Context, p *pod, spec *corev1.Pod) {
 func (k *Kubelet) setStatus(ctx context.Context, p *pod, spec *corev1.Pod, waitingFor string) error {
 	now := metav1.Now()
 	up := corev1.ConditionTrue
-	if waitingFor != "" || p.failure != "" {
+	if waitingFor != "" || !p.restartAt.IsZero() {
 		up = corev1.ConditionFalse
 	}
 	spec = spec.DeepCopy()
@@ -163,17 +225,21 @@ func (k *Kubelet) setStatus(ctx context.Context, p *pod, spec *corev1.Pod, waiti
 		status.Conditions = append(status.Conditions, c)
 	}
 	state := func(old []corev1.ContainerStatus, c corev1.Container) corev1.ContainerStatus {
-		s := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Ready: up == corev1.ConditionTrue, RestartCount: p.restarts}
-		running := up == corev1.ConditionTrue
-		s.Started = &running
+		s := corev1.ContainerStatus{Name: c.Name, Image: c.Image}
+		past := p.containers[c.Name]
+		if past == nil { // before it starts; init containers are as old as the rest
+			past = &container{startedAt: now}
+		}
+		running := waitingFor == "" && past.failure == ""
+		s.Ready, s.Started, s.RestartCount = running, &running, past.restarts
 		switch {
 		case waitingFor != "":
 			s.State.Waiting = &corev1.ContainerStateWaiting{Reason: "ContainerCreating", Message: waitingFor}
-		case p.failure != "":
+		case past.failure != "":
 			s.State.Waiting = &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: "back-off " + time.Until(p.restartAt).Round(time.Second).String() + " restarting failed container"}
-			s.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 1, Reason: "Error", Message: p.failure, StartedAt: p.startedAt, FinishedAt: p.startedAt}
+			s.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 1, Reason: "Error", Message: past.failure, StartedAt: past.startedAt, FinishedAt: past.startedAt}
 		default:
-			s.State.Running = &corev1.ContainerStateRunning{StartedAt: p.startedAt}
+			s.State.Running = &corev1.ContainerStateRunning{StartedAt: past.startedAt}
 			for _, was := range old {
 				if was.Name == c.Name {
 					s.LastTerminationState = was.LastTerminationState
@@ -253,7 +319,7 @@ func (k *Kubelet) startIdentity(ctx context.Context, spec *corev1.Pod) (*identit
 		RootsFile: filepath.Join(dir, roots, "ca-bundle.crt"),
 		IssuerDir: filepath.Join(dir, issuer),
 		Scheme:    files,
-		Deaf:      spec.Annotations["lab/ignore-reloads"] == "true",
+		Deaf:      k.ignoresReloads(spec),
 		Event: func(eventType, reason, message string) {
 			log.Info("identity replica", "reason", reason, "message", message)
 			recorder.Event(about, eventType, reason, message)
