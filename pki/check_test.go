@@ -78,7 +78,7 @@ func TestCredentialsShowTheirSerialAndNoMore(t *testing.T) {
 	if err := json.Unmarshal(out.Bytes(), &line); err != nil {
 		t.Fatal(err)
 	}
-	if line.Credential != "issuer "+Serial(i.Certificate) || line.None != "[no credential]" {
+	if line.Credential != "certificate "+Serial(i.Certificate) || line.None != "[no credential]" {
 		t.Errorf("logged as %+v", line)
 	}
 	if chain := cred.Chain(); len(chain) != 1 || !chain[0].Equal(i.Certificate) {

@@ -23,9 +23,9 @@ func (id Identity) leafName() string {
 	return "certd-proof." + id.Namespace + ".serviceaccount.identity." + id.Namespace + "." + id.TrustDomain
 }
 
-// Credential is an issuer's certificate chain with its key. A chain may hold
-// further certificates of the same key and subject, under other anchors, and
-// cross-signed anchors.
+// Credential is a certificate chain with its key: an issuer or what a webhook
+// serves. A chain may hold further certificates of the same key and subject,
+// under other anchors, and cross-signed anchors.
 type Credential struct {
 	chain []*x509.Certificate
 	key   PrivateKey
@@ -68,7 +68,7 @@ func (c Credential) LogValue() slog.Value {
 	if len(c.chain) == 0 {
 		return slog.StringValue("[no credential]")
 	}
-	return slog.StringValue("issuer " + Serial(c.chain[0]))
+	return slog.StringValue("certificate " + Serial(c.chain[0]))
 }
 
 // Prove makes a leaf as linkerd-identity would and verifies it under b at a

@@ -17,6 +17,9 @@ import (
 func (r *Reconciler) act(ctx, hand context.Context, m *member, f Fleet, v View, d Decision) error {
 	in := Intent{Step: d.Step, Cluster: m.name, Actor: d.Actor, Reason: d.Why, Object: d.Object, Writer: d.Writer}
 	o := v.Observed
+	if d.Webhook != "" || d.Step == StepWebhookCA || d.ca != nil {
+		return r.actOnWebhook(ctx, hand, m, f, v, d, in)
+	}
 	switch d.Step {
 	case StepNamespace:
 		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
@@ -56,7 +59,7 @@ func (r *Reconciler) publishIssuer(ctx, hand context.Context, m *member, f Fleet
 	cred, rec, err := r.signer.issuer(ctx, &a, d.Bundle, p, caller{m.name, d.Actor, d.Why}, wall())
 	r.keyOutcome(a, err)
 	if !notSigned(err) {
-		m.hasSigned(wall())
+		m.hasSigned(d.Action, wall())
 	}
 	if err != nil {
 		return err
@@ -129,11 +132,39 @@ func tookEffect(in Intent, o *Observation, f Fleet) bool {
 		return bundleHolds
 	case StepIssuer, StepRepairIssuer:
 		return o.Issuer.Exists && len(o.IssuerFacts.Chain) > 0 && pki.Serial(o.IssuerFacts.Chain[0]) == in.Serial
+	case StepWebhook, StepRepairWebhook, StepWebhookTrust, StepWebhookRetire, StepRepairTrust, StepWebhookReload:
+		return webhookTookEffect(in, o)
 	case StepRepairMetadata:
+		if in.Webhook != "" {
+			return webhookTookEffect(in, o)
+		}
 		if in.Object == BundleObject {
 			return bundleHolds && o.Bundle.Marks.Keep && o.Bundle.Marks.Label
 		}
 		return o.IssuerFacts.Complete && o.Issuer.Marks.Keep && o.Issuer.Marks.Label
+	}
+	return false
+}
+
+// webhookTookEffect says the same of steps about webhooks.
+func webhookTookEffect(in Intent, o *Observation) bool {
+	for _, w := range o.Webhooks {
+		if w.Spec.Name != in.Webhook || w.Err != nil {
+			continue
+		}
+		switch {
+		case in.Step == StepWebhookReload:
+			return w.Reload == in.Serial
+		case in.Step == StepWebhook, in.Step == StepRepairWebhook:
+			return len(w.Facts.Chain) > 0 && pki.Serial(w.Facts.Chain[0]) == in.Serial
+		case in.Object == w.Spec.secretName():
+			return w.Facts.CAs.SHA256() == in.Wanted && w.Secret.Marks.Keep
+		}
+		for _, obj := range w.Objects {
+			if obj.Ref.String() == in.Object {
+				return obj.CABundle.SHA256() == in.Wanted
+			}
+		}
 	}
 	return false
 }
@@ -143,13 +174,21 @@ func tookEffect(in Intent, o *Observation, f Fleet) bool {
 func (r *Reconciler) settle(m *member, f Fleet) error {
 	v := m.view()
 	for _, p := range m.takePending() {
+		if p.Step == StepKey {
+			continue // the key backend knows; it is asked when the key is wanted
+		}
 		out := Outcome{Result: Abandoned, Detail: "looked for afterwards, and not there"}
 		if tookEffect(p.Intent, v.Observed, f) {
 			out = Outcome{Result: OK, Detail: "its answer was lost; seen afterwards to have taken effect", Enrolled: p.Step == StepBundle}
-			if p.Serial != "" {
+			switch p.Step {
+			case StepIssuer, StepRepairIssuer:
 				rec := certificateRecord(m.name, "issuer", p.Anchor, v.Observed.IssuerFacts.Chain[0], p.At)
 				rec.DeliveredAt = p.At
 				out.Certificate, out.Enrolled = &rec, true
+			case StepWebhook, StepRepairWebhook:
+				rec := servingRecord(m.name, p.Webhook, p.Anchor, v.Observed.leafOf(p.Webhook), p.At)
+				rec.DeliveredAt = p.At
+				out.Certificate = &rec
 			}
 		}
 		if err := r.journal.Finish(p.ID, out); err != nil {
@@ -165,12 +204,19 @@ func (r *Reconciler) settle(m *member, f Fleet) error {
 // nothing depends on it.
 func (r *Reconciler) tell(ctx context.Context, m *member, in Intent) {
 	e := Event{Object: in.Object, Message: in.Reason}
+	if in.Webhook != "" {
+		spec := m.view().Observed.specOf(in.Webhook)
+		e.Object, e.Namespace = spec.Secret, spec.Namespace
+		e.Message = in.Webhook + ": " + in.Reason
+	}
 	switch in.Step {
 	case StepBundle:
 		e.Reason = "CertdBundleChanged"
 	case StepIssuer:
 		e.Reason, e.Message = "CertdIssuerRotated", "new issuer "+in.Serial+": "+in.Reason
-	case StepRepairBundle, StepRepairIssuer, StepRepairMetadata:
+	case StepWebhook:
+		e.Reason, e.Message = "CertdWebhookRotated", in.Webhook+": new certificate "+in.Serial+": "+in.Reason
+	case StepRepairBundle, StepRepairIssuer, StepRepairMetadata, StepRepairTrust, StepRepairWebhook:
 		e.Reason, e.Warning = "CertdDriftRepaired", true
 	default:
 		return
@@ -182,15 +228,20 @@ func (r *Reconciler) tell(ctx context.Context, m *member, in Intent) {
 	}
 }
 
-// failed works out when a failed step is tried again: soon at first, then
-// rarer, and never so late that the issuer's remaining life is spent waiting.
-func (m *member) failed(step Step, err error, now time.Time, mustRenewBy time.Time) {
-	m.attempts++
-	since := now
-	if m.failure != nil && m.failure.Step == step {
-		since = m.failure.Since
+// failed works out when a failed action is tried again: soon at first, then
+// rarer, and never so late that the remaining life of what it is about is spent
+// waiting. The caller holds mu.
+func (m *member) failed(a Action, err error, now, deadline time.Time) (until time.Time) {
+	fl := StepFailure{Step: a.Step, Webhook: a.Webhook, Err: err, Since: now, Tries: 1}
+	if was := m.failures[a.lane()]; was != nil {
+		fl.Tries = was.Tries + 1
+		if was.Step == a.Step {
+			fl.Since = was.Since
+		}
 	}
-	m.failure = &StepFailure{Step: step, Err: err, Since: since, Until: now.Add(backoff(m.attempts, m.left(mustRenewBy, now)))}
+	fl.Until = now.Add(backoff(fl.Tries, m.left(deadline, now)))
+	m.failures[a.lane()] = &fl
+	return fl.Until
 }
 
 // maxBackoff bounds the pause between tries.

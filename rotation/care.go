@@ -111,36 +111,25 @@ func (r *Reconciler) recoverAnchors(ctx context.Context, cluster string, o *Obse
 	}
 	f := r.fleet()
 	for _, c := range bundle.Anchors() {
-		for n := 1; n <= maxGenerations; n++ {
-			name := anchorKeyName(f.Policy.KeyPrefix, n)
-			key, err := r.signer.keys.OpenKey(ctx, name, c.PublicKey)
-			if errors.Is(err, ErrKeyNotFound) {
-				break
-			}
-			if errors.Is(err, ErrKeyUnfit) {
-				continue
-			}
-			if err != nil {
-				return fmt.Errorf("recover anchor %q seen in %s: open key %s: %w", c.Subject.CommonName, cluster, name, err)
-			}
-			now := wall()
-			a := Anchor{ID: generationID(n), Key: name, Backend: key.Info().Backend, Exportable: key.Info().Exportable, CheckedAt: now, Certificate: c, CreatedAt: c.NotBefore}
-			id, err := r.journal.Begin(Intent{Step: StepRecover, Cluster: cluster, Actor: "certd", Reason: "the journal knows no anchor, and this cluster bears the fleet's mark", Anchor: a.ID, Serial: pki.Serial(c), Key: name})
-			if err != nil {
-				return fmt.Errorf("record the recovery of anchor %s: %w", a.ID, err)
-			}
-			rec := certificateRecord("", "anchor", a.ID, c, time.Time{})
-			if err := r.journal.Finish(id, Outcome{Result: OK, Anchor: &a, Certificate: &rec}); err != nil {
-				return fmt.Errorf("record the recovery of anchor %s: %w", a.ID, err)
-			}
-			r.mu.Lock()
-			r.rememberAnchor(a)
-			r.mu.Unlock()
-			r.lookAgain()
-			r.poke()
-			r.log.Warn("anchor recovered from a cluster", "anchor", a.ID, "cluster", cluster, "key", name)
-			break
+		n, key, err := findKey(ctx, r.signer.keys, c.PublicKey, func(n int) string { return anchorKeyName(f.Policy.KeyPrefix, n) })
+		if err != nil {
+			return fmt.Errorf("recover anchor %q seen in %s: %w", c.Subject.CommonName, cluster, err)
 		}
+		if key == nil {
+			continue
+		}
+		a := Anchor{ID: generationID(n), Key: anchorKeyName(f.Policy.KeyPrefix, n), Backend: key.Info().Backend, Exportable: key.Info().Exportable, CheckedAt: wall(), Certificate: c, CreatedAt: c.NotBefore}
+		rec := certificateRecord("", "anchor", a.ID, c, time.Time{})
+		in := Intent{Step: StepRecover, Cluster: cluster, Actor: "certd", Reason: "the journal knows no anchor, and this cluster bears the fleet's mark", Anchor: a.ID, Serial: pki.Serial(c), Key: a.Key}
+		if err := r.enter(in, Outcome{Result: OK, Anchor: &a, Certificate: &rec}); err != nil {
+			return fmt.Errorf("record the recovery of anchor %s: %w", a.ID, err)
+		}
+		r.mu.Lock()
+		r.rememberAnchor(a)
+		r.mu.Unlock()
+		r.lookAgain()
+		r.poke()
+		r.log.Warn("anchor recovered from a cluster", "anchor", a.ID, "cluster", cluster, "key", a.Key)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"certd.internal/pki"
 )
@@ -81,7 +82,7 @@ func (c Ceremony) Run(ctx context.Context) (a Anchor, created bool, err error) {
 // key finds or makes the anchor's key. Its name is on disk before the key is
 // made, so that a crash in between leaves a key that can be told for ours.
 func (c Ceremony) key(ctx context.Context, s signer, a *Anchor) (Key, error) {
-	ours, err := c.settleKeyIntents(ctx, a.Key)
+	ours, err := settleKeyIntents(ctx, c.Journal, c.Signer, a.Key, a.entered)
 	if err != nil {
 		return nil, err
 	}
@@ -103,18 +104,10 @@ func (c Ceremony) key(ctx context.Context, s signer, a *Anchor) (Key, error) {
 	if c.DryRun {
 		return nil, nil
 	}
-	id, err := c.Journal.Begin(Intent{Step: StepKey, Actor: c.Actor, Reason: "key of trust anchor " + a.ID + ": " + c.Reason, Anchor: a.ID, Key: a.Key})
+	in := Intent{Step: StepKey, Actor: c.Actor, Reason: "key of trust anchor " + a.ID + ": " + c.Reason, Anchor: a.ID, Key: a.Key}
+	made, err := createKey(ctx, c.Journal, c.Creator, in, a.entered)
 	if err != nil {
-		return nil, fmt.Errorf("record the intent to create key %s: %w", a.Key, err)
-	}
-	made, err := c.Creator.CreateKey(ctx, a.Key)
-	out := outcome(err)
-	if err == nil {
-		a.Backend, a.Exportable, a.CheckedAt, a.CreatedAt = made.Info().Backend, made.Info().Exportable, wall(), wall()
-		out.Anchor = a
-	}
-	if ferr := c.Journal.Finish(id, out); ferr != nil || err != nil {
-		return nil, errors.Join(wrapIf("create key "+a.Key, err), wrapIf("record the outcome of creating key "+a.Key, ferr))
+		return nil, err
 	}
 	c.Say("key %s made; its private part stays in %s (exportable: %t)", a.Key, a.Backend, a.Exportable)
 	// What signs is opened anew, with the login that signs from now on.
@@ -125,10 +118,35 @@ func (c Ceremony) key(ctx context.Context, s signer, a *Anchor) (Key, error) {
 	return key, nil
 }
 
-// settleKeyIntents closes intents to create the key that a crash left open and
+// entered is what becomes known with a new key, as an outcome for the journal.
+func (a *Anchor) entered(info KeyInfo, at time.Time) Outcome {
+	a.Backend, a.Exportable, a.CheckedAt, a.CreatedAt = info.Backend, info.Exportable, wall(), at
+	return Outcome{Anchor: a}
+}
+
+// createKey makes a key, with the intent on disk before and the outcome after:
+// entered says what that brings into the inventory.
+func createKey(ctx context.Context, j Journal, keys Keys, in Intent, entered func(KeyInfo, time.Time) Outcome) (Key, error) {
+	id, err := j.Begin(in)
+	if err != nil {
+		return nil, fmt.Errorf("record the intent to create key %s: %w", in.Key, err)
+	}
+	made, err := keys.CreateKey(ctx, in.Key)
+	out := outcome(err)
+	if err == nil {
+		out = entered(made.Info(), wall())
+		out.Result = OK
+	}
+	if ferr := j.Finish(id, out); ferr != nil || err != nil {
+		return nil, errors.Join(wrapIf("create key "+in.Key, err), wrapIf("record the outcome of creating key "+in.Key, ferr))
+	}
+	return made, nil
+}
+
+// settleKeyIntents closes intents to create a key that a crash left open and
 // says whether the key, if it exists, is one that this journal set out to make.
-func (c Ceremony) settleKeyIntents(ctx context.Context, name string) (ours bool, err error) {
-	pending, err := c.Journal.Pending()
+func settleKeyIntents(ctx context.Context, j Journal, keys Keys, name string, entered func(KeyInfo, time.Time) Outcome) (ours bool, err error) {
+	pending, err := j.Pending()
 	if err != nil {
 		return false, fmt.Errorf("read open intents: %w", err)
 	}
@@ -136,17 +154,17 @@ func (c Ceremony) settleKeyIntents(ctx context.Context, name string) (ours bool,
 		if p.Step != StepKey || p.Key != name {
 			continue
 		}
-		key, err := c.Signer.OpenKey(ctx, name, nil)
+		key, err := keys.OpenKey(ctx, name, nil)
 		out := Outcome{Result: Abandoned, Detail: "certd ended before the key was made"}
 		switch {
 		case err == nil:
 			ours = true
-			out = Outcome{Result: OK, Detail: "seen to have been made after certd had ended in between",
-				Anchor: &Anchor{ID: p.Anchor, Key: name, Backend: key.Info().Backend, Exportable: key.Info().Exportable, CheckedAt: wall(), CreatedAt: p.At}}
+			out = entered(key.Info(), p.At)
+			out.Result, out.Detail = OK, "seen to have been made after certd had ended in between"
 		case !errors.Is(err, ErrKeyNotFound):
 			return false, fmt.Errorf("look for key %s: %w", name, err)
 		}
-		if err := c.Journal.Finish(p.ID, out); err != nil {
+		if err := j.Finish(p.ID, out); err != nil {
 			return false, fmt.Errorf("close the open intent %d: %w", p.ID, err)
 		}
 	}

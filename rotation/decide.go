@@ -80,9 +80,14 @@ type View struct {
 	ErrSince     time.Time
 	SameTarget   string               // another configured cluster that turned out to be this very one
 	Request      *Request             // a person wants a new issuer
-	Repairs      map[Step][]time.Time // of the last hour
-	Failure      *StepFailure         // the last step failed and nothing has succeeded since
-	Signed       []time.Time          // when signatures for it were made, of the last hour at least
+	Repairs      map[lane][]time.Time // of the last hour
+	Failures     map[lane]*StepFailure
+	Signed       map[lane][]time.Time // when signatures were made, of the last hour at least
+
+	WebhookCAs     []WebhookCA                // all generations, oldest first
+	Evidence       map[string]WebhookEvidence // by webhook, the latest of each
+	WebhookRequest *Request                   // a person wants new serving certificates
+	CARequest      *Request                   // a person wants a new webhook CA
 }
 
 // delivered returns the newest certificate that is known to have been written
@@ -95,7 +100,7 @@ func (v View) delivered() (CertificateRecord, bool) {
 	return v.Certificates[i], true
 }
 
-// Request is a person's wish for a new issuer now.
+// Request is a person's wish for new certificates now.
 type Request struct {
 	Actor, Reason string
 	At            time.Time
@@ -103,10 +108,47 @@ type Request struct {
 
 // StepFailure is the last failure of a step and when certd tries again.
 type StepFailure struct {
-	Step  Step
-	Err   error
-	Since time.Time
-	Until time.Time
+	Step    Step
+	Webhook string // whose step it was; "" is the cluster's
+	Err     error
+	Since   time.Time
+	Until   time.Time
+	Tries   int // that failed in a row
+}
+
+// Action is one thing to do.
+type Action struct {
+	Step    Step
+	Object  string // what it is done to; "" for the cluster
+	Webhook string // whose it is
+	Why     string
+	Writer  string // for repairs: who wrote last
+	Actor   string
+	Signs   bool // it needs a signature by a CA key
+	// Deadline is when what the action mends or renews ends; zero: not known.
+	Deadline time.Time
+
+	cas   pki.CASet // for a caBundle or a ca.crt
+	spec  WebhookSpec
+	owner ObjectRef // of pods to be restarted
+	ca    *WebhookCA
+}
+
+// A lane is what trouble in one action holds back: others go on. Actions that
+// sign for one object share theirs, whatever they are called.
+type lane struct {
+	step   Step // "" where it signs
+	object string
+}
+
+func (a Action) lane() lane {
+	switch {
+	case a.Signs:
+		return lane{"", a.Object}
+	case a.Step == StepWebhookTrust: // who undoes the one undoes the other
+		return lane{StepRepairTrust, a.Object}
+	}
+	return lane{a.Step, a.Object}
 }
 
 // Mode says how far certd's hand reaches in a cluster.
@@ -121,19 +163,16 @@ const (
 // Decision is what certd does in one cluster now, what comes next, and what
 // people should know. The same value feeds the loop, `plan` and `status`.
 type Decision struct {
-	Step   Step   // "" = nothing now
-	Wanted Step   // the step, also where it is held back for a while
-	Object string // for repairs: which object
-	Why    string
-	Writer string // for repairs: who wrote last
-	Actor  string
-	Signs  bool // the step needs a signature by a CA key
+	Action          // what to do now; Step "" = nothing
+	Wanted []Action // all that is to be done, the most urgent first, also what is held back for a while
 
 	Mode     Mode
 	Bundle   pki.Bundle // what the cluster is to trust
 	Dates    RenewalDates
 	Issuer   *x509.Certificate // the first certificate in the issuer file, if it can serve
 	Loaded   *Loaded
+	Webhooks []WebhookDecision // those that are installed
+	Probe    []WebhookSpec     // whose evidence is missing or too old
 	Findings []Finding
 	// Wake is when the answer can change by the passing of time alone; zero:
 	// it cannot.
@@ -146,7 +185,7 @@ type Decision struct {
 // argument: who we are, whether we may write, trust before issuers, a whole
 // issuer before a fresh one.
 func Decide(f Fleet, v View, now time.Time) Decision {
-	d := Decision{Mode: Managed, Actor: "certd"}
+	d := Decision{Mode: Managed}
 	o := v.Observed
 	if o == nil {
 		d.unreachable(v, now)
@@ -158,6 +197,7 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 		d.Mode = Watched
 	}
 	d.judgeIssuer(f, v, now)
+	d.judgeWebhooks(f, v, now)
 	wrong := clockProblem(f, v, now)
 	if v.Err != nil {
 		d.unreachable(v, now)
@@ -167,7 +207,7 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 	bundle, err := f.Bundle()
 	d.Bundle = bundle
 	active := f.Active()
-	switch epoch := max(o.Bundle.Marks.Epoch, o.Issuer.Marks.Epoch); {
+	switch epoch := o.epoch(f.Policy.Fleet); {
 	case v.SameTarget != "":
 		d.find(StateCritical, "SameCluster", fmt.Sprintf("is the same cluster as %s (%s): nothing is written to either", v.SameTarget, o.Target), nil, "remove one of the two from the configuration")
 		return d
@@ -194,10 +234,37 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 		return d
 	}
 	d.nextStep(f, v, now)
-	d.Wanted = d.Step
-	d.reportFailure(v)
-	d.limit(v, now)
+	mending, others := d.webhookActions(f, v, now)
+	d.Wanted = mending
+	if d.Step != "" {
+		d.Wanted = append(d.Wanted, d.Action)
+	}
+	d.Wanted = append(d.Wanted, others...)
+	d.Action = Action{}
+	d.reportFailures(v)
+	for _, a := range d.Wanted {
+		if d.allowed(v, a, now) && d.Step == "" {
+			d.Action = a
+		}
+	}
+	if d.Actor == "" {
+		d.Actor = "certd"
+	}
+	d.probeWhatIsUnproven(v, now)
 	return d
+}
+
+// epoch is the newest epoch that a certd of the fleet has left in the cluster.
+func (o *Observation) epoch(fleet string) uint64 {
+	epoch := max(o.Bundle.Marks.Epoch, o.Issuer.Marks.Epoch)
+	for _, w := range o.Webhooks {
+		for _, s := range w.states() {
+			if s.Marks.Fleet == fleet {
+				epoch = max(epoch, s.Marks.Epoch)
+			}
+		}
+	}
+	return epoch
 }
 
 // clockProblem says why certd's clock and the cluster's cannot both be right,
@@ -294,40 +361,87 @@ func (d *Decision) anchorEnds(active *Anchor, now time.Time) {
 	d.find(StateCritical, "AnchorEnds", fmt.Sprintf("a new issuer could not outlive the trust anchor %s, which ends in %s", active.ID, short(end.Sub(now))), &end, "certd history")
 }
 
-// reportFailure tells of a step that does not succeed, with how long there is.
-func (d *Decision) reportFailure(v View) {
-	fl := v.Failure
-	if fl == nil || d.Wanted == "" {
-		return
+// reportFailures tells of actions that do not succeed, with how long there is.
+// They count for as long as anything is to be done for the same webhook, or for
+// the cluster.
+func (d *Decision) reportFailures(v View) {
+	for _, a := range d.Wanted {
+		fl := v.Failures[a.lane()]
+		if fl == nil { // another one's turn may have come first
+			for _, other := range v.Failures {
+				if other.Webhook == a.Webhook && (fl == nil || other.Since.Before(fl.Since)) {
+					fl = other
+				}
+			}
+		}
+		if fl == nil || slices.ContainsFunc(d.Findings, func(f Finding) bool {
+			return f.ID == "StepFailed" && strings.HasPrefix(f.Message, string(fl.Step)+a.of()+" ")
+		}) {
+			continue
+		}
+		d.find(StateWarning, "StepFailed", fmt.Sprintf("%s%s has been failing since %s: %v; next try at %s", fl.Step, a.of(), clock(fl.Since), fl.Err, clock(fl.Until)), a.deadline(d), "certd history --cluster "+v.Policy.Cluster)
 	}
-	d.find(StateWarning, "StepFailed", fmt.Sprintf("%s has been failing since %s: %v; next try at %s", fl.Step, clock(fl.Since), fl.Err, clock(fl.Until)), d.breaks(), "certd history --cluster "+v.Policy.Cluster)
 }
 
-// limit holds a step back where trying again at once would do harm: after a
-// failure, where somebody keeps undoing a repair, and where signing again and
-// again brings nothing.
-func (d *Decision) limit(v View, now time.Time) {
-	if d.Step == "" {
-		return
+// of names the webhook in a text, where there is one.
+func (a Action) of() string {
+	if a.Webhook == "" {
+		return ""
 	}
-	hold := func(until time.Time) {
+	return " of " + a.Webhook
+}
+
+// deadline is what is told to people: the issuer's end where the action has
+// none of its own.
+func (a Action) deadline(d *Decision) *time.Time {
+	if a.Deadline.IsZero() && a.Webhook == "" {
+		return d.breaks()
+	}
+	return wholeSecond(a.Deadline)
+}
+
+// allowed says whether an action may be tried now. It is held back where trying
+// again at once would do harm: after a failure, where somebody keeps undoing a
+// repair, and where signing again and again brings nothing.
+func (d *Decision) allowed(v View, a Action, now time.Time) bool {
+	hold := func(until time.Time) bool {
 		d.wakeAt(until)
-		d.Step = ""
+		return false
 	}
-	fl := v.Failure
-	if fl != nil && (fl.Step == d.Step || d.Signs && signsIssuer(fl.Step)) && now.Before(fl.Until) && fl.Until.Sub(now) <= 2*maxBackoff {
-		hold(fl.Until)
-	} else if recent, until := repairAllowed(v.Repairs[d.Step], now); now.Before(until) {
+	fl := v.Failures[a.lane()]
+	if fl != nil && now.Before(fl.Until) && fl.Until.Sub(now) <= 2*maxBackoff {
+		return hold(fl.Until)
+	}
+	if recent, until := repairAllowed(v.Repairs[a.lane()], now); a.contested() && now.Before(until) {
 		who := ""
-		if d.Writer != "" {
-			who = " by " + d.Writer
+		if a.Writer != "" {
+			who = " by " + a.Writer
 		}
-		d.find(StateWarning, "RepairHeldBack", fmt.Sprintf("%s is changed again and again%s: %d repairs in the last hour, the next one at %s", d.Object, who, recent, clock(until)), d.breaks(), "certd history --cluster "+v.Policy.Cluster)
-		hold(until)
-	} else if until := v.Policy.Issuer.budget(v.Signed, now); d.Signs && now.Before(until) {
-		d.find(StateCritical, "SignatureBudget", fmt.Sprintf("%d signatures were made for it in the last hour, and it still wants another one (%s): no more until %s", len(within(v.Signed, now, budgetWindow)), d.Why, clock(until)), d.breaks(), "certd history --cluster "+v.Policy.Cluster)
-		hold(until)
+		d.find(StateWarning, "RepairHeldBack", fmt.Sprintf("%s is changed again and again%s: %d repairs in the last hour, the next one at %s", a.Object, who, recent, clock(until)), a.deadline(d), "certd history --cluster "+v.Policy.Cluster)
+		return hold(until)
 	}
+	if !a.Signs {
+		return true
+	}
+	timing := v.Policy.Issuer
+	if !signsIssuer(a.Step) {
+		timing = v.Policy.Webhooks.Leaf
+	}
+	if until := timing.budget(v.Signed[a.lane()], now); now.Before(until) {
+		d.find(StateCritical, "SignatureBudget", fmt.Sprintf("%d signatures were made for %s in the last hour, and it still wants another one (%s): no more until %s", len(within(v.Signed[a.lane()], now, budgetWindow)), a.Object, a.Why, clock(until)), a.deadline(d), "certd history --cluster "+v.Policy.Cluster)
+		return hold(until)
+	}
+	return true
+}
+
+// contested says whether an action puts something right that somebody else has
+// changed, and may change again.
+func (a Action) contested() bool {
+	switch a.Step {
+	case StepRepairBundle, StepRepairIssuer, StepRepairMetadata, StepRepairWebhook, StepRepairTrust, StepWebhookReload, StepWebhookRestart:
+		return true
+	}
+	return a.Writer != ""
 }
 
 func signsIssuer(s Step) bool { return s == StepIssuer || s == StepRepairIssuer }
@@ -561,7 +675,7 @@ func (d *Decision) find(s State, id, message string, deadline *time.Time, fix st
 }
 
 func (d *Decision) sign(step Step, why string) {
-	d.Step, d.Object, d.Why, d.Signs = step, IssuerObject, why, true
+	d.Action = Action{Step: step, Object: IssuerObject, Why: why, Signs: true, Actor: d.Actor}
 }
 
 func (d *Decision) repair(step Step, object, why string, o ObjectState) {

@@ -15,17 +15,20 @@ var start = time.Date(2026, 3, 3, 0, 0, 0, 0, time.UTC)
 
 func hours(n float64) time.Time { return start.Add(time.Duration(n * float64(time.Hour))) }
 
+// issuing is the lane of all that signs issuers.
+var issuing = lane{"", IssuerObject}
+
 // bench is a fleet with one anchor and one cluster whose issuer was signed at
 // start, and everything as it should be.
 type bench struct {
-	t      *testing.T
+	t      testing.TB
 	fleet  Fleet
 	key    pki.PrivateKey
 	bundle pki.Bundle
 	view   View
 }
 
-func newBench(t *testing.T) *bench {
+func newBench(t testing.TB) *bench {
 	t.Helper()
 	key, err := pki.GenerateKey()
 	if err != nil {
@@ -48,7 +51,7 @@ func newBench(t *testing.T) *bench {
 	b := &bench{t: t, key: key, bundle: bundle,
 		fleet: Fleet{Policy: FleetPolicy{Fleet: "acme", KeyPrefix: "acme", Clusters: []Policy{policy}}, Epoch: 7,
 			Anchors: []Anchor{{ID: "g1", Key: "acme-anchor-1", Backend: "vault-transit", Certificate: anchor, CreatedAt: start}}}}
-	b.view = View{Policy: policy, Record: ClusterRecord{Name: "eu", Enrolled: true}}
+	b.view = View{Policy: policy, Record: ClusterRecord{Name: "eu", Enrolled: true}, Signed: map[lane][]time.Time{}}
 	b.issue(start)
 	return b
 }
@@ -151,17 +154,17 @@ func TestDecide(t *testing.T) {
 		{"less is left than a repair may take", hours(150), nil, StepIssuer, "IssuerBelowFloor"},
 		{"each firing rotates where that is asked for", hours(3.1), func(b *bench) { b.view.Policy.Issuer.EveryFiring = true }, StepIssuer, ""},
 		{"a failed step waits for its next try", hours(90), func(b *bench) {
-			b.view.Failure = &StepFailure{Step: StepIssuer, Err: ErrUnavailable, Since: hours(89), Until: hours(90.1)}
+			b.view.Failures = map[lane]*StepFailure{issuing: {Step: StepIssuer, Err: ErrUnavailable, Since: hours(89), Until: hours(90.1)}}
 		}, "", "StepFailed"},
 		{"a failed step is tried again when its time has come", hours(90), func(b *bench) {
-			b.view.Failure = &StepFailure{Step: StepIssuer, Err: ErrUnavailable, Since: hours(89), Until: hours(89.9)}
+			b.view.Failures = map[lane]*StepFailure{issuing: {Step: StepIssuer, Err: ErrUnavailable, Since: hours(89), Until: hours(89.9)}}
 		}, StepIssuer, "StepFailed"},
 		{"a failed renewal does not hold up a repair", hours(90), func(b *bench) {
-			b.view.Failure = &StepFailure{Step: StepIssuer, Err: ErrUnavailable, Since: hours(89), Until: hours(91)}
+			b.view.Failures = map[lane]*StepFailure{issuing: {Step: StepIssuer, Err: ErrUnavailable, Since: hours(89), Until: hours(91)}}
 			b.view.Observed.Bundle.Marks.Keep = false
 		}, StepRepairMetadata, "StepFailed"},
 		{"the fourth repair within the hour waits", hours(1), func(b *bench) {
-			b.view.Repairs = map[Step][]time.Time{StepRepairBundle: {hours(0.9), hours(0.95), hours(1).Add(-time.Second)}}
+			b.view.Repairs = map[lane][]time.Time{{StepRepairBundle, BundleObject}: {hours(0.9), hours(0.95), hours(1).Add(-time.Second)}}
 			b.view.Observed.BundleText = []byte("garbage")
 			b.view.Observed.Bundle.Writers = []Writer{{Name: "argocd-controller", At: hours(1)}}
 		}, "", "RepairHeldBack"},
@@ -180,28 +183,28 @@ func TestDecide(t *testing.T) {
 		{"evidence of use that has become old does not count", hours(1), func(b *bench) { b.replica(b.view.Certificates[0].NotAfter, hours(0.5)) }, "", "IssuerLoadUnknown"},
 		{"a cluster that undoes each write costs ten signatures an hour, no more", hours(90), func(b *bench) {
 			for i := range 10 {
-				b.view.Signed = append(b.view.Signed, hours(89.5).Add(time.Duration(i)*time.Minute))
+				b.view.Signed[issuing] = append(b.view.Signed[issuing], hours(89.5).Add(time.Duration(i)*time.Minute))
 			}
 		}, "", "SignatureBudget"},
 		{"signatures of an hour ago are forgotten", hours(90), func(b *bench) {
 			for i := range 10 {
-				b.view.Signed = append(b.view.Signed, hours(89).Add(time.Duration(-i)*time.Minute))
+				b.view.Signed[issuing] = append(b.view.Signed[issuing], hours(89).Add(time.Duration(-i)*time.Minute))
 			}
 		}, StepIssuer, "RenewalOverdue"},
 		{"each firing of a minutely schedule may sign beside that", hours(90), func(b *bench) {
 			b.view.Policy.Issuer.Schedule, _ = ParseSchedule("* * * * *", time.UTC)
 			for i := range 69 {
-				b.view.Signed = append(b.view.Signed, hours(89.1).Add(time.Duration(i)*40*time.Second))
+				b.view.Signed[issuing] = append(b.view.Signed[issuing], hours(89.1).Add(time.Duration(i)*40*time.Second))
 			}
 		}, StepIssuer, "RenewalOverdue"},
 		{"and no more than that", hours(90), func(b *bench) {
 			b.view.Policy.Issuer.Schedule, _ = ParseSchedule("* * * * *", time.UTC)
 			for i := range 70 {
-				b.view.Signed = append(b.view.Signed, hours(89.1).Add(time.Duration(i)*40*time.Second))
+				b.view.Signed[issuing] = append(b.view.Signed[issuing], hours(89.1).Add(time.Duration(i)*40*time.Second))
 			}
 		}, "", "SignatureBudget"},
 		{"a repair that signs waits as long as a renewal that failed", hours(90), func(b *bench) {
-			b.view.Failure = &StepFailure{Step: StepIssuer, Err: ErrUnavailable, Since: hours(89), Until: hours(90.05)}
+			b.view.Failures = map[lane]*StepFailure{issuing: {Step: StepIssuer, Err: ErrUnavailable, Since: hours(89), Until: hours(90.05)}}
 			b.view.Observed.IssuerFacts = pki.IssuerFacts{Problem: "tls.crt is garbage"}
 		}, "", "StepFailed"},
 		{"an issuer that was signed and never written does not make its absence a repair", hours(1), func(b *bench) {
@@ -210,7 +213,7 @@ func TestDecide(t *testing.T) {
 			b.view.Observed.IssuerFacts = pki.IssuerFacts{}
 		}, StepIssuer, ""},
 		{"a failure of a step that nobody wants any more is forgotten", hours(1), func(b *bench) {
-			b.view.Failure = &StepFailure{Step: StepNamespace, Err: ErrDenied, Since: hours(0.5), Until: hours(0.9)}
+			b.view.Failures = map[lane]*StepFailure{{StepNamespace, ""}: {Step: StepNamespace, Err: ErrDenied, Since: hours(0.5), Until: hours(0.9)}}
 		}, "", ""},
 		{"under an ending anchor renewing gains nothing", hours(1), func(b *bench) {
 			short := *b.fleet.Anchors[0].Certificate

@@ -58,9 +58,41 @@ func Violations(f Fleet, v View, now time.Time) []Violation {
 			}
 		}
 	}
+	for _, w := range o.Webhooks {
+		out = append(out, webhookViolations(f, v, w, now)...)
+	}
 	leaf, skew := observedLimits(o)
 	if left, floor := issuer.NotAfter.Sub(now), v.Policy.Floor(leaf, skew); left < floor {
 		bad("I4", "the issuer has %s left, the floor is %s", short(left), short(floor))
+	}
+	return out
+}
+
+// webhookViolations judges, of a webhook that certd has issued to, that the
+// certificate in its Secret is accepted under each caBundle now and at its last
+// second (I5), and that it has its floor left (I4). What its replicas really
+// serve takes a probe.
+func webhookViolations(f Fleet, v View, w Webhook, now time.Time) (out []Violation) {
+	bad := func(promise, format string, args ...any) {
+		out = append(out, Violation{promise, v.Policy.Cluster, "webhook " + w.Spec.Name + ": " + fmt.Sprintf(format, args...)})
+	}
+	if w.Err != nil || !w.installed() || w.Secret.Marks.Fleet != f.Policy.Fleet {
+		return nil
+	}
+	if w.Facts.Problem != "" {
+		bad("I5", "its Secret cannot serve: %s", w.Facts.Problem)
+		return out
+	}
+	leaf := w.Facts.Chain[0]
+	for _, at := range []time.Time{now, leaf.NotAfter} {
+		for _, o := range w.Objects {
+			if err := verifies(o.CABundle, w.Spec, w.Facts.Chain, at); err != nil {
+				bad("I5", "at %s its certificate is not accepted under the caBundle of %s: %v", at.Format(time.RFC3339), o.Ref, err)
+			}
+		}
+	}
+	if left, floor := leaf.NotAfter.Sub(now), v.Policy.WebhookFloor(); left < floor {
+		bad("I4", "its certificate has %s left, the floor is %s", short(left), short(floor))
 	}
 	return out
 }

@@ -24,6 +24,10 @@ type Journal interface {
 	// Anchors returns all anchor generations, oldest first.
 	Anchors() ([]Anchor, error)
 
+	// WebhookCAs returns all generations of a cluster's webhook CA, oldest
+	// first.
+	WebhookCAs(cluster string) ([]WebhookCA, error)
+
 	// Certificates returns the issuers in the inventory of one cluster,
 	// newest first, at most limit (0 = all).
 	Certificates(cluster string, limit int) ([]CertificateRecord, error)
@@ -64,6 +68,14 @@ const (
 	StepRepairBundle   Step = "repair-bundle"   // restore a damaged or deleted bundle
 	StepRepairIssuer   Step = "repair-issuer"   // replace a lost or damaged issuer by a new one
 	StepRepairMetadata Step = "repair-metadata" // restore marks or copies; nothing is signed
+	StepWebhookCA      Step = "webhook-ca"      // make a new webhook CA
+	StepWebhookTrust   Step = "webhook-trust"   // add the webhook CA to a caBundle, or to the Secret's ca.crt
+	StepWebhook        Step = "webhook"         // publish a new serving certificate
+	StepWebhookRetire  Step = "webhook-retire"  // take what serves nobody any more out of a caBundle or ca.crt
+	StepWebhookReload  Step = "webhook-reload"  // have kubelets swap a Secret's files once more
+	StepWebhookRestart Step = "webhook-restart" // roll out pods that missed their certificate
+	StepRepairWebhook  Step = "repair-webhook"  // replace a lost or damaged serving certificate by a new one
+	StepRepairTrust    Step = "repair-trust"    // put back into a caBundle what the served certificates need
 	StepRecover        Step = "recover"         // learn an anchor from the world after the journal was lost
 	StepStart          Step = "start"           // the daemon started
 	StepReload         Step = "reload"          // the configuration was reloaded
@@ -81,6 +93,8 @@ type Intent struct {
 	Digest  string `json:"digest,omitempty"` // lower-case hex of the SHA-256 digest to be signed
 	Object  string `json:"object,omitempty"`
 	Writer  string `json:"writer,omitempty"` // for repairs: who wrote last
+	Webhook string `json:"webhook,omitempty"`
+	Wanted  string `json:"wanted,omitempty"` // lower-case hex of the SHA-256 of the CAs to be published
 }
 
 // PendingIntent is an intent without an outcome.
@@ -111,6 +125,7 @@ type Outcome struct {
 
 	Certificate *CertificateRecord // enters the inventory
 	Anchor      *Anchor            // enters or replaces the anchor with that ID
+	WebhookCA   *WebhookCA         // enters or replaces the cluster's webhook CA with that ID
 	Enrolled    bool               // the intent's cluster is managed from now on
 }
 
@@ -146,7 +161,8 @@ type Anchor struct {
 // CertificateRecord is one certificate certd has had signed, or has met.
 type CertificateRecord struct {
 	Cluster     string
-	Kind        string // "anchor", "issuer"
+	Kind        string // "anchor", "issuer", "webhook-ca", "webhook"
+	Name        string // of the webhook
 	Serial      string
 	SHA256      string
 	SKI, AKI    string

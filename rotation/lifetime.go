@@ -10,7 +10,8 @@ import (
 // lapse.
 type LifetimeProblem struct {
 	// Field is what to change, seen from the policy: "issuer.renewBefore",
-	// "issuer.lifetime", "issuer.schedule", "trust.lifetime" or
+	// "issuer.lifetime", "issuer.schedule", the same of "webhooks" and there
+	// "webhooks.caRenewBefore" and "webhooks.caLifetime", "trust.lifetime" or
 	// "trust.renewBefore".
 	Field string
 	// Message says what is wrong and which value would do.
@@ -20,53 +21,79 @@ type LifetimeProblem struct {
 	Smallest time.Duration
 }
 
-// CheckLifetimes proves that no issuer of the cluster can lapse (I4) for want
-// of a firing in the ten years from from on, or returns what prevents it.
+// CheckLifetimes proves that no issuer of the cluster, no webhook's
+// certificate and no webhook CA can lapse (I4) for want of a firing in the ten
+// years from from on, or returns what prevents it. For each of the three:
 //
-//   - RenewBefore is at least Floor: a leaf signed at the last moment, clocks,
-//     and the time to repair whatever prevented a renewal.
-//   - What an issuer lives from signing until RenewBefore is at least the two
-//     longest consecutive gaps of the schedule, and spread, so that two firings
-//     fall into it and one may be missed. Changes of the clocks and leap days
-//     are in the gaps.
+//   - RenewBefore is at least the floor. For an issuer that is Floor: a leaf
+//     signed at the last moment, clocks, and the time to repair whatever
+//     prevented a renewal. For a webhook's certificate it is WebhookFloor, and
+//     for the CA over it the lifetime of a certificate signed at the last moment.
+//   - What a certificate lives from signing until RenewBefore is at least the
+//     two longest consecutive gaps of the schedule, and spread, so that two
+//     firings fall into it and one may be missed. Changes of the clocks and leap
+//     days are in the gaps.
 //
-// Lifetime counts from notBefore, so Backdate is taken out of what an issuer
-// lives. (Leaving it in would promise a firing that may come up to Backdate
-// too late.)
+// Lifetime counts from notBefore, so Backdate is taken out of what a
+// certificate lives. (Leaving it in would promise a firing that may come up to
+// Backdate too late.) Webhooks that are left alone have no problems.
 func (p Policy) CheckLifetimes(from time.Time) []LifetimeProblem {
-	var problems []LifetimeProblem
-	floor := p.Floor(0, 0)
-	if p.Issuer.RenewBefore < floor {
-		problems = append(problems, LifetimeProblem{"issuer.renewBefore", fmt.Sprintf(
-			"%s is less than leafLifetime + 2 × clockSkew + repair (%s + 2 × %s + %s); it must be at least %s",
-			FormatDuration(p.Issuer.RenewBefore), FormatDuration(p.LeafLifetime), FormatDuration(p.ClockSkew),
-			FormatDuration(p.Repair), FormatDuration(floor)), floor})
+	problems, _ := p.Issuer.checkLifetimes(from, "issuer.lifetime", "issuer.renewBefore", "issuer.schedule",
+		p.Floor(0, 0), fmt.Sprintf("leafLifetime + 2 × clockSkew + repair (%s + 2 × %s + %s)",
+			FormatDuration(p.LeafLifetime), FormatDuration(p.ClockSkew), FormatDuration(p.Repair)))
+	if len(p.Webhooks.Specs) == 0 {
+		return problems
 	}
-
-	gaps, at := p.Issuer.Schedule.LargestTwoGaps(from)
-	if gaps == 0 {
-		return append(problems, LifetimeProblem{"issuer.schedule", "never fires", 0})
-	}
-	// Reckoned with what renewBefore must become, so that following both
-	// messages is enough.
-	least := max(p.Issuer.RenewBefore, floor) + p.Issuer.Backdate
-	// A firing is put off by less than a tenth of the gap after it, and no
-	// single gap is longer than the two longest together.
-	reach := gaps + min(p.Issuer.Spread, gaps/10)
-	smallest := least + reach
-	if lifetime := p.Issuer.Lifetime; lifetime <= least {
-		problems = append(problems, LifetimeProblem{"issuer.lifetime", fmt.Sprintf(
-			"%s leaves nothing beside renewBefore %s and %s that notBefore lies in the past; with this schedule it must be at least %s",
-			FormatDuration(lifetime), FormatDuration(least-p.Issuer.Backdate), FormatDuration(p.Issuer.Backdate),
-			FormatDuration(smallest)), smallest})
-	} else if lifetime < smallest {
-		problems = append(problems, LifetimeProblem{"issuer.lifetime", fmt.Sprintf(
-			"%s leaves %s until renewBefore, but the second firing of %q may be %s away (from %s, spread included), "+
-				"so that a missed firing could not be made good; it must be at least %s",
-			FormatDuration(lifetime), FormatDuration(lifetime-least), p.Issuer.Schedule, FormatDuration(reach),
-			at.Format("2 Jan 2006 15:04 MST"), FormatDuration(smallest)), smallest})
+	leaf, lifetime := p.Webhooks.Leaf.checkLifetimes(from, "webhooks.lifetime", "webhooks.renewBefore", "webhooks.schedule",
+		p.WebhookFloor(), fmt.Sprintf("repair + 2 × projection + 2 × the %s that clocks may differ (%s + 2 × %s + 2 × %s)",
+			FormatDuration(MaxClockSkew), FormatDuration(p.Repair), FormatDuration(p.Webhooks.Projection), FormatDuration(MaxClockSkew)))
+	problems = append(problems, leaf...)
+	ca, _ := p.Webhooks.CA.checkLifetimes(from, "webhooks.caLifetime", "webhooks.caRenewBefore", "webhooks.schedule",
+		lifetime, fmt.Sprintf("the lifetime of the certificates under the CA, %s: one could outlive it", FormatDuration(lifetime)))
+	for _, problem := range ca {
+		// The schedule is the certificates' too, and one word on it is enough.
+		if problem.Field != "webhooks.schedule" {
+			problems = append(problems, problem)
+		}
 	}
 	return problems
+}
+
+// checkLifetimes is CheckLifetimes for certificates of one kind, with what its
+// fields are called and why RenewBefore must not be less than floor. It also
+// returns the lifetime with which nothing is wrong: p's own or the smallest.
+func (p RenewalPolicy) checkLifetimes(from time.Time, lifetime, renewBefore, schedule string, floor time.Duration, why string) ([]LifetimeProblem, time.Duration) {
+	var problems []LifetimeProblem
+	if p.RenewBefore < floor {
+		problems = append(problems, LifetimeProblem{renewBefore, fmt.Sprintf(
+			"%s is less than %s; it must be at least %s", FormatDuration(p.RenewBefore), why, FormatDuration(floor)), floor})
+	}
+
+	gaps, at := p.Schedule.LargestTwoGaps(from)
+	if gaps == 0 {
+		return append(problems, LifetimeProblem{schedule, "never fires", 0}), p.Lifetime
+	}
+	_, name, _ := strings.Cut(renewBefore, ".")
+	// Reckoned with what renewBefore must become, so that following both
+	// messages is enough.
+	least := max(p.RenewBefore, floor) + p.Backdate
+	// A firing is put off by less than a tenth of the gap after it, and no
+	// single gap is longer than the two longest together.
+	reach := gaps + min(p.Spread, gaps/10)
+	smallest := least + reach
+	if p.Lifetime <= least {
+		problems = append(problems, LifetimeProblem{lifetime, fmt.Sprintf(
+			"%s leaves nothing beside %s %s and %s that notBefore lies in the past; with this schedule it must be at least %s",
+			FormatDuration(p.Lifetime), name, FormatDuration(least-p.Backdate), FormatDuration(p.Backdate),
+			FormatDuration(smallest)), smallest})
+	} else if p.Lifetime < smallest {
+		problems = append(problems, LifetimeProblem{lifetime, fmt.Sprintf(
+			"%s leaves %s until %s, but the second firing of %q may be %s away (from %s, spread included), "+
+				"so that a missed firing could not be made good; it must be at least %s",
+			FormatDuration(p.Lifetime), FormatDuration(p.Lifetime-least), name, p.Schedule, FormatDuration(reach),
+			at.Format("2 Jan 2006 15:04 MST"), FormatDuration(smallest)), smallest})
+	}
+	return problems, max(p.Lifetime, smallest)
 }
 
 // CheckLifetimes proves that an issuer that lives for issuer fits into the

@@ -64,6 +64,94 @@ func TestCheckLifetimes(t *testing.T) {
 	}
 }
 
+// webhookPolicyOf returns the defaults of the configuration with another schedule.
+func webhookPolicyOf(t testing.TB, spec, zoneName string) Policy {
+	const day = 24 * time.Hour
+	p := issuerPolicyOf(t, "0 3 * * *", "UTC")
+	at := scheduleIn(t, spec, zoneName)
+	p.Webhooks = WebhookPolicy{
+		Specs:  LinkerdWebhooks(),
+		Leaf:   RenewalPolicy{Lifetime: 30 * day, RenewBefore: 15 * day, Backdate: 10 * time.Minute, Spread: 30 * time.Minute, Schedule: at},
+		CA:     RenewalPolicy{Lifetime: 730 * day, RenewBefore: 180 * day, Backdate: time.Hour, Spread: 30 * time.Minute, Schedule: at},
+		Settle: 30 * time.Second, Projection: 3 * time.Minute,
+	}
+	return p
+}
+
+func TestCheckLifetimesOfWebhooks(t *testing.T) {
+	from := rfc3339(t, "2026-11-24T10:20:23Z")
+	const day = 24 * time.Hour
+	const floor = 12*time.Hour + 16*time.Minute
+	for _, row := range []struct {
+		story, spec string
+		change      func(*WebhookPolicy)
+		want        []LifetimeProblem // with a part of the message
+	}{
+		{"the defaults", "30 3 * * *", func(*WebhookPolicy) {}, nil},
+		{"weekly", "30 3 * * TUE", func(w *WebhookPolicy) { w.Leaf.RenewBefore = 15 * day }, nil},
+		{"no time to repair", "30 3 * * *", func(w *WebhookPolicy) { w.Leaf.RenewBefore = 12 * time.Hour }, []LifetimeProblem{
+			{"webhooks.renewBefore", "12h is less than repair + 2 × projection + 2 × the 5m that clocks may differ (12h + 2 × 3m + 2 × 5m); it must be at least 12h16m", floor}}},
+		{"exactly the floor", "30 3 * * *", func(w *WebhookPolicy) { w.Leaf.RenewBefore = floor }, nil},
+		{"monthly is too seldom", "30 3 1 * *", func(*WebhookPolicy) {}, []LifetimeProblem{
+			{"webhooks.lifetime", "until renewBefore, but the second firing of \"30 3 1 * *\" may be 62d30m away", 77*day + 40*time.Minute}}},
+		{"a certificate could outlive its CA", "30 3 * * *", func(w *WebhookPolicy) { w.CA.RenewBefore = 20 * day }, []LifetimeProblem{
+			{"webhooks.caRenewBefore", "20d is less than the lifetime of the certificates under the CA, 30d: one could outlive it; it must be at least 30d", 30 * day}}},
+		{"a CA that is always due", "30 3 * * *", func(w *WebhookPolicy) { w.CA.Lifetime = 180 * day }, []LifetimeProblem{
+			{"webhooks.caLifetime", "180d leaves nothing beside caRenewBefore 180d and 1h", 182*day + 90*time.Minute}}},
+		{"a CA with one firing", "30 3 * * *", func(w *WebhookPolicy) { w.CA.Lifetime = 181*day + time.Hour }, []LifetimeProblem{
+			{"webhooks.caLifetime", "leaves 24h until caRenewBefore, but the second firing", 182*day + 90*time.Minute}}},
+		{"what follows from a longer lifetime is told at once", "30 3 1 */6 *", func(*WebhookPolicy) {}, []LifetimeProblem{
+			{"webhooks.lifetime", "may be 366d30m away", 381*day + 40*time.Minute},
+			{"webhooks.caRenewBefore", "381d40m: one could outlive it", 381*day + 40*time.Minute},
+			{"webhooks.caLifetime", "until caRenewBefore", 747*day + 130*time.Minute}}},
+		{"a schedule that never fires is told once", "30 3 * * *", func(w *WebhookPolicy) { w.Leaf.Schedule, w.CA.Schedule = Schedule{}, Schedule{} }, []LifetimeProblem{
+			{"webhooks.schedule", "never fires", 0}}},
+		{"webhooks that are left alone", "30 3 1 1 *", func(w *WebhookPolicy) { w.Specs = nil }, nil},
+	} {
+		t.Run(row.story, func(t *testing.T) {
+			p := webhookPolicyOf(t, row.spec, "UTC")
+			row.change(&p.Webhooks)
+			got := p.CheckLifetimes(from)
+			if len(got) != len(row.want) {
+				t.Fatalf("got %+v", got)
+			}
+			for i, want := range row.want {
+				if got[i].Field != want.Field || got[i].Smallest != want.Smallest || !strings.Contains(got[i].Message, want.Message) {
+					t.Errorf("got  %+v\nwant %+v", got[i], want)
+				}
+			}
+		})
+	}
+}
+
+func TestFollowingEachMessageIsEnoughForWebhooks(t *testing.T) {
+	random := rand.New(rand.NewPCG(9, 10))
+	from := rfc3339(t, "2026-11-24T10:20:23Z")
+	for range 30 {
+		p := webhookPolicyOf(t, "30 3 * * *", "UTC")
+		leaf, ca := randomIssuerPolicy(t, random).Issuer, randomIssuerPolicy(t, random).Issuer
+		ca.Schedule, ca.Spread = leaf.Schedule, leaf.Spread
+		p.Webhooks.Leaf, p.Webhooks.CA = leaf, ca
+		w := &p.Webhooks
+		fields := map[string]*time.Duration{"webhooks.lifetime": &w.Leaf.Lifetime, "webhooks.renewBefore": &w.Leaf.RenewBefore,
+			"webhooks.caLifetime": &w.CA.Lifetime, "webhooks.caRenewBefore": &w.CA.RenewBefore}
+		named := map[string]bool{}
+		for _, problem := range p.CheckLifetimes(from) {
+			*fields[problem.Field], named[problem.Field] = problem.Smallest, true
+		}
+		if problems := p.CheckLifetimes(from); len(problems) > 0 {
+			t.Fatalf("after following every message: %+v", problems)
+		}
+		for field := range named {
+			*fields[field] -= time.Second
+			if problems := p.CheckLifetimes(from); len(problems) == 0 {
+				t.Errorf("%s: a second less passes, too", field)
+			}
+			*fields[field] += time.Second
+		}
+	}
+}
+
 func TestCheckTrustLifetimes(t *testing.T) {
 	const day = 24 * time.Hour
 	trust := TrustPolicy{Lifetime: 3650 * day, RenewBefore: 730 * day, Backdate: time.Hour}

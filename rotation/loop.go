@@ -54,7 +54,8 @@ const (
 // acts, and observes again; woken by watches, deadlines and requests.
 type Reconciler struct {
 	journal Journal
-	signer  signer
+	signer  signer // with the trust anchors' keys
+	webhook signer // with the webhook CAs' keys
 	log     *slog.Logger
 	atOnce  int
 	resync  time.Duration
@@ -80,12 +81,14 @@ type Reconciler struct {
 
 // Options are a Reconciler's parts.
 type Options struct {
-	Journal  Journal
-	Keys     Keys
-	Policy   FleetPolicy
-	Clusters map[string]Cluster // one for each of Policy.Clusters
-	Log      *slog.Logger
-	AtOnce   int // clusters worked on side by side; 0: 16
+	Journal Journal
+	Keys    Keys // of the trust anchors
+	// WebhookKeys has the keys of the webhook CAs, and makes them; nil: as Keys.
+	WebhookKeys Keys
+	Policy      FleetPolicy
+	Clusters    map[string]Cluster // one for each of Policy.Clusters
+	Log         *slog.Logger
+	AtOnce      int // clusters worked on side by side; 0: 16
 	// Resync is how long certd goes without looking at a cluster that no watch
 	// reports and no deadline calls for; 0: a minute.
 	Resync time.Duration
@@ -95,7 +98,10 @@ type Options struct {
 // are settled, those of signatures at once (their answers are lost), those of
 // writes after the next look at their cluster.
 func NewReconciler(o Options) (*Reconciler, error) {
-	r := &Reconciler{journal: o.Journal, signer: signer{o.Journal, o.Keys}, log: o.Log, atOnce: cmp.Or(o.AtOnce, 16), resync: cmp.Or(o.Resync, usualResync),
+	if o.WebhookKeys == nil {
+		o.WebhookKeys = o.Keys
+	}
+	r := &Reconciler{journal: o.Journal, signer: signer{o.Journal, o.Keys}, webhook: signer{o.Journal, o.WebhookKeys}, log: o.Log, atOnce: cmp.Or(o.AtOnce, 16), resync: cmp.Or(o.Resync, usualResync),
 		wake: make(chan struct{}, 1), members: map[string]*member{}, findings: map[string]Finding{}}
 	var err error
 	if r.anchors, err = o.Journal.Anchors(); err != nil {
@@ -153,7 +159,7 @@ func (r *Reconciler) Apply(p FleetPolicy, clusters map[string]Cluster) error {
 		}
 		m := r.members[cp.Cluster]
 		if m == nil || m.cluster != c {
-			m = &member{name: cp.Cluster, cluster: c, policy: cp, repairs: map[Step][]time.Time{}}
+			m = newMember(c, cp)
 			var err error
 			if m.record, err = r.journal.Cluster(cp.Cluster); err != nil {
 				return fmt.Errorf("read cluster %s from the journal: %w", cp.Cluster, err)
@@ -161,9 +167,12 @@ func (r *Reconciler) Apply(p FleetPolicy, clusters map[string]Cluster) error {
 			if m.certificates, err = r.journal.Certificates(cp.Cluster, recentCertificates); err != nil {
 				return fmt.Errorf("read the certificates of %s from the journal: %w", cp.Cluster, err)
 			}
+			if m.webhookCAs, err = r.journal.WebhookCAs(cp.Cluster); err != nil {
+				return fmt.Errorf("read the webhook CAs of %s from the journal: %w", cp.Cluster, err)
+			}
 			m.record.Name = cp.Cluster
 			for _, c := range m.certificates {
-				m.signed = append(m.signed, c.SignedAt)
+				m.signed[lane{"", IssuerObject}] = append(m.signed[lane{"", IssuerObject}], c.SignedAt)
 			}
 			m.pending = slices.DeleteFunc(slices.Clone(pendings), func(p PendingIntent) bool { return p.Cluster != cp.Cluster })
 			pendings = slices.DeleteFunc(pendings, func(p PendingIntent) bool { return p.Cluster == cp.Cluster })
@@ -450,7 +459,14 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 		f.ClockDoubt = r.clockDoubt()
 		d = Decide(f, v, now)
 		r.decided(m, v, d)
-		if d.Step == "" || ctx.Err() != nil || !r.configured(m) {
+		if ctx.Err() != nil || !r.configured(m) {
+			break
+		}
+		if d.Step == "" && len(d.Probe) > 0 {
+			r.probe(ctx, m, d.Probe)
+			continue
+		}
+		if d.Step == "" {
 			break
 		}
 		if !v.Record.Enrolled && r.othersUnseen(m, now) {
@@ -533,24 +549,26 @@ func (r *Reconciler) acted(m *member, d Decision, err error) bool {
 	now := wall()
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	l := d.lane()
 	if err == nil {
 		r.log.Info("step done", "cluster", m.name, "step", d.Step, "object", d.Object, "why", d.Why)
-		m.attempts, m.failure = 0, nil
-		if d.Step == StepRepairBundle || d.Step == StepRepairIssuer || d.Step == StepRepairMetadata {
-			m.repairs[d.Step] = append(slices.DeleteFunc(m.repairs[d.Step], func(t time.Time) bool { return now.Sub(t) > time.Hour }), now)
+		delete(m.failures, l)
+		delete(m.raced, l)
+		if d.contested() {
+			m.repairs[l] = append(slices.DeleteFunc(slices.Clone(m.repairs[l]), func(t time.Time) bool { return now.Sub(t) > time.Hour }), now)
 		}
 		return true
 	}
 	r.log.Error("step failed", "cluster", m.name, "step", d.Step, "object", d.Object, "why", d.Why, "err", err)
 	// Somebody else was quicker: that is no failure, only a reason to look
 	// again, unless it keeps happening.
-	if errors.Is(err, ErrChanged) && m.attempts < 3 {
-		m.attempts++
+	if errors.Is(err, ErrChanged) && m.raced[l] < 3 {
+		m.raced[l]++
 		return true
 	}
-	m.failed(d.Step, err, now, d.Dates.MustRenewBy)
-	m.refuse(fmt.Sprintf("%s: %v; certd tries again at %s", d.Step, err, m.failure.Until.Format(time.RFC3339)))
-	return false
+	until := m.failed(d.Action, err, now, d.hurry())
+	m.refuse(fmt.Sprintf("%s: %v; certd tries again at %s", d.Step, err, until.Format(time.RFC3339)), d.targets()...)
+	return true
 }
 
 // schedule says when the cluster is looked at next.
@@ -566,10 +584,13 @@ func (r *Reconciler) schedule(m *member, d Decision) {
 	m.mu.Lock()
 	if m.obsErr != nil {
 		next = now.Add(backoff(m.lookFails, m.left(d.Dates.MustRenewBy, now)))
-	} else if fl := m.failure; fl != nil && fl.Until.Before(next) {
-		next = fl.Until
-	} else if fl == nil && d.Step != "" { // more to do than one pass may
-		next = now
+	} else {
+		for _, fl := range m.failures {
+			next = earlier(next, fl.Until)
+		}
+		if d.Step != "" && m.failures[d.lane()] == nil { // more to do than one pass may
+			next = now
+		}
 	}
 	m.mu.Unlock()
 	r.mu.Lock()

@@ -1,11 +1,13 @@
 package rotation
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -34,19 +36,32 @@ type member struct {
 	errSince     time.Time
 	lookFails    int
 	decision     Decision
-	repairs      map[Step][]time.Time
-	failure      *StepFailure
-	attempts     int
-	signed       []time.Time // when CA signatures for the cluster were made, of the last hour or more
-	request      *Request
+	repairs      map[lane][]time.Time
+	failures     map[lane]*StepFailure
+	raced        map[lane]int         // how often somebody else was quicker, in a row
+	signed       map[lane][]time.Time // when CA signatures were made, of the last hour or more
+	webhookCAs   []WebhookCA
+	evidence     map[string]WebhookEvidence
+	requests     map[Target]*Request
 	waiters      []waiter
 	pending      []PendingIntent
 	saved        ClusterStatus // as last written to the journal
 	savedAt      time.Time
 }
 
-// waiter is somebody who waits for an issuer signed no earlier than at.
+// Target is what a person can ask to have renewed.
+type Target string
+
+// The targets.
+const (
+	TargetIssuer    Target = "issuer"
+	TargetWebhooks  Target = "webhooks"   // all serving certificates of the cluster
+	TargetWebhookCA Target = "webhook-ca" // and the CA over them
+)
+
+// waiter is somebody who waits for what was asked for at a time.
 type waiter struct {
+	target  Target
 	at      time.Time
 	results chan<- RotateResult // with room for the one answer
 }
@@ -64,7 +79,14 @@ func (m *member) view() View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return View{Policy: m.policy, Record: m.record, Certificates: slices.Clone(m.certificates), Observed: m.observed, Err: m.obsErr, ErrSince: m.errSince,
-		Request: m.request, Repairs: maps.Clone(m.repairs), Failure: m.failure, Signed: slices.Clone(m.signed)}
+		Request: m.requests[TargetIssuer], Repairs: maps.Clone(m.repairs), Failures: maps.Clone(m.failures), Signed: maps.Clone(m.signed),
+		WebhookCAs: slices.Clone(m.webhookCAs), Evidence: maps.Clone(m.evidence), WebhookRequest: m.requests[TargetWebhooks], CARequest: m.requests[TargetWebhookCA]}
+}
+
+// newMember knows nothing yet but what the configuration says.
+func newMember(c Cluster, p Policy) *member {
+	return &member{name: p.Cluster, cluster: c, policy: p, repairs: map[lane][]time.Time{}, failures: map[lane]*StepFailure{}, raced: map[lane]int{},
+		signed: map[lane][]time.Time{}, evidence: map[string]WebhookEvidence{}, requests: map[Target]*Request{}}
 }
 
 // urgency says whether the last look failed, and when the issuer in the
@@ -78,11 +100,11 @@ func (m *member) urgency() (sick bool, ends time.Time) {
 	return m.lookFails > 0, ends
 }
 
-// hasSigned counts one signature for the cluster.
-func (m *member) hasSigned(at time.Time) {
+// hasSigned counts one signature for an object of the cluster.
+func (m *member) hasSigned(a Action, at time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.signed = append(slices.DeleteFunc(m.signed, func(t time.Time) bool { return at.Sub(t) > budgetWindow }), at)
+	m.signed[a.lane()] = append(slices.Clone(within(m.signed[a.lane()], at, budgetWindow)), at)
 }
 
 // left is the time until a deadline. Where none is known, nothing runs there
@@ -100,14 +122,14 @@ func (m *member) handOver(to *member) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if to == nil {
-		m.request = nil
+		clear(m.requests)
 		m.refuse("the cluster is no longer configured")
 		return
 	}
 	to.mu.Lock() // new, and known to nobody else yet
 	defer to.mu.Unlock()
-	to.request, to.waiters = m.request, m.waiters
-	m.request, m.waiters = nil, nil
+	to.requests, to.waiters = m.requests, m.waiters
+	m.requests, m.waiters = map[Target]*Request{}, nil
 }
 
 func (m *member) takePending() []PendingIntent {
@@ -137,8 +159,13 @@ func (r *Reconciler) remember(m *member, in Intent, out Outcome) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.record.Enrolled = m.record.Enrolled || out.Enrolled
+	if ca := out.WebhookCA; ca != nil {
+		cas := slices.DeleteFunc(slices.Clone(m.webhookCAs), func(x WebhookCA) bool { return x.ID == ca.ID })
+		m.webhookCAs = append(cas, *ca)
+		slices.SortFunc(m.webhookCAs, func(a, b WebhookCA) int { return cmp.Compare(a.generation(), b.generation()) })
+	}
 	c := out.Certificate
-	if c == nil {
+	if c == nil || c.Kind != "issuer" {
 		return
 	}
 	m.certificates = slices.DeleteFunc(m.certificates, func(x CertificateRecord) bool { return x.Serial == c.Serial })
@@ -146,10 +173,10 @@ func (r *Reconciler) remember(m *member, in Intent, out Outcome) {
 	m.certificates = m.certificates[:min(len(m.certificates), recentCertificates)]
 	if in.Step == StepIssuer || in.Step == StepRepairIssuer {
 		// An issuer signed before it was asked for is not what was asked for.
-		if m.request != nil && !m.request.At.After(c.SignedAt) {
-			m.request = nil
+		if r := m.requests[TargetIssuer]; r != nil && !r.At.After(c.SignedAt) {
+			delete(m.requests, TargetIssuer)
 		}
-		m.answer(RotateResult{Result: OK, Serial: in.Serial}, c.SignedAt)
+		m.answer(TargetIssuer, RotateResult{Result: OK, Serial: in.Serial}, c.SignedAt)
 	}
 }
 
@@ -188,12 +215,11 @@ func (r *Reconciler) rememberAnchor(a Anchor) {
 	r.anchors = anchors
 }
 
-// answer tells those who wait for an issuer signed then or earlier; the caller
-// holds mu.
-func (m *member) answer(res RotateResult, signed time.Time) {
+// answer tells those who asked for it then or earlier; the caller holds mu.
+func (m *member) answer(target Target, res RotateResult, done time.Time) {
 	res.Cluster = m.name
 	m.waiters = slices.DeleteFunc(m.waiters, func(w waiter) bool {
-		if w.at.After(signed) {
+		if w.target != target || w.at.After(done) {
 			return false
 		}
 		w.results <- res
@@ -201,12 +227,16 @@ func (m *member) answer(res RotateResult, signed time.Time) {
 	})
 }
 
-// refuse tells all who wait why there is no new issuer; the caller holds mu.
-func (m *member) refuse(why string) {
-	for _, w := range m.waiters {
+// refuse tells those who wait for one of the targets, or for any if none is
+// given, why it is not there; the caller holds mu.
+func (m *member) refuse(why string, targets ...Target) {
+	m.waiters = slices.DeleteFunc(m.waiters, func(w waiter) bool {
+		if len(targets) > 0 && !slices.Contains(targets, w.target) {
+			return false
+		}
 		w.results <- RotateResult{Cluster: m.name, Result: Failed, Detail: why}
-	}
-	m.waiters = nil
+		return true
+	})
 }
 
 // refuseWaiters answers all who still wait.
@@ -220,29 +250,24 @@ func (r *Reconciler) refuseWaiters(why string) {
 	}
 }
 
-// decided keeps the decision, logs it when it changed, and answers a request
-// that it does not serve.
+// decided keeps the decision, logs it when it changed, and answers requests
+// that are done or that it does not serve.
 func (r *Reconciler) decided(m *member, v View, d Decision) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if v.Err == nil && d.Wanted == "" {
-		m.failure, m.attempts = nil, 0
-	}
-	if v.Request != nil && v.Request == m.request && d.Step == "" {
-		why := "nothing can be done there now"
-		for _, f := range d.Findings {
-			if f.Severity == worst(d.Findings) {
-				why = f.ID + ": " + f.Message
-				break
-			}
+	if v.Err == nil {
+		// Failures count until nothing is to be done any more for the webhook,
+		// or for the cluster: another step may just have come first.
+		wanted := map[string]bool{}
+		for _, a := range d.Wanted {
+			wanted[a.Webhook] = true
 		}
-		if v.Err != nil || d.Wanted != "" {
-			why += "; it is done as soon as it can be"
-		} else {
-			m.request = nil
+		maps.DeleteFunc(m.failures, func(_ lane, fl *StepFailure) bool { return !wanted[fl.Webhook] })
+		if len(d.Wanted) == 0 {
+			clear(m.raced)
 		}
-		m.refuse(why)
 	}
+	m.served(v, d)
 	if was := m.decision; d.Step != was.Step || d.Mode != was.Mode || !sameFindings(d.Findings, was.Findings) {
 		ids := make([]string, len(d.Findings))
 		for i, f := range d.Findings {
@@ -251,6 +276,39 @@ func (r *Reconciler) decided(m *member, v View, d Decision) {
 		r.log.Info("decision", "cluster", m.name, "step", d.Step, "why", d.Why, "mode", d.Mode, "findings", ids, "next_run", d.Dates.NextRun)
 	}
 	m.decision = d
+}
+
+// served closes the requests that the decision finds done, and answers those
+// that it finds nothing to do for; the caller holds mu.
+func (m *member) served(v View, d Decision) {
+	requested := map[Target]*Request{TargetIssuer: v.Request, TargetWebhooks: v.WebhookRequest, TargetWebhookCA: v.CARequest}
+	for target, req := range requested {
+		if req == nil || req != m.requests[target] {
+			continue
+		}
+		serials, done := d.renewedSince(target, v, *req)
+		if done && v.Err == nil {
+			delete(m.requests, target)
+			m.answer(target, RotateResult{Result: OK, Serial: strings.Join(serials, ", ")}, req.At)
+			continue
+		}
+		if d.Step != "" || target != TargetIssuer && d.under(target) {
+			continue
+		}
+		why := "nothing can be done there now"
+		for _, f := range d.Findings {
+			if f.Severity == worst(d.Findings) {
+				why = f.ID + ": " + f.Message
+				break
+			}
+		}
+		if v.Err != nil || len(d.Wanted) > 0 {
+			why += "; it is done as soon as it can be"
+		} else {
+			delete(m.requests, target)
+		}
+		m.refuse(why, target)
+	}
 }
 
 func sameFindings(a, b []Finding) bool {
@@ -372,10 +430,10 @@ type RotateResult struct {
 	Detail  string
 }
 
-// Rotate asks for a new issuer in each named cluster and returns a channel
+// Rotate asks for new certificates in each named cluster and returns a channel
 // that carries one result a cluster, as each is done. A name that is not
 // configured answers at once.
-func (r *Reconciler) Rotate(names []string, req Request) <-chan RotateResult {
+func (r *Reconciler) Rotate(target Target, names []string, req Request) <-chan RotateResult {
 	results := make(chan RotateResult, len(names))
 	req.At = wall() // by the clock that issuers are signed by
 	r.mu.Lock()
@@ -387,9 +445,9 @@ func (r *Reconciler) Rotate(names []string, req Request) <-chan RotateResult {
 			continue
 		}
 		m.mu.Lock()
-		m.request = &req
-		m.failure = nil
-		m.waiters = append(m.waiters, waiter{req.At, results})
+		m.requests[target] = &req
+		clear(m.failures) // a person asks: try at once
+		m.waiters = append(m.waiters, waiter{target, req.At, results})
 		m.mu.Unlock()
 		m.changed()
 	}

@@ -29,6 +29,7 @@ type Policy struct {
 	ClockSkew       time.Duration // likewise
 	Repair          time.Duration // how long an outage must be survivable
 	Issuer          RenewalPolicy
+	Webhooks        WebhookPolicy
 	Directory       bool // a folder: no identity runs there
 }
 
@@ -57,4 +58,31 @@ type RenewalPolicy struct {
 // leaf and skew are the larger of policy and what the cluster runs with.
 func (p Policy) Floor(leaf, skew time.Duration) time.Duration {
 	return max(leaf, p.LeafLifetime) + 2*max(skew, p.ClockSkew) + p.Repair
+}
+
+// WebhookPolicy is about the webhooks of one cluster.
+type WebhookPolicy struct {
+	// Specs are the webhooks to look for, Linkerd's and the user's own; none:
+	// webhooks are left alone.
+	Specs []WebhookSpec
+	// Leaf is about the serving certificates, CA about the CA over them.
+	Leaf, CA RenewalPolicy
+	// Settle is from a change of a caBundle until every API server of the
+	// cluster goes by it.
+	Settle time.Duration
+	// Projection is from a change of a Secret until every kubelet shows it to
+	// its pods, those that start included.
+	Projection time.Duration
+	// ProbeEvery is how often it is looked what is really served while nothing
+	// changes.
+	ProbeEvery time.Duration
+	// ProbeNamespace is where dry runs are made.
+	ProbeNamespace string
+}
+
+// WebhookFloor is the least time a serving certificate must have left (I4):
+// the time to repair whatever prevented a renewal, until it is served
+// everywhere, by clocks that may disagree.
+func (p Policy) WebhookFloor() time.Duration {
+	return p.Repair + 2*p.Webhooks.Projection + 2*MaxClockSkew
 }

@@ -110,6 +110,24 @@ type Cluster interface {
 	WriteBundle(ctx context.Context, w BundleWrite) (revision string, err error)
 	WriteIssuer(ctx context.Context, w IssuerWrite) (revision string, err error)
 
+	// WriteWebhook writes a webhook's Secret as WriteIssuer writes the issuer's:
+	// compare-and-set at w.Revision, type and foreign keys kept.
+	WriteWebhook(ctx context.Context, w WebhookWrite) (revision string, err error)
+
+	// WriteCABundle writes the caBundle of one object that exists, if it is
+	// still at w.Revision, and nothing else of it but certd's annotations.
+	WriteCABundle(ctx context.Context, w CABundleWrite) (revision string, err error)
+
+	// RestartWebhook rolls the pods of a webhook's owner out anew, as
+	// `kubectl rollout restart` does.
+	RestartWebhook(ctx context.Context, w WebhookSpec, owner ObjectRef) error
+
+	// ProbeWebhooks finds out what each replica of these webhooks serves, and
+	// whether they do what they are for. There is an answer for each, by name:
+	// what could not be seen is unknown and says why. Webhooks come with the
+	// namespace and names that Observe filled in.
+	ProbeWebhooks(ctx context.Context, webhooks []WebhookSpec) map[string]WebhookEvidence
+
 	// Event tells people who look at the object (a Kubernetes Event). A
 	// backend without such a thing does nothing.
 	Event(ctx context.Context, e Event) error
@@ -132,7 +150,7 @@ const (
 // Marks are the annotations and the label certd keeps on what it manages.
 type Marks struct {
 	Fleet  string // annotation certd.io/fleet
-	Serial string // annotation certd.io/serial: the issuer's, "" on the bundle
+	Serial string // annotation certd.io/serial: the issuer's, the webhook's; "" on what holds no certificate of its own
 	Epoch  uint64 // annotation certd.io/epoch: of the daemon that wrote last
 	Keep   bool   // annotation helm.sh/resource-policy: keep
 	Label  bool   // label app.kubernetes.io/managed-by: certd
@@ -170,6 +188,10 @@ type Observation struct {
 	IssuerFacts pki.IssuerFacts
 
 	Identity *Identity // nil where no linkerd-identity can run
+
+	// Webhooks has one entry for each webhook that the backend was told to look
+	// for, in that order; none where none can run.
+	Webhooks []Webhook
 }
 
 // Identity is what certd saw of linkerd-identity. Absent Deployment: Replicas
@@ -212,8 +234,10 @@ type IssuerWrite struct {
 
 // Event is one thing to tell people in the cluster.
 type Event struct {
-	Reason  string // CertdIssuerRotated, CertdBundleChanged, CertdDriftRepaired, CertdFailed
-	Object  string // BundleObject or IssuerObject
-	Warning bool
-	Message string
+	Reason string // CertdIssuerRotated, CertdBundleChanged, CertdWebhookRotated, CertdDriftRepaired, CertdFailed
+	Object string // BundleObject or IssuerObject; for webhooks the name of the Secret
+	// Namespace of a webhook's Secret; "" is Linkerd's own.
+	Namespace string
+	Warning   bool
+	Message   string
 }

@@ -39,6 +39,10 @@ func Project(s FleetStatus, p FleetPolicy, now, until time.Time, ifStopped bool)
 			items = items[1:] // the same step
 		}
 		plan.Items = append(plan.Items, items...)
+		plan.Items = append(plan.Items, webhookRenewals(c, p.Clusters[i], now, until)...)
+		if ifStopped {
+			plan.Breaks = append(plan.Breaks, c.webhookBreaks(now)...)
+		}
 		if ifStopped && c.Issuer != nil && c.Issuer.Delivered != nil {
 			end := c.Issuer.Delivered.NotAfter
 			if l := c.Issuer.Loaded; l != nil && l.NotAfter != nil && l.NotAfter.Before(end) {
@@ -58,21 +62,55 @@ func Project(s FleetStatus, p FleetPolicy, now, until time.Time, ifStopped bool)
 
 // renewals lists the coming issuers of one cluster.
 func renewals(c ClusterStatus, p Policy, anchor *AnchorStatus, now, until time.Time) []PlanItem {
-	if c.Issuer == nil || c.Issuer.Delivered == nil || c.Issuer.NextRun == nil || anchor == nil || c.Issuer.MustRenewBy == nil {
+	if c.Issuer == nil || c.Issuer.Delivered == nil || anchor == nil {
 		return nil
 	}
-	var items []PlanItem
-	at, must := *c.Issuer.NextRun, *c.Issuer.MustRenewBy
-	floor := c.Issuer.Delivered.NotAfter.Sub(must) // may be larger than the policy's, by what identity was seen to use
-	for len(items) < mostItems && !at.After(until) {
-		due, reason := at, fmt.Sprintf("schedule %q; the floor is %s", p.Issuer.Schedule, clock(must))
-		at = latest(at, now.Truncate(time.Second))
-		items = append(items, PlanItem{Cluster: c.Name, Step: StepIssuer, Due: due, At: at, Reason: reason, Undo: undo(StepIssuer)})
-		end := at.Add(p.Issuer.Lifetime - p.Issuer.Backdate - time.Second)
-		if end.After(anchor.NotAfter) {
-			break // what comes then depends on a new anchor
+	return series(PlanItem{Cluster: c.Name, Step: StepIssuer}, p.Issuer, c.Issuer.NextRun, c.Issuer.MustRenewBy, c.Issuer.Delivered.NotAfter, anchor.NotAfter, now, until)
+}
+
+// webhookRenewals lists the coming serving certificates of one cluster, and the
+// CAs over them.
+func webhookRenewals(c ClusterStatus, p Policy, now, until time.Time) (items []PlanItem) {
+	if c.WebhookCA == nil {
+		return nil
+	}
+	never := until.Add(time.Hour) // a webhook CA is renewed in time for what is under it
+	if !slices.ContainsFunc(c.Webhooks, func(w WebhookStatus) bool { return w.Mode == string(Managed) }) {
+		return nil
+	}
+	items = series(PlanItem{Cluster: c.Name, Step: StepWebhookCA}, p.Webhooks.CA, c.WebhookCA.NextRun, c.WebhookCA.MustRenewBy, c.WebhookCA.NotAfter, never.Add(p.Webhooks.CA.Lifetime), now, until)
+	for _, w := range c.Webhooks {
+		if w.Delivered == nil || w.Mode != string(Managed) {
+			continue
 		}
-		dates := p.Issuer.Dates(c.Name, at, end, floor)
+		next := series(PlanItem{Cluster: c.Name, Step: StepWebhook, Webhook: w.Name}, p.Webhooks.Leaf, w.NextRun, w.MustRenewBy, w.Delivered.NotAfter, never.Add(p.Webhooks.Leaf.Lifetime), now, until)
+		if n := c.NextStep; n != nil && n.Webhook == w.Name && n.Step == StepWebhook && len(next) > 0 && !next[0].Due.After(now) {
+			next = next[1:] // the same step
+		}
+		items = append(items, next...)
+	}
+	return items
+}
+
+// series lists what comes of one kind, as if each succeeded at its time, until
+// one would outlive what it is under.
+func series(like PlanItem, p RenewalPolicy, nextRun, mustRenewBy *time.Time, notAfter, parentEnds, now, until time.Time) (items []PlanItem) {
+	if nextRun == nil || mustRenewBy == nil {
+		return nil
+	}
+	at, must := *nextRun, *mustRenewBy
+	floor := notAfter.Sub(must) // may be larger than the policy's, by what was seen in the cluster
+	for len(items) < mostItems && !at.After(until) {
+		item := like
+		item.Due, item.Reason = at, fmt.Sprintf("schedule %q; the floor is %s", p.Schedule, clock(must))
+		at = latest(at, now.Truncate(time.Second))
+		item.At, item.Undo = at, undo(like.Step)
+		items = append(items, item)
+		end := at.Add(p.Lifetime - p.Backdate - time.Second)
+		if end.After(parentEnds) {
+			break // what comes then depends on a new parent
+		}
+		dates := p.Dates(like.Cluster, at, end, floor)
 		if !dates.NextRun.After(at) {
 			break
 		}

@@ -50,7 +50,7 @@ type DaemonStatus struct {
 // Break is the first thing that stops working if certd does nothing more.
 type Break struct {
 	Cluster string    `json:"cluster,omitempty"`
-	Kind    string    `json:"kind"` // issuer or anchor
+	Kind    string    `json:"kind"` // issuer, webhook or anchor
 	Name    string    `json:"name"`
 	At      time.Time `json:"at"`
 }
@@ -110,8 +110,53 @@ type ClusterStatus struct {
 	Version     string            `json:"version,omitempty"`
 	Bundle      *BundleStatus     `json:"bundle,omitempty"`
 	Issuer      *IssuerStatus     `json:"issuer,omitempty"`
+	WebhookCA   *WebhookCAStatus  `json:"webhookCA,omitempty"`
+	Webhooks    []WebhookStatus   `json:"webhooks,omitzero"` // absent where none can run, or the cluster was not seen
 	Findings    []Finding         `json:"findings"`
 	NextStep    *PlanItem         `json:"nextStep,omitempty"`
+}
+
+// WebhookCAStatus is the CA over a cluster's webhooks.
+type WebhookCAStatus struct {
+	AnchorStatus
+	RenewAt     *time.Time `json:"renewAt,omitempty"`
+	MustRenewBy *time.Time `json:"mustRenewBy,omitempty"`
+	NextRun     *time.Time `json:"nextRun,omitempty"`
+}
+
+// WebhookStatus is one webhook, or aggregated API server, that is installed.
+type WebhookStatus struct {
+	Name      string         `json:"name"`
+	Kind      string         `json:"kind"` // mutating, validating or apiservice
+	Namespace string         `json:"namespace"`
+	Secret    string         `json:"secret"`
+	Mode      string         `json:"mode"` // managed or watched
+	Why       string         `json:"why,omitempty"`
+	Delivered *Delivered     `json:"delivered,omitempty"`
+	Served    *Loaded        `json:"served,omitempty"`
+	Check     *CheckStatus   `json:"check,omitempty"`
+	CABundle  CABundleStatus `json:"caBundle"`
+	// Ignored: failurePolicy is Ignore, so that the API server goes on without
+	// it and tells nobody.
+	Ignored     bool       `json:"ignored"`
+	RenewAt     *time.Time `json:"renewAt,omitempty"`
+	MustRenewBy *time.Time `json:"mustRenewBy,omitempty"`
+	NextRun     *time.Time `json:"nextRun,omitempty"`
+}
+
+// CheckStatus is the outcome of asking a webhook as its users do, in a dry run.
+type CheckStatus struct {
+	State    string     `json:"state"` // yes, no or unknown
+	Evidence string     `json:"evidence"`
+	At       *time.Time `json:"at,omitempty"`
+}
+
+// CABundleStatus is what the API server knows a webhook by.
+type CABundleStatus struct {
+	Current bool        `json:"current"` // as certd would have it
+	Accepts bool        `json:"accepts"` // what is served, as far as that is known
+	CAs     []AnchorRef `json:"cas"`
+	SHA256  string      `json:"sha256,omitempty"`
 }
 
 // BundleStatus is what the cluster publishes.
@@ -147,9 +192,11 @@ type Delivered struct {
 	Anchor    string    `json:"anchor,omitempty"`
 }
 
-// Loaded is what linkerd-identity was seen to sign with.
+// Loaded is what linkerd-identity was seen to sign with, or the replicas of a
+// webhook to serve.
 type Loaded struct {
-	State    string     `json:"state"` // yes, no or unknown
+	State    string     `json:"state"`            // yes, no or unknown
+	Serial   string     `json:"serial,omitempty"` // where it could be seen
 	NotAfter *time.Time `json:"notAfter,omitempty"`
 	Evidence string     `json:"evidence"`
 	At       *time.Time `json:"at,omitempty"`
@@ -168,6 +215,7 @@ type Finding struct {
 type PlanItem struct {
 	Cluster string    `json:"cluster,omitempty"`
 	Step    Step      `json:"step"`
+	Webhook string    `json:"webhook,omitempty"`
 	Due     time.Time `json:"due"` // when it is due
 	At      time.Time `json:"at"`  // when certd will do it
 	Reason  string    `json:"reason"`
@@ -206,6 +254,7 @@ type HistoryItem struct {
 	SignRequest string    `json:"signRequest,omitempty"`
 	Object      string    `json:"object,omitempty"`
 	Writer      string    `json:"writer,omitempty"`
+	Webhook     string    `json:"webhook,omitempty"`
 	Hash        string    `json:"hash"`
 	PrevHash    string    `json:"prevHash"`
 }

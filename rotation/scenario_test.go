@@ -478,7 +478,7 @@ func TestEveryRequestIsAnswered(t *testing.T) {
 				row.change(w)
 				asked := time.Now()
 				before := w.cluster("east").Issuer.Delivered.Serial
-				results := w.loop.Rotate([]string{"east", "nowhere"}, rotation.Request{Actor: "lee@cli", Reason: "drill"})
+				results := w.loop.Rotate(rotation.TargetIssuer, []string{"east", "nowhere"}, rotation.Request{Actor: "lee@cli", Reason: "drill"})
 				if r := <-results; r.Cluster != "nowhere" || r.Result != rotation.Failed {
 					t.Errorf("a cluster nobody knows: %+v", r)
 				}
@@ -515,7 +515,7 @@ func TestARequestWantsAnIssuerSignedAfterIt(t *testing.T) {
 			return memory.ClusterFault{}
 		})
 		ask := func() <-chan rotation.RotateResult {
-			return w.loop.Rotate([]string{"east"}, rotation.Request{Actor: "lee@cli", Reason: "drill"})
+			return w.loop.Rotate(rotation.TargetIssuer, []string{"east"}, rotation.Request{Actor: "lee@cli", Reason: "drill"})
 		}
 		first := ask()
 		time.Sleep(3 * time.Second) // it is signed, and being written
@@ -591,7 +591,7 @@ func TestCallsFromAllSides(t *testing.T) {
 					case 0:
 						w.loop.Status()
 					case 1:
-						w.loop.Rotate(fifty(), rotation.Request{Actor: "lee@cli", Reason: "drill"})
+						w.loop.Rotate(rotation.TargetIssuer, fifty(), rotation.Request{Actor: "lee@cli", Reason: "drill"})
 					case 2:
 						w.loop.Plan(time.Now().Add(day), true)
 					case 3:
@@ -628,7 +628,7 @@ func TestALostAnswer(t *testing.T) {
 			}
 			return memory.ClusterFault{}
 		})
-		r := <-w.loop.Rotate([]string{"east"}, rotation.Request{Actor: "lee@cli", Reason: "drill"})
+		r := <-w.loop.Rotate(rotation.TargetIssuer, []string{"east"}, rotation.Request{Actor: "lee@cli", Reason: "drill"})
 		time.Sleep(time.Minute)
 		if r.Result != rotation.OK || len(w.keys.Signatures()) != signed+1 || w.clusters["east"].Writes()[rotation.IssuerObject] != before+1 {
 			t.Errorf("answered %+v, %d signatures, writes %v", r, len(w.keys.Signatures())-signed, w.clusters["east"].Writes())
@@ -660,7 +660,7 @@ func TestALostAnswerAndNobodyCanLook(t *testing.T) {
 				}
 				return memory.ClusterFault{}
 			})
-			results := w.loop.Rotate([]string{"east"}, rotation.Request{Actor: "lee@cli", Reason: "drill"})
+			results := w.loop.Rotate(rotation.TargetIssuer, []string{"east"}, rotation.Request{Actor: "lee@cli", Reason: "drill"})
 			time.Sleep(time.Minute)
 			open, err := w.journal.Pending()
 			if err != nil || len(open) != 1 || open[0].Step != rotation.StepIssuer {

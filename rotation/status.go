@@ -91,6 +91,8 @@ func (c *ClusterStatus) age(now time.Time) {
 
 // expire judges a recorded status by the time it is now.
 func (c *ClusterStatus) expire(now time.Time) {
+	c.expireWebhooks(now)
+	c.State = worst(c.Findings)
 	if c.Issuer == nil || c.Issuer.Delivered == nil {
 		return
 	}
@@ -168,6 +170,9 @@ func (s *FleetStatus) Conclude() {
 			}
 			s.breaksAt(Break{Cluster: c.Name, Kind: "issuer", Name: IssuerObject, At: end})
 		}
+		for _, b := range c.webhookBreaks(s.ObservedAt) {
+			s.breaksAt(b)
+		}
 	}
 	s.State = worst(all)
 	if s.State == StateUnknown {
@@ -240,8 +245,9 @@ func clusterStatus(f Fleet, v View, d Decision, now time.Time) ClusterStatus {
 		c.Version = o.Version
 		c.Bundle = bundleStatus(f, o)
 		c.Issuer = issuerStatus(f, v, d)
+		c.WebhookCA, c.Webhooks = webhookCAStatus(v), webhookStatuses(v, d)
 		if d.Mode == Managed && d.Step != "" && v.Err == nil {
-			c.NextStep = &PlanItem{Cluster: c.Name, Step: d.Step, Due: now.Truncate(time.Second), At: now.Truncate(time.Second), Reason: d.Why, Undo: undo(d.Step)}
+			c.NextStep = &PlanItem{Cluster: c.Name, Step: d.Step, Webhook: d.Webhook, Due: now.Truncate(time.Second), At: now.Truncate(time.Second), Reason: d.Why, Undo: undo(d.Step)}
 		}
 	}
 	c.State = worst(c.Findings)
@@ -315,6 +321,12 @@ func undo(s Step) string {
 	switch s {
 	case StepIssuer, StepRepairIssuer:
 		return "certd rotate issuer CLUSTER (a newer one replaces it)"
+	case StepWebhook, StepRepairWebhook:
+		return "certd rotate webhooks CLUSTER (a newer one replaces it)"
+	case StepWebhookCA:
+		return "certd rotate webhook-ca CLUSTER (a newer one replaces it; the old one is trusted until each replica is past it)"
+	case StepWebhookRetire:
+		return "none needed: nothing depends on what is taken out"
 	case StepNamespace:
 		return "kubectl delete namespace"
 	case StepBundle:

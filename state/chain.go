@@ -214,7 +214,11 @@ func (j *Journal) Prune(before time.Time) error {
 		if err != nil {
 			return err
 		}
-		if entries+certificates == 0 {
+		webhookCAs, err := t.pruneWebhookCAs(before)
+		if err != nil {
+			return err
+		}
+		if entries+certificates+webhookCAs == 0 {
 			return errUnchanged
 		}
 		return nil

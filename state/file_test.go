@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.etcd.io/bbolt"
 
 	"certd.internal/rotation"
@@ -34,6 +35,10 @@ func sample(t testing.TB, dir string) {
 	ok(t, j.Prune(noon.Add(200*time.Hour)))
 	for _, id := range []string{"g1", "g2"} {
 		step(t, j, signing("", "1"), rotation.Outcome{Result: rotation.OK, Anchor: &rotation.Anchor{ID: id, Key: "k-" + id, CreatedAt: c.t}})
+	}
+	for _, id := range []string{"w1", "w2"} {
+		ca := rotation.WebhookCA{Cluster: "c1", Anchor: rotation.Anchor{ID: id, Key: "k-" + id, CreatedAt: c.t}}
+		step(t, j, signing("c1", "1"), rotation.Outcome{Result: rotation.OK, WebhookCA: &ca})
 	}
 	for range 3 {
 		must[uint64](t)(j.Begin(signing("c0", "77")))
@@ -57,6 +62,8 @@ func readAll(j *Journal) (string, error) {
 	for _, name := range []string{"c0", "c1", "c2"} {
 		some, err := j.Certificates(name, 5)
 		add(some, err)
+		cas, err := j.WebhookCAs(name)
+		add(cas, err)
 		c, err := j.Cluster(name)
 		add(c, err)
 	}
@@ -394,8 +401,8 @@ func TestSchemas(t *testing.T) {
 		writeErr error
 		readErr  error
 	}{
-		{"readers of the old schema understand the new one", layout{2, 1, map[int]func(*txn) error{1: rename}}, ErrNewer, nil},
-		{"they do not", layout{2, 2, map[int]func(*txn) error{1: rename}}, ErrNewer, ErrNewer},
+		{"readers of the old schema understand the new one", layout{version: 2, minReader: 1, steps: map[int]func(*txn) error{1: rename}}, ErrNewer, nil},
+		{"they do not", layout{version: 2, minReader: 2, steps: map[int]func(*txn) error{1: rename}}, ErrNewer, ErrNewer},
 	} {
 		dir := t.TempDir()
 		o := Options{Fleet: "acme", Reserve: -1}
@@ -440,6 +447,125 @@ func TestSchemas(t *testing.T) {
 		ok(t, j.Close())
 		if _, err := open(dir, o, layout{version: 2}); !errors.Is(err, ErrForeign) {
 			t.Errorf("%s: without a way there: %v", row.name, err)
+		}
+	}
+}
+
+// schema1 is a journal that a certd of schema 1 wrote: an anchor g1, an issuer
+// "01" in each of eu and us, and one intent in us that nothing closed.
+func schema1(t *testing.T) []byte {
+	t.Helper()
+	if order.Uint16([]byte{1, 0}) != 1 {
+		t.Skip("bbolt's files are in the byte order of the machine, and this one is little-endian")
+	}
+	return must[[]byte](t)(os.ReadFile(filepath.Join("testdata", "schema-1.db")))
+}
+
+// checkSchema1 looks for everything that stands in it.
+func checkSchema1(t *testing.T, j *Journal) {
+	t.Helper()
+	anchors := must[[]rotation.Anchor](t)(j.Anchors())
+	if len(anchors) != 1 || anchors[0].ID != "g1" || anchors[0].Key != "acme-anchor-1" || anchors[0].Certificate.Subject.CommonName != "root.linkerd.cluster.local" {
+		t.Errorf("anchors: %+v", anchors)
+	}
+	for i, cluster := range []string{"eu", "us"} {
+		want := []rotation.CertificateRecord{issuer(cluster, "01", noon.Add(time.Duration(i+1)*time.Hour))}
+		if d := cmp.Diff(want, must[[]rotation.CertificateRecord](t)(j.Certificates(cluster, 0))); d != "" {
+			t.Errorf("certificates of %s (-want +got):\n%s", cluster, d)
+		}
+		if cas := must[[]rotation.WebhookCA](t)(j.WebhookCAs(cluster)); len(cas) != 0 {
+			t.Errorf("webhook CAs of %s: %+v", cluster, cas)
+		}
+	}
+	want := rotation.ClusterRecord{Name: "us", Enrolled: true, Target: "uid-1", LastContact: noon, Error: "no route", Status: []byte(`{"a":1}`)}
+	if d := cmp.Diff(want, must[rotation.ClusterRecord](t)(j.Cluster("us"))); d != "" {
+		t.Errorf("cluster us (-want +got):\n%s", d)
+	}
+	if p := must[[]rotation.PendingIntent](t)(j.Pending()); len(p) != 1 || p[0].ID != 4 || p[0].Intent != signing("us", "02") {
+		t.Errorf("pending: %+v", p)
+	}
+	if at := must[time.Time](t)(j.LastSigned("acme-anchor-1")); !at.Equal(noon.Add(2 * time.Hour)) {
+		t.Errorf("last signed at %v", at)
+	}
+	const head = "a160b8bf72146c0d3b5660fed02d2137afef186334b4147751f62e7d31f742a5"
+	if r := must[Report](t)(j.Verify()); r.Problem != "" || r.Entries != 3 || r.Head != head {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestSchema1IsMigrated(t *testing.T) {
+	dir, before := t.TempDir(), schema1(t)
+	path := writeJournal(t, dir, before)
+	j := openTest(t, dir, Options{Reserve: -1})
+	checkSchema1(t, j)
+	if j.Epoch() != 2 {
+		t.Errorf("epoch %d", j.Epoch())
+	}
+	ca := rotation.WebhookCA{Cluster: "us", Anchor: rotation.Anchor{ID: "w1", Key: "acme-webhook-us-1", Backend: "vault", CreatedAt: noon, Certificate: testCertificate(t)}}
+	ok(t, j.Finish(4, rotation.Outcome{Result: rotation.OK, WebhookCA: &ca}))
+	ok(t, j.Close())
+	if !bytes.Equal(before, must[[]byte](t)(os.ReadFile(path+".schema-1"))) {
+		t.Error("the copy from before is not what was there")
+	}
+
+	j = openTest(t, dir, Options{Reserve: -1})
+	if d := cmp.Diff([]rotation.WebhookCA{ca}, must[[]rotation.WebhookCA](t)(j.WebhookCAs("us"))); d != "" {
+		t.Errorf("webhook CAs (-want +got):\n%s", d)
+	}
+	if r := must[Report](t)(j.Verify()); r.Problem != "" || r.Entries != 4 {
+		t.Errorf("%+v", r)
+	}
+	ok(t, j.Close())
+
+	// A certd of schema 1 would take webhooks' certificates for issuers.
+	for _, readOnly := range []bool{true, false} {
+		_, err := open(dir, Options{Fleet: "acme", ReadOnly: readOnly, Reserve: -1}, layout{version: 1, minReader: 1})
+		if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "schema 2") {
+			t.Errorf("a certd of schema 1, read-only %v: %v", readOnly, err)
+		}
+	}
+}
+
+func TestMigrationThatDiesChangesNothing(t *testing.T) {
+	for _, point := range []string{"open: before", "open: after"} {
+		dir, before := t.TempDir(), schema1(t)
+		path := writeJournal(t, dir, before)
+		func() {
+			defer func() { _ = recover() }()
+			_, _ = Open(dir, Options{Fleet: "acme", Reserve: -1, CrashPoint: func(p string) {
+				if p == point {
+					panic("dies here")
+				}
+			}})
+		}()
+		if same := bytes.Equal(before, must[[]byte](t)(os.ReadFile(path))); same != (point == "open: before") {
+			t.Errorf("%s: the file is as it was: %v", point, same)
+		}
+		checkSchema1(t, openTest(t, dir, Options{Reserve: -1}))
+	}
+}
+
+// `certd status` of a newer version works before the new daemon was started.
+func TestSchema1IsReadAsItIs(t *testing.T) {
+	dir, before := t.TempDir(), schema1(t)
+	path := writeJournal(t, dir, before)
+	j := openTest(t, dir, Options{ReadOnly: true})
+	checkSchema1(t, j)
+	ok(t, j.Close())
+	j = must[*Journal](t)(OpenCopy(dir, t.TempDir(), Options{Fleet: "acme"}))
+	checkSchema1(t, j)
+	ok(t, j.Close())
+	if !bytes.Equal(before, must[[]byte](t)(os.ReadFile(path))) {
+		t.Error("reading changed the file")
+	}
+
+	for _, bucket := range sealedBucketsOf(1) {
+		writeJournal(t, dir, before)
+		tamper(t, path, func(tx *bbolt.Tx) { ok(t, tx.DeleteBucket([]byte(bucket))) })
+		for _, readOnly := range []bool{true, false} {
+			if _, err := Open(dir, Options{Fleet: "acme", ReadOnly: readOnly, Reserve: -1}); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "bucket "+bucket) {
+				t.Errorf("without bucket %s, read-only %v: %v", bucket, readOnly, err)
+			}
 		}
 	}
 }

@@ -50,6 +50,7 @@ func checkIntent(in rotation.Intent) error {
 	return checkFields([]field{
 		{"step", string(in.Step)}, {"cluster", in.Cluster}, {"actor", in.Actor}, {"anchor", in.Anchor},
 		{"serial", in.Serial}, {"key", in.Key}, {"digest", in.Digest}, {"object", in.Object}, {"writer", in.Writer},
+		{"webhook", in.Webhook},
 	})
 }
 
@@ -123,6 +124,11 @@ func (j *Journal) finish(t *txn, id uint64, out rotation.Outcome, again bool) er
 			return err
 		}
 	}
+	if out.WebhookCA != nil {
+		if err := t.putWebhookCA(*out.WebhookCA); err != nil {
+			return err
+		}
+	}
 	if out.Enrolled {
 		if err := t.enroll(p.Intent.Cluster); err != nil {
 			return err
@@ -162,7 +168,12 @@ func checkOutcome(out *rotation.Outcome) error {
 		if out.Anchor.ID == "" {
 			return errors.New("the anchor has no generation id")
 		}
-		return checkFields([]field{{"anchor", out.Anchor.ID}, {"key", out.Anchor.Key}, {"backend", out.Anchor.Backend}})
+		if err := checkFields([]field{{"anchor", out.Anchor.ID}, {"key", out.Anchor.Key}, {"backend", out.Anchor.Backend}}); err != nil {
+			return err
+		}
+	}
+	if out.WebhookCA != nil {
+		return checkWebhookCA(*out.WebhookCA)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package state
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -43,7 +44,7 @@ func checkCertificate(c rotation.CertificateRecord) error {
 		return errors.New("the certificate has no kind or serial number")
 	}
 	return checkFields([]field{
-		{"cluster", c.Cluster}, {"kind", c.Kind}, {"serial", c.Serial}, {"sha256", c.SHA256},
+		{"cluster", c.Cluster}, {"kind", c.Kind}, {"name", c.Name}, {"serial", c.Serial}, {"sha256", c.SHA256},
 		{"SKI", c.SKI}, {"AKI", c.AKI}, {"subject", c.Subject}, {"anchor", c.Anchor},
 	})
 }
@@ -80,8 +81,8 @@ func (t *txn) putCertificate(c rotation.CertificateRecord) error {
 	return err
 }
 
-// Certificates implements [rotation.Journal]. It reads no more of the
-// inventory than it returns.
+// Certificates implements [rotation.Journal]. It stops reading at the last
+// issuer that it returns.
 func (j *Journal) Certificates(cluster string, limit int) ([]rotation.CertificateRecord, error) {
 	var found []rotation.CertificateRecord
 	err := j.view("read the inventory of "+strconv.Quote(cluster), func(t *txn) error {
@@ -157,22 +158,96 @@ func (j *Journal) Anchors() ([]rotation.Anchor, error) {
 			return nil
 		})
 	})
-	slices.SortStableFunc(anchors, func(a, b rotation.Anchor) int {
-		if ga, gb := generation(a.ID), generation(b.ID); ga > 0 && gb > 0 {
-			return ga - gb
-		}
-		return a.CreatedAt.Compare(b.CreatedAt)
-	})
+	slices.SortStableFunc(anchors, older)
 	return anchors, err
 }
 
-// generation is the number in "g1", 0 for an id of another form.
+// older orders generations, the oldest first.
+func older(a, b rotation.Anchor) int {
+	if ga, gb := generation(a.ID), generation(b.ID); ga > 0 && gb > 0 {
+		return ga - gb
+	}
+	return a.CreatedAt.Compare(b.CreatedAt)
+}
+
+// generation is the number in "g1" or "w1", 0 for an id of another form.
 func generation(id string) int {
-	n, err := strconv.Atoi(strings.TrimPrefix(id, "g"))
+	n, err := strconv.Atoi(strings.TrimLeft(id, "gw"))
 	if err != nil || n < 0 {
 		return 0
 	}
 	return n
+}
+
+func webhookCAKey(ca rotation.WebhookCA) []byte { return append(clusterPrefix(ca.Cluster), ca.ID...) }
+
+func checkWebhookCA(ca rotation.WebhookCA) error {
+	if ca.Cluster == "" || ca.ID == "" {
+		return errors.New("the webhook CA has no cluster or generation id")
+	}
+	return checkFields([]field{{"cluster", ca.Cluster}, {"webhook CA", ca.ID}, {"key", ca.Key}, {"backend", ca.Backend}})
+}
+
+func (t *txn) putWebhookCA(ca rotation.WebhookCA) error {
+	_, err := t.put(bucketWebhookCAs, webhookCAKey(ca), webhookCARecord{Cluster: ca.Cluster, anchorRecord: fromAnchor(ca.Anchor)})
+	return err
+}
+
+// WebhookCAs implements [rotation.Journal].
+func (j *Journal) WebhookCAs(cluster string) ([]rotation.WebhookCA, error) {
+	var found []rotation.WebhookCA
+	err := j.view("read the webhook CAs of "+strconv.Quote(cluster), func(t *txn) (err error) {
+		found, err = t.webhookCAs(clusterPrefix(cluster))
+		return err
+	})
+	return found, err
+}
+
+// webhookCAs returns those whose keys begin with prefix: by cluster, oldest
+// first. There are none in a file of schema 1.
+func (t *txn) webhookCAs(prefix []byte) ([]rotation.WebhookCA, error) {
+	bucket := t.bucket(bucketWebhookCAs)
+	if bucket == nil {
+		return nil, nil
+	}
+	var found []rotation.WebhookCA
+	c := bucket.Cursor()
+	for key, value := c.Seek(prefix); key != nil && bytes.HasPrefix(key, prefix); key, value = c.Next() {
+		var r webhookCARecord
+		if err := t.read(bucketWebhookCAs, key, value, &r); err != nil {
+			return nil, err
+		}
+		a, err := r.anchor()
+		if err != nil {
+			return nil, fmt.Errorf("bucket %s, key %q: %w", bucketWebhookCAs, key, err)
+		}
+		found = append(found, rotation.WebhookCA{Cluster: r.Cluster, Anchor: a})
+	}
+	slices.SortStableFunc(found, func(a, b rotation.WebhookCA) int {
+		return cmp.Or(strings.Compare(a.Cluster, b.Cluster), older(a.Anchor, b.Anchor))
+	})
+	return found, nil
+}
+
+// pruneWebhookCAs drops what ended before the time given. Each cluster's
+// newest generation stays, because the number of the next one follows from
+// it: a name of a key is never used twice.
+func (t *txn) pruneWebhookCAs(before time.Time) (dropped int, err error) {
+	all, err := t.webhookCAs(nil)
+	if err != nil {
+		return 0, err
+	}
+	for i, ca := range all {
+		newest := i+1 == len(all) || all[i+1].Cluster != ca.Cluster
+		if newest || ca.Certificate == nil || !ca.Certificate.NotAfter.Before(before) {
+			continue
+		}
+		if err := t.remove(bucketWebhookCAs, webhookCAKey(ca)); err != nil {
+			return 0, err
+		}
+		dropped++
+	}
+	return dropped, nil
 }
 
 // Cluster implements [rotation.Journal].

@@ -168,7 +168,7 @@ func (j *Journal) attach() error {
 			if err != nil {
 				return err
 			}
-			if j.options.ReadOnly && schema.Version < j.layout.version {
+			if oldest := j.layout.reads; j.options.ReadOnly && schema.Version < j.layout.version && (oldest == 0 || schema.Version < oldest) {
 				return fmt.Errorf("it has schema %d, and `certd run` has to bring it to %d first", schema.Version, j.layout.version)
 			}
 			if j.options.Fleet != "" && j.options.Fleet != t.state.Fleet {

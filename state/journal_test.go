@@ -96,6 +96,13 @@ func testCertificate(t testing.TB) *x509.Certificate {
 	return must[*x509.Certificate](t)(x509.ParseCertificate(der))
 }
 
+func pkcs8(t testing.TB) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ok(t, err)
+	return must[[]byte](t)(x509.MarshalPKCS8PrivateKey(key))
+}
+
 func TestWhatIsRecordedIsThereAfterReopening(t *testing.T) {
 	dir, c := filepath.Join(t.TempDir(), "a", "state"), &clock{noon}
 	j := openTest(t, dir, Options{Now: c.now})
@@ -170,6 +177,7 @@ func TestBeginRefuses(t *testing.T) {
 		{"one without a reason", change(func(in *rotation.Intent) { in.Reason = "" }), "no reason", nil},
 		{"a key in the reason", change(func(in *rotation.Intent) { in.Reason = pem }), "reason: ", ErrKeyMaterial},
 		{"a key in the name of an object", change(func(in *rotation.Intent) { in.Object = pem }), "object: ", ErrKeyMaterial},
+		{"a key in the name of a webhook", change(func(in *rotation.Intent) { in.Webhook = pem }), "webhook: ", ErrKeyMaterial},
 		{"a PKCS#8 key in base64", change(func(in *rotation.Intent) { in.Writer = "MIGHAgEAMBMGByqGSM49AgEG" }), "writer: ", ErrKeyMaterial},
 		{"a name that is no text", change(func(in *rotation.Intent) { in.Cluster = "a\x00b" }), "cluster", nil},
 		{"a name that fills the disk", change(func(in *rotation.Intent) { in.Serial = strings.Repeat("f", maxField+1) }), "1025 bytes", nil},
@@ -196,6 +204,12 @@ func TestFinish(t *testing.T) {
 		{"a result that is none", rotation.Outcome{Result: "done"}, "no result", nil},
 		{"a certificate without a serial", rotation.Outcome{Result: rotation.OK, Certificate: &rotation.CertificateRecord{Kind: "issuer"}}, "serial", nil},
 		{"a certificate that brings a key", rotation.Outcome{Result: rotation.OK, Certificate: &rotation.CertificateRecord{Kind: "issuer", Serial: "1", Subject: "PRIVATE KEY"}}, "subject", ErrKeyMaterial},
+		{"a webhook's certificate that brings a key", rotation.Outcome{Result: rotation.OK, Certificate: &rotation.CertificateRecord{Kind: "webhook", Serial: "1", Name: "PRIVATE KEY"}}, "name", ErrKeyMaterial},
+		{"a webhook CA of no cluster", rotation.Outcome{Result: rotation.OK, WebhookCA: &rotation.WebhookCA{Anchor: rotation.Anchor{ID: "w1"}}}, "no cluster", nil},
+		{"a webhook CA without an id", rotation.Outcome{Result: rotation.OK, WebhookCA: &rotation.WebhookCA{Cluster: "eu"}}, "generation id", nil},
+		{"a webhook CA whose key is one", rotation.Outcome{Result: rotation.OK, WebhookCA: &rotation.WebhookCA{Cluster: "eu", Anchor: rotation.Anchor{ID: "w1", Key: "PRIVATE KEY"}}}, "key", ErrKeyMaterial},
+		{"a webhook CA whose certificate is a key", rotation.Outcome{Result: rotation.OK, WebhookCA: &rotation.WebhookCA{Cluster: "eu",
+			Anchor: rotation.Anchor{ID: "w1", Certificate: &x509.Certificate{Raw: pkcs8(t)}}}}, "private key", ErrKeyMaterial},
 		{"an anchor without an id", rotation.Outcome{Result: rotation.OK, Anchor: &rotation.Anchor{}}, "generation id", nil},
 		{"a request id that is a key", rotation.Outcome{Result: rotation.OK, SignRequest: "PRIVATE KEY"}, "request id", ErrKeyMaterial},
 	} {
@@ -427,6 +441,93 @@ func TestPruneKeepsTheChainWhole(t *testing.T) {
 	}
 	if r := must[Report](t)(j.Verify()); r.Problem != "" {
 		t.Error(r.Problem)
+	}
+}
+
+func TestWebhookCAs(t *testing.T) {
+	dir := t.TempDir()
+	j := openTest(t, dir, Options{Reserve: -1})
+	enter := func(ca rotation.WebhookCA) {
+		t.Helper()
+		step(t, j, rotation.Intent{Step: rotation.StepWebhookCA, Cluster: ca.Cluster, Actor: "certd", Reason: "due"}, rotation.Outcome{Result: rotation.OK, WebhookCA: &ca})
+	}
+	generation := func(cluster, id string) rotation.WebhookCA {
+		return rotation.WebhookCA{Cluster: cluster, Anchor: rotation.Anchor{ID: id, Key: "acme-webhook-" + cluster + "-" + id, Backend: "vault", CreatedAt: noon}}
+	}
+	ids := func(cluster string) string {
+		t.Helper()
+		var s []string
+		for _, ca := range must[[]rotation.WebhookCA](t)(j.WebhookCAs(cluster)) {
+			s = append(s, ca.Cluster+"/"+ca.ID)
+		}
+		return strings.Join(s, " ")
+	}
+	for _, id := range []string{"w10", "w2", "w1"} {
+		enter(generation("eu", id))
+	}
+	enter(generation("eu-2", "w1"))
+	signed := generation("eu", "w2")
+	signed.Certificate, signed.RetiredAt = testCertificate(t), noon.AddDate(1, 0, 0)
+	enter(signed)
+	for cluster, want := range map[string]string{"eu": "eu/w1 eu/w2 eu/w10", "eu-2": "eu-2/w1", "e": "", "": ""} {
+		if got := ids(cluster); got != want {
+			t.Errorf("%q has %q, not %q", cluster, got, want)
+		}
+	}
+	ok(t, j.Close())
+	j = openTest(t, dir, Options{Reserve: -1})
+	if d := cmp.Diff([]rotation.WebhookCA{generation("eu", "w1"), signed, generation("eu", "w10")}, must[[]rotation.WebhookCA](t)(j.WebhookCAs("eu"))); d != "" {
+		t.Errorf("after reopening (-want +got):\n%s", d)
+	}
+	if anchors := must[[]rotation.Anchor](t)(j.Anchors()); len(anchors) != 0 {
+		t.Errorf("among the anchors: %v", anchors)
+	}
+
+	last := generation("eu-2", "w1")
+	last.Certificate = signed.Certificate
+	enter(last)
+	end := signed.Certificate.NotAfter
+	for _, row := range []struct {
+		name   string
+		before time.Time
+		want   string
+	}{
+		{"one that is retired, and valid at the limit, stays", end, "eu/w1 eu/w2 eu/w10 eu-2/w1"},
+		{"one that ended before goes; one without a certificate, and a cluster's newest, stay", end.Add(time.Second), "eu/w1 eu/w10 eu-2/w1"},
+	} {
+		ok(t, j.Prune(row.before))
+		if got := ids("eu") + " " + ids("eu-2"); got != row.want {
+			t.Errorf("%s: %q, not %q", row.name, got, row.want)
+		}
+	}
+	if r := must[Report](t)(j.Verify()); r.Problem != "" {
+		t.Error(r.Problem)
+	}
+}
+
+func TestCertificatesAreIssuers(t *testing.T) {
+	j := openTest(t, t.TempDir(), Options{Reserve: -1})
+	for i, kind := range []string{"issuer", "webhook", "webhook-ca", "issuer", "webhook"} {
+		cert := issuer("eu", fmt.Sprint(i), noon.Add(time.Duration(i)*time.Hour))
+		if cert.Kind = kind; kind == "webhook" {
+			cert.Name = "proxy-injector"
+		}
+		step(t, j, signing("eu", cert.Serial), rotation.Outcome{Result: rotation.OK, Certificate: &cert})
+	}
+	var got []string
+	for _, c := range append(must[[]rotation.CertificateRecord](t)(j.Certificates("eu", 0)), must[[]rotation.CertificateRecord](t)(j.Certificates("eu", 1))...) {
+		got = append(got, c.Kind+" "+c.Serial)
+	}
+	if want := "issuer 3, issuer 0, issuer 3"; strings.Join(got, ", ") != want {
+		t.Errorf("%q, not %q", got, want)
+	}
+	all := must[[]rotation.CertificateRecord](t)(j.AllCertificates())
+	if len(all) != 5 || all[0].Name != "proxy-injector" {
+		t.Errorf("the inventory holds %+v", all)
+	}
+	ok(t, j.Prune(noon.AddDate(1, 0, 0)))
+	if all := must[[]rotation.CertificateRecord](t)(j.AllCertificates()); len(all) != 0 {
+		t.Errorf("kept beyond their time: %+v", all)
 	}
 }
 

@@ -63,9 +63,16 @@ type anchorRecord struct {
 	RetiredAt   time.Time `json:"retiredAt,omitzero"`
 }
 
+// webhookCARecord begins with its cluster, and goes on like an anchor.
+type webhookCARecord struct {
+	Cluster string `json:"cluster"`
+	anchorRecord
+}
+
 type certificateRecord struct {
 	Cluster     string    `json:"cluster,omitempty"`
 	Kind        string    `json:"kind"`
+	Name        string    `json:"name,omitempty"` // since schema 2
 	Serial      string    `json:"serial"`
 	SHA256      string    `json:"sha256,omitempty"`
 	SKI         string    `json:"ski,omitempty"`

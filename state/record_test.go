@@ -35,6 +35,10 @@ func TestFileFormat(t *testing.T) {
 	sign := signing("eu", "02")
 	c.advance(1500 * time.Millisecond)
 	step(t, j, sign, rotation.Outcome{Result: rotation.OK})
+	webhook := rotation.CertificateRecord{Cluster: "eu", Kind: "webhook", Name: "proxy-injector", Serial: "03", NotBefore: noon, NotAfter: noon.AddDate(0, 0, 30)}
+	ca := rotation.WebhookCA{Cluster: "eu", Anchor: rotation.Anchor{ID: "w1", Key: "acme-webhook-eu-1", Backend: "vault", CreatedAt: noon, Certificate: &x509.Certificate{Raw: []byte("DER")}}}
+	step(t, j, rotation.Intent{Step: rotation.StepWebhook, Cluster: "eu", Actor: "certd", Reason: "due", Webhook: "proxy-injector"},
+		rotation.Outcome{Result: rotation.OK, Certificate: &webhook, WebhookCA: &ca})
 	must[uint64](t)(j.Begin(rotation.Intent{Step: rotation.StepStart, Actor: "certd", Reason: "start"}))
 	ok(t, j.SaveCluster(rotation.ClusterRecord{Name: "us", Target: "uid", LastContact: noon, Error: "down", Status: []byte("{}")}))
 
@@ -64,7 +68,8 @@ func TestFileFormat(t *testing.T) {
 
 // records returns one of each kind.
 func records() []any {
-	return []any{new(stateRecord), new(pendingRecord), new(entryRecord), new(anchorRecord), new(certificateRecord), new(clusterRecord), new(signedRecord)}
+	return []any{new(stateRecord), new(pendingRecord), new(entryRecord), new(anchorRecord), new(certificateRecord), new(clusterRecord), new(signedRecord),
+		new(webhookCARecord)}
 }
 
 func TestNoRecordHasRoomForAKey(t *testing.T) {

@@ -7,6 +7,7 @@
 //	├── pending       intent id        → an intent that nothing closed yet
 //	├── entries       seq              → a closed intent with its outcome: the hash chain
 //	├── anchors       generation id    → one generation of the trust anchor
+//	├── webhookCAs    cluster, id      → one generation of a cluster's webhook CA (since schema 2)
 //	├── certificates  cluster, newest first → one certificate that was signed or met
 //	├── clusters      name             → what was last seen of a cluster
 //	└── signed        name of a CA key → when it last signed
@@ -44,6 +45,7 @@ const (
 	bucketPending      = "pending"
 	bucketEntries      = "entries"
 	bucketAnchors      = "anchors"
+	bucketWebhookCAs   = "webhookCAs"
 	bucketCertificates = "certificates"
 	bucketClusters     = "clusters"
 	bucketSigned       = "signed"
@@ -54,6 +56,14 @@ const (
 
 // sealedBuckets are those whose records "state" counts.
 func sealedBuckets() []string {
+	return append(sealedBucketsOf(1), bucketWebhookCAs)
+}
+
+// sealedBucketsOf are those that a file of the schema has.
+func sealedBucketsOf(schema int) []string {
+	if schema > 1 {
+		return sealedBuckets()
+	}
 	return []string{bucketPending, bucketAnchors, bucketCertificates, bucketClusters, bucketSigned}
 }
 
@@ -64,10 +74,27 @@ type layout struct {
 	version   int
 	minReader int
 	steps     map[int]func(*txn) error // from version n to n+1
+	reads     int                      // the oldest schema it can read as it is; 0: only its own
 }
 
 // currentLayout is that of this certd.
-func currentLayout() layout { return layout{version: 1, minReader: 1} }
+//
+//	1  the first
+//	2  webhook CAs, and webhooks' certificates in the inventory. A certd that
+//	   knows only 1 would take those for issuers, so it must not read them.
+func currentLayout() layout {
+	return layout{version: 2, minReader: 2, steps: map[int]func(*txn) error{1: addWebhookCAs}, reads: 1}
+}
+
+// addWebhookCAs leads from schema 1 to 2. The records that were there stay as
+// they are.
+func addWebhookCAs(t *txn) error {
+	if _, err := t.tx.CreateBucket([]byte(bucketWebhookCAs)); err != nil {
+		return fmt.Errorf("create bucket %s: %w", bucketWebhookCAs, err)
+	}
+	t.state.Sums[bucketWebhookCAs] = sum{}
+	return nil
+}
 
 // schemaRecord stands under "schema". Every version of certd must be able to
 // read it, so fields may be added to it and none may change.

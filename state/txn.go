@@ -16,7 +16,8 @@ type txn struct {
 	strict bool // the file has the schema that this certd writes
 }
 
-// bucket returns a bucket that begin has seen.
+// bucket returns a bucket that begin has seen. What came with a later schema
+// than the file has, it returns as nil.
 func (t *txn) bucket(name string) *bbolt.Bucket { return t.tx.Bucket([]byte(name)) }
 
 // begin reads schema and state.
@@ -33,8 +34,8 @@ func begin(tx *bbolt.Tx, l layout) (*txn, schemaRecord, error) {
 		return nil, schemaRecord{}, fmt.Errorf("it has no schema version: %w", ErrForeign)
 	}
 	t.strict = schema.Version == l.version
-	for _, name := range append(sealedBuckets(), bucketEntries) {
-		if t.bucket(name) == nil && schema.Version >= l.version {
+	for _, name := range append(sealedBucketsOf(schema.Version), bucketEntries) {
+		if t.bucket(name) == nil {
 			return nil, schema, fmt.Errorf("bucket %s is gone: %w", name, ErrDamaged)
 		}
 	}
@@ -122,6 +123,9 @@ func (t *txn) remove(bucket string, key []byte) error {
 // changed, nothing lost, nothing from before.
 func (t *txn) checkSums() error {
 	for _, bucket := range sealedBuckets() {
+		if t.bucket(bucket) == nil {
+			continue // of a later schema
+		}
 		var got sum
 		err := t.bucket(bucket).ForEach(func(key, value []byte) error {
 			s, _, err := unseal(bucket, key, value)

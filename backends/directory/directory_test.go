@@ -382,3 +382,22 @@ func TestWriterWaitsForTheLock(t *testing.T) {
 		t.Errorf("error %v; want ErrChanged, since the bundle exists", err)
 	}
 }
+
+func TestNoWebhooksRunInAFolder(t *testing.T) {
+	c := filledCluster(t)
+	spec := rotation.LinkerdWebhooks()[0]
+	_, secretErr := c.WriteWebhook(t.Context(), rotation.WebhookWrite{Spec: spec})
+	_, caBundleErr := c.WriteCABundle(t.Context(), rotation.CABundleWrite{Spec: spec, Object: spec.Objects[0]})
+	restartErr := c.RestartWebhook(t.Context(), spec, rotation.ObjectRef{Kind: "Deployment", Name: spec.Service})
+	for call, err := range map[string]error{"Secret": secretErr, "caBundle": caBundleErr, "restart": restartErr} {
+		if !errors.Is(err, rotation.ErrUnsupported) || !strings.Contains(err.Error(), spec.Name) {
+			t.Errorf("%s: %v; want ErrUnsupported and the webhook's name", call, err)
+		}
+	}
+	if found := c.ProbeWebhooks(t.Context(), []rotation.WebhookSpec{spec}); found == nil || len(found) > 0 {
+		t.Errorf("a probe found %v", found)
+	}
+	if o, err := c.Observe(t.Context()); err != nil || o.Webhooks != nil {
+		t.Errorf("webhooks %v, %v; want none", o.Webhooks, err)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -56,7 +57,7 @@ func (c *Cluster) fail(a call, err error) error {
 	case code == 403 && !strings.Contains(said, " cannot "):
 		return fmt.Errorf("%s: refused by admission control (%s): %w", a, said, rotation.ErrDenied)
 	case code == 403:
-		return fmt.Errorf("%s: %w: the verb %q on %q is missing; grant it: kubectl apply -f deploy/rbac/certd.yaml (%s)", a, rotation.ErrDenied, a.verb, a.resource, said)
+		return fmt.Errorf("%s: %w: the verb %q on %q is missing; grant it: kubectl apply -f deploy/rbac/%s (%s)", a, rotation.ErrDenied, a.verb, a.resource, c.manifest(a), said)
 	case code == 409:
 		return fmt.Errorf("%s: %w (%s)", a, rotation.ErrChanged, said)
 	case code == 404 && a.write:
@@ -71,6 +72,26 @@ func (c *Cluster) fail(a call, err error) error {
 		return fmt.Errorf("%s: %s: %w", a, said, rotation.ErrUnavailable)
 	}
 	return fmt.Errorf("%s: %s", a, said)
+}
+
+// manifest is the file of deploy/rbac that grants the right to make a call.
+func (c *Cluster) manifest(a call) string {
+	own := slices.ContainsFunc(c.cfg.Webhooks, func(spec rotation.WebhookSpec) bool {
+		return spec.Own && slices.ContainsFunc(spec.Objects, func(o rotation.ObjectRef) bool {
+			return a.in == "" && kinds[o.Kind].Resource == a.resource && o.Name == a.name
+		})
+	})
+	switch {
+	case own:
+		return "certd-webhook.yaml"
+	case a.in == "", a.in == c.cfg.Namespace, a.in == c.cfg.ProbeNamespace:
+		return "certd.yaml"
+	case strings.HasSuffix(a.in, "viz"):
+		return "certd-viz.yaml"
+	case strings.HasSuffix(a.in, "jaeger"):
+		return "certd-jaeger.yaml"
+	}
+	return "certd-webhook.yaml"
 }
 
 // unanswered is about calls that got no answer of an API server. A write may
@@ -101,14 +122,16 @@ func (c *Cluster) unanswered(a call, err error) error {
 }
 
 // quote makes another party's text fit for a log line.
-func quote(err error) string {
+func quote(err error) string { return quoteText(err.Error()) }
+
+func quoteText(text string) string {
 	const most = 400
 	s := strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return ' '
 		}
 		return r
-	}, err.Error())
+	}, text)
 	if len(s) > most {
 		s = strings.ToValidUTF8(s[:most], "") + " …"
 	}

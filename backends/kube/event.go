@@ -31,14 +31,21 @@ func (c *Cluster) Event(ctx context.Context, e rotation.Event) error {
 	if e.Warning {
 		kind = corev1.EventTypeWarning
 	}
-	about := corev1.ObjectReference{APIVersion: "v1", Kind: "ConfigMap", Namespace: c.cfg.Namespace, Name: e.Object}
-	if e.Object == rotation.IssuerObject {
+	on := c.managed(e.Object)
+	if e.Namespace != "" || e.Object != rotation.BundleObject {
+		on.resource = "secrets" // the issuer's, or a webhook's
+	}
+	if e.Namespace != "" {
+		on.in = e.Namespace
+	}
+	about := corev1.ObjectReference{APIVersion: "v1", Kind: "ConfigMap", Namespace: on.in, Name: on.name}
+	if on.resource == "secrets" {
 		about.Kind = "Secret"
 	}
-	last := c.recall(e.Object)
+	last := c.recall(on)
 	about.UID, about.ResourceVersion = types.UID(last.uid), last.revision
 	event := &eventsv1.Event{
-		ObjectMeta:          metav1.ObjectMeta{Name: e.Object + "." + strconv.FormatInt(now.UnixNano(), 16), Namespace: c.cfg.Namespace},
+		ObjectMeta:          metav1.ObjectMeta{Name: e.Object + "." + strconv.FormatInt(now.UnixNano(), 16), Namespace: on.in},
 		EventTime:           metav1.NewMicroTime(now),
 		ReportingController: "certd",
 		ReportingInstance:   "certd",
@@ -48,8 +55,8 @@ func (c *Cluster) Event(ctx context.Context, e rotation.Event) error {
 		Note:                note,
 		Regarding:           about,
 	}
-	if _, err := c.events.Events(c.cfg.Namespace).Create(ctx, event, metav1.CreateOptions{FieldManager: FieldManager}); err != nil {
-		return fmt.Errorf("tell of %s: %w", e.Reason, c.fail(call{verb: "create", resource: "events", in: c.cfg.Namespace, write: true}, err))
+	if _, err := c.events.Events(on.in).Create(ctx, event, metav1.CreateOptions{FieldManager: FieldManager}); err != nil {
+		return fmt.Errorf("tell of %s: %w", e.Reason, c.fail(call{verb: "create", resource: "events", in: on.in, write: true}, err))
 	}
 	return nil
 }

@@ -10,6 +10,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"certd.internal/rotation"
 )
 
 const namespaceJSON = `{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"linkerd","uid":"4711"}}`
@@ -161,23 +163,31 @@ func TestWriters(t *testing.T) {
 		entry("rubbish", 7, `{{`),
 		{Manager: "no-fields", Time: at(8)},
 		{Manager: "no-time", FieldsV1: metav1.NewFieldsV1(`{"f:data":{"f:ca-bundle.crt":{}}}`)},
-	}, []string{"ca-bundle.crt"})
-	var names []string
-	for _, w := range got {
-		names = append(names, w.Name)
-	}
-	if s := strings.Join(names, " "); s != "argocd-controller kubectl-annotate helm no-time" {
+	}, orMarks(dataFields([]string{"ca-bundle.crt"})))
+	if s := names(got); s != "argocd-controller kubectl-annotate helm no-time" {
 		t.Errorf("writers %q", s)
 	}
+}
+
+func names(writers []rotation.Writer) string {
+	var names []string
+	for _, w := range writers {
+		names = append(names, w.Name)
+	}
+	return strings.Join(names, " ")
 }
 
 func FuzzManagedFields(f *testing.F) {
 	f.Add([]byte(`{"f:data":{"f:ca-bundle.crt":{}}}`))
 	f.Add([]byte(`{"f:metadata":{"f:annotations":{"f:certd.io/epoch":{}}}}`))
 	f.Add([]byte(`{"f:data":null}`))
+	f.Add([]byte(`{"f:spec":{"f:caBundle":{}}}`))
+	f.Add([]byte(`{"f:webhooks":{"k:{\"name\":\"a.b.c\"}":{"f:clientConfig":{}}}}`))
 	f.Fuzz(func(t *testing.T, fields []byte) {
-		if ownsOurs(fields, []string{"ca-bundle.crt"}) && !json.Valid(fields) {
-			t.Error("found an owner in what is no JSON")
+		for _, owns := range []func([]byte) bool{orMarks(dataFields([]string{"ca-bundle.crt"})), caBundleFields(nil), caBundleFields([]string{"a.b.c"})} {
+			if owns(fields) && !json.Valid(fields) {
+				t.Error("found an owner in what is no JSON")
+			}
 		}
 	})
 }

@@ -9,7 +9,9 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/client-go/dynamic"
 	appsv1 "k8s.io/client-go/kubernetes/typed/apps/v1"
 	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	eventsv1 "k8s.io/client-go/kubernetes/typed/events/v1"
@@ -20,6 +22,9 @@ import (
 	"certd.internal/backends/kube/payload"
 	"certd.internal/rotation"
 )
+
+// probeNamespace is certd's own in the shipped manifests.
+const probeNamespace = "certd"
 
 // FieldManager is who certd is in managedFields.
 const FieldManager = "certd"
@@ -32,6 +37,12 @@ type Config struct {
 
 	Access Access
 
+	// Webhooks are those to look for, Linkerd's and the user's own.
+	Webhooks []rotation.WebhookSpec
+	// ProbeNamespace is where the objects of dry runs would be created; "certd"
+	// if empty. It has to exist for the functional checks of webhooks to tell.
+	ProbeNamespace string
+
 	// RequestTimeout bounds each operation as a whole, client-go's own repeats
 	// included; 10 s if zero. Evidence from replicas gets half of it.
 	RequestTimeout time.Duration
@@ -43,15 +54,20 @@ type Cluster struct {
 	cfg    Config
 	log    *slog.Logger
 	http   *http.Client
+	stream *http.Client // HTTP/1.1, for connections that are switched to another protocol
 
 	core   corev1.CoreV1Interface
 	apps   appsv1.AppsV1Interface
 	events eventsv1.EventsV1Interface
 	meta   metadata.Interface // for watches: they need no private keys
+	any    dynamic.Interface  // for kinds that client-go has no types for, or that differ in nothing certd reads
 	server string             // for texts
 
 	mu        sync.Mutex
-	known     map[string]object // by name of the managed object, as last read or written
+	known     map[ref]object          // managed objects as last read or written
+	sights    map[string]sight        // webhooks by name, as last observed
+	moved     chan struct{}           // closed and replaced when a webhook's Secret is to be looked for elsewhere
+	unreached map[types.UID]time.Time // when a pod's address last did not answer
 	version   string
 	versionAt time.Time
 	hidden    string // what part of linkerd-identity could not be seen, as last logged
@@ -71,6 +87,9 @@ func New(cfg Config, log *slog.Logger) (*Cluster, error) {
 	if cfg.RequestTimeout <= 0 {
 		cfg.RequestTimeout = 10 * time.Second
 	}
+	if cfg.ProbeNamespace == "" {
+		cfg.ProbeNamespace = probeNamespace
+	}
 	rc, err := cfg.Access.restConfig()
 	if err != nil {
 		return nil, fmt.Errorf("cluster %s: %w", cfg.Cluster, err)
@@ -87,7 +106,11 @@ func New(cfg Config, log *slog.Logger) (*Cluster, error) {
 	// An API server does not redirect; one that does would have certd call
 	// hosts of its choice, with its credentials.
 	hc.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	c := &Cluster{cfg: cfg, log: log.With("cluster", cfg.Cluster), http: hc, server: rc.Host, known: map[string]object{}}
+	c := &Cluster{cfg: cfg, log: log.With("cluster", cfg.Cluster), http: hc, server: rc.Host,
+		known: map[ref]object{}, sights: map[string]sight{}, moved: make(chan struct{}), unreached: map[types.UID]time.Time{}}
+	if c.stream, err = streamClient(rc); err != nil {
+		return nil, fmt.Errorf("cluster %s: set up TLS: %w", cfg.Cluster, err)
+	}
 	if c.core, err = corev1.NewForConfigAndClient(rc, hc); err != nil {
 		return nil, fmt.Errorf("cluster %s: %w", cfg.Cluster, err)
 	}
@@ -100,12 +123,16 @@ func New(cfg Config, log *slog.Logger) (*Cluster, error) {
 	if c.meta, err = metadata.NewForConfigAndClient(rc, hc); err != nil {
 		return nil, fmt.Errorf("cluster %s: %w", cfg.Cluster, err)
 	}
+	if c.any, err = dynamic.NewForConfigAndClient(rc, hc); err != nil {
+		return nil, fmt.Errorf("cluster %s: %w", cfg.Cluster, err)
+	}
 	return c, nil
 }
 
 // Close implements rotation.Cluster.
 func (c *Cluster) Close() error {
 	net.CloseIdleConnectionsFor(c.http.Transport)
+	net.CloseIdleConnectionsFor(c.stream.Transport)
 	return nil
 }
 
@@ -120,14 +147,31 @@ func quiet(ctx context.Context) context.Context { return klog.NewContext(ctx, kl
 
 // remember keeps what an object was when certd last read or wrote it, so that
 // a watch can tell news from echoes. Zero: it does not exist.
-func (c *Cluster) remember(name string, o object) {
+func (c *Cluster) remember(r ref, o object) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.known[name] = o
+	c.known[r] = o
 }
 
-func (c *Cluster) recall(name string) object {
+func (c *Cluster) recall(r ref) object {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.known[name]
+	return c.known[r]
+}
+
+// ref names an object among all that certd manages: RBAC's word for its kind,
+// its namespace ("" for cluster-scoped), its name.
+type ref struct{ resource, in, name string }
+
+// call is a request about the object.
+func (r ref) call(verb string) call {
+	return call{verb: verb, resource: r.resource, name: r.name, in: r.in, write: verb == "create" || verb == "patch"}
+}
+
+// managed is one of the two objects of Linkerd's own namespace.
+func (c *Cluster) managed(name string) ref {
+	if name == rotation.IssuerObject {
+		return ref{"secrets", c.cfg.Namespace, name}
+	}
+	return ref{"configmaps", c.cfg.Namespace, name}
 }

@@ -45,6 +45,7 @@ func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 	})
 	wg.Go(func() { o.Version = c.serverVersion(ctx) })
 	wg.Go(func() { o.Identity = c.identity(ctx) })
+	wg.Go(func() { o.Webhooks = c.webhooks(ctx) })
 	wg.Wait()
 	if secret != nil {
 		defer payload.Wipe(secret.Data)
@@ -55,8 +56,8 @@ func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 	}
 	o.Target, o.ClockSkew = string(system.UID), clock.skew
 	if apierrors.IsNotFound(nsErr) {
-		c.remember(rotation.BundleObject, object{})
-		c.remember(rotation.IssuerObject, object{})
+		c.remember(c.managed(rotation.BundleObject), object{})
+		c.remember(c.managed(rotation.IssuerObject), object{})
 		return o, nil
 	}
 	if nsErr != nil {
@@ -65,45 +66,34 @@ func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 	o.Namespace = ns.UID != ""
 	switch {
 	case cmErr == nil:
-		o.Bundle = c.state(rotation.BundleObject, cm.ObjectMeta)
+		o.Bundle = c.state(c.managed(rotation.BundleObject), cm.ObjectMeta, payload.BundleKeys())
 		o.BundleText = bundleText(cm)
 	case apierrors.IsNotFound(cmErr):
-		c.remember(rotation.BundleObject, object{})
+		c.remember(c.managed(rotation.BundleObject), object{})
 	default:
-		return o, c.fail(c.on("get", rotation.BundleObject), cmErr)
+		return o, c.fail(c.managed(rotation.BundleObject).call("get"), cmErr)
 	}
 	switch {
 	case issuErr == nil:
-		o.Issuer = c.state(rotation.IssuerObject, secret.ObjectMeta)
+		o.Issuer = c.state(c.managed(rotation.IssuerObject), secret.ObjectMeta, payload.IssuerKeys())
 		o.IssuerFacts = c.issuer.Issuer(secret.Data, pki.Identity{Namespace: c.cfg.Namespace, TrustDomain: c.cfg.TrustDomain}, o.At)
 	case apierrors.IsNotFound(issuErr):
-		c.remember(rotation.IssuerObject, object{})
+		c.remember(c.managed(rotation.IssuerObject), object{})
 	default:
-		return o, c.fail(c.on("get", rotation.IssuerObject), issuErr)
+		return o, c.fail(c.managed(rotation.IssuerObject).call("get"), issuErr)
 	}
 	return o, nil
 }
 
-// on names a call on a managed object.
-func (c *Cluster) on(verb, name string) call {
-	return call{verb: verb, resource: resource(name), name: name, in: c.cfg.Namespace, write: verb == "create" || verb == "patch"}
-}
-
-func resource(name string) string {
-	if name == rotation.IssuerObject {
-		return "secrets"
-	}
-	return "configmaps"
-}
-
-// state reads the metadata of a managed object and remembers which it was.
-func (c *Cluster) state(name string, m metav1.ObjectMeta) rotation.ObjectState {
-	c.remember(name, object{string(m.UID), m.ResourceVersion})
+// state reads the metadata of a managed object and remembers which it was; keys
+// are the data keys that certd owns in it.
+func (c *Cluster) state(r ref, m metav1.ObjectMeta, keys []string) rotation.ObjectState {
+	c.remember(r, object{string(m.UID), m.ResourceVersion})
 	return rotation.ObjectState{
 		Exists:   true,
 		Revision: m.ResourceVersion,
 		Marks:    payload.ReadMarks(m.Labels, m.Annotations),
-		Writers:  writers(m.ManagedFields, payload.Keys(name)),
+		Writers:  writers(m.ManagedFields, orMarks(dataFields(keys))),
 	}
 }
 

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -18,6 +19,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -30,21 +33,39 @@ import (
 )
 
 // manifest is a shipped RBAC file, made fit for a cluster that tests share:
-// other names, another namespace.
+// other names, other namespaces.
 type manifest struct {
-	account  string // of namespace "default"
-	ns       string
+	file     string
 	roles    []*rbacv1.Role
 	clusters []*rbacv1.ClusterRole
 }
 
-func readManifest(t testing.TB, file, ns, account string) *manifest {
+// elsewhere is the namespace that stands for one that the manifests name, where
+// Linkerd's is called ns; "" if they should name no such one.
+func elsewhere(name, ns string) string {
+	return map[string]string{"linkerd": ns, "certd": ns + "-check", "linkerd-viz": ns + "-viz", "linkerd-jaeger": ns + "-jaeger", "gatekeeper-system": ns + "-gatekeeper"}[name]
+}
+
+// renamed is likewise what is cluster-scoped.
+func renamed(name, ns string) string {
+	switch version, group, isAPI := strings.Cut(name, "."); {
+	case name == "kube-system":
+		return name
+	case name == "linkerd":
+		return ns
+	case isAPI:
+		return version + "." + ns + "." + group
+	}
+	return name + "-" + ns
+}
+
+func readManifest(t testing.TB, file, ns string) *manifest {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("..", "..", "deploy", "rbac", file))
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &manifest{account: account, ns: ns}
+	m := &manifest{file: file}
 	bound := map[string]bool{}
 	for _, doc := range bytes.Split(text, []byte("\n---\n")) {
 		var kind metav1.TypeMeta
@@ -54,9 +75,10 @@ func readManifest(t testing.TB, file, ns, account string) *manifest {
 		switch kind.Kind {
 		case "Role":
 			r := &rbacv1.Role{}
-			if err := yaml.UnmarshalStrict(doc, r); err != nil || r.Namespace != "linkerd" {
+			if err := yaml.UnmarshalStrict(doc, r); err != nil || elsewhere(r.Namespace, ns) == "" {
 				t.Fatalf("%s: Role %s in namespace %q: %v", file, r.Name, r.Namespace, err)
 			}
+			r.Namespace = elsewhere(r.Namespace, ns)
 			m.roles = append(m.roles, r)
 		case "ClusterRole":
 			r := &rbacv1.ClusterRole{}
@@ -72,15 +94,15 @@ func readManifest(t testing.TB, file, ns, account string) *manifest {
 			if s := b.Subjects; len(s) != 1 || s[0].Kind != "ServiceAccount" || s[0].Name != "certd" || s[0].Namespace != "certd" {
 				t.Errorf("%s: %s %s binds %v", file, kind.Kind, b.Name, s)
 			}
-			bound[b.RoleRef.Kind+" "+b.RoleRef.Name] = true
+			bound[strings.TrimSpace(b.RoleRef.Kind+" "+b.RoleRef.Name+" "+elsewhere(b.Namespace, ns))] = true
 		case "Namespace", "ServiceAccount":
 		default:
 			t.Errorf("%s has a %q", file, kind.Kind)
 		}
 	}
 	for _, r := range m.roles {
-		if !bound["Role "+r.Name] {
-			t.Errorf("%s: Role %s is bound to nobody", file, r.Name)
+		if !bound["Role "+r.Name+" "+r.Namespace] {
+			t.Errorf("%s: Role %s in %s is bound to nobody", file, r.Name, r.Namespace)
 		}
 	}
 	for _, r := range m.clusters {
@@ -89,13 +111,17 @@ func readManifest(t testing.TB, file, ns, account string) *manifest {
 		}
 		for i := range r.Rules {
 			for j, name := range r.Rules[i].ResourceNames {
-				if name == "linkerd" {
-					r.Rules[i].ResourceNames[j] = ns
+				if slices.ContainsFunc(r.Rules[i].Resources, isClusterScoped) {
+					r.Rules[i].ResourceNames[j] = renamed(name, ns)
 				}
 			}
 		}
 	}
 	return m
+}
+
+func isClusterScoped(resource string) bool {
+	return slices.Contains([]string{"namespaces", mutatingResource, validatingResource, apiServiceResource}, resource)
 }
 
 func (m *manifest) rules() []*rbacv1.PolicyRule {
@@ -161,8 +187,9 @@ func (m *manifest) without(g grant) {
 	}
 }
 
-// apply grants the account what the manifest says and returns the way in.
-func (m *manifest) apply(t testing.TB, admin *kubernetes.Clientset, rc *rest.Config) Access {
+// grantTo makes an account of namespace "default", grants it what the manifests
+// say and returns the way in.
+func grantTo(t testing.TB, account string, admin *kubernetes.Clientset, rc *rest.Config, manifests ...*manifest) Access {
 	t.Helper()
 	ctx := t.Context()
 	must := func(err error) {
@@ -171,22 +198,26 @@ func (m *manifest) apply(t testing.TB, admin *kubernetes.Clientset, rc *rest.Con
 			t.Fatal(err)
 		}
 	}
-	sa, err := admin.CoreV1().ServiceAccounts("default").Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: m.account}}, metav1.CreateOptions{})
+	sa, err := admin.CoreV1().ServiceAccounts("default").Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: account}}, metav1.CreateOptions{})
 	must(err)
 	t.Cleanup(func() {
 		_ = admin.CoreV1().ServiceAccounts("default").Delete(context.Background(), sa.Name, metav1.DeleteOptions{})
 	})
-	subject := []rbacv1.Subject{{Kind: "ServiceAccount", Name: m.account, Namespace: "default"}}
-	for _, r := range m.roles {
-		r.Name, r.Namespace = r.Name+"-"+m.account, m.ns
-		_, err := admin.RbacV1().Roles(m.ns).Create(ctx, r, metav1.CreateOptions{})
+	subject := []rbacv1.Subject{{Kind: "ServiceAccount", Name: account, Namespace: "default"}}
+	var all manifest
+	for _, m := range manifests {
+		all.roles, all.clusters = append(all.roles, m.roles...), append(all.clusters, m.clusters...)
+	}
+	for _, r := range all.roles {
+		r.Name += "-" + account
+		_, err := admin.RbacV1().Roles(r.Namespace).Create(ctx, r, metav1.CreateOptions{})
 		must(err)
-		_, err = admin.RbacV1().RoleBindings(m.ns).Create(ctx, &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: r.Name},
+		_, err = admin.RbacV1().RoleBindings(r.Namespace).Create(ctx, &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: r.Name},
 			RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: r.Name}, Subjects: subject}, metav1.CreateOptions{})
 		must(err)
 	}
-	for _, r := range m.clusters {
-		r.Name += "-" + m.account
+	for _, r := range all.clusters {
+		r.Name += "-" + account
 		_, err := admin.RbacV1().ClusterRoles().Create(ctx, r, metav1.CreateOptions{})
 		must(err)
 		_, err = admin.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: r.Name},
@@ -198,7 +229,7 @@ func (m *manifest) apply(t testing.TB, admin *kubernetes.Clientset, rc *rest.Con
 		})
 	}
 	seconds := int64(3600)
-	token, err := admin.CoreV1().ServiceAccounts("default").CreateToken(ctx, m.account, &authv1.TokenRequest{Spec: authv1.TokenRequestSpec{ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
+	token, err := admin.CoreV1().ServiceAccounts("default").CreateToken(ctx, account, &authv1.TokenRequest{Spec: authv1.TokenRequestSpec{ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
 	must(err)
 	return tokenAccess(t, rc, token.Status.Token)
 }
@@ -236,13 +267,68 @@ func (r *records) String() string {
 	return r.text.String()
 }
 
+// guarded is a namespace of Linkerd's and those of its extensions, with all there
+// is for certd to do in them.
+type guarded struct {
+	*hooks
+	bootstrap bool // certd has no more than certd-bootstrap.yaml in Linkerd's namespace
+	webhooks  []rotation.WebhookSpec
+	anchors   *backendtest.Anchors
+	ca        *backendtest.WebhookCA
+	epoch     uint64
+}
+
+func newGuarded(t testing.TB, bootstrap bool) *guarded {
+	t.Helper()
+	g := &guarded{hooks: newHooks(t), bootstrap: bootstrap, ca: backendtest.NewWebhookCA(t)}
+	g.anchors = backendtest.NewAnchors(t, pki.Identity{Namespace: g.ns, TrustDomain: "cluster.local"})
+	for _, name := range []string{"linkerd", "certd", "linkerd-viz", "linkerd-jaeger", "gatekeeper-system"} {
+		g.namespace(t, elsewhere(name, g.ns))
+	}
+	runningIdentity(t, g.admin, g.ns)
+	g.webhooks = append(rotation.LinkerdWebhooks(), rotation.WebhookSpec{Name: "gatekeeper", Own: true,
+		Service: "gatekeeper-webhook-service", Secret: "gatekeeper-webhook-server-cert", Objects: []rotation.ObjectRef{
+			{Kind: rotation.KindMutating, Name: "gatekeeper-mutating-webhook-configuration"}, {Kind: rotation.KindValidating, Name: "gatekeeper-validating-webhook-configuration"}}})
+	selector := map[string]string{"webhook": "yes"}
+	for i := range g.webhooks {
+		w := &g.webhooks[i]
+		for j := range w.Objects {
+			w.Objects[j].Name = renamed(w.Objects[j].Name, g.ns)
+		}
+		home := map[string]string{"tap": "linkerd-viz", "tap-injector": "linkerd-viz", "jaeger-injector": "linkerd-jaeger", "gatekeeper": "gatekeeper-system"}[w.Name]
+		w.Namespace = elsewhere(cmp.Or(home, "linkerd"), g.ns)
+		w.DNSNames = []string{w.Service + "." + w.Namespace + ".svc"}
+		g.install(t, rival, *w, g.ca.Set().PEM())
+		g.service(t, *w, intstr.FromString("https"), selector)
+	}
+	for _, name := range []string{"linkerd", "linkerd-viz", "linkerd-jaeger", "gatekeeper-system"} {
+		if name != "linkerd" || !bootstrap { // it may not forward ports there
+			g.pod(t, elsewhere(name, g.ns), "webhook", selector, 1, running("127.9.9.9", true))
+		}
+	}
+	return g
+}
+
+// restarts are the owners that certd may roll out anew, by webhook.
+func (g *guarded) restarts() map[string][]string {
+	all := map[string][]string{"tap": {"tap"}, "tap-injector": {"tap-injector"}, "jaeger-injector": {"jaeger-injector"}, "gatekeeper": {"gatekeeper-controller-manager"}}
+	if !g.bootstrap {
+		all["proxy-injector"], all["sp-validator"] = []string{"linkerd-proxy-injector"}, []string{"linkerd-destination"}
+	}
+	return all
+}
+
 // exercise does everything certd ever does in a cluster and returns all that
 // was refused: errors, evidence, log.
-func exercise(t testing.TB, k kubectl, access Access, createNamespace bool) string {
+func (g *guarded) exercise(t testing.TB, access Access) string {
 	t.Helper()
 	var log records
-	id := pki.Identity{Namespace: k.ns, TrustDomain: "cluster.local"}
-	c, err := New(Config{Cluster: "c", Namespace: k.ns, TrustDomain: id.TrustDomain, Access: access}, slog.New(slog.NewTextHandler(&log, nil)))
+	var specs []rotation.WebhookSpec
+	for _, w := range g.webhooks {
+		specs = append(specs, bare(w))
+	}
+	c, err := New(Config{Cluster: "c", Namespace: g.ns, TrustDomain: "cluster.local", Access: access, Webhooks: specs, ProbeNamespace: elsewhere("certd", g.ns)},
+		slog.New(slog.NewTextHandler(&log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,21 +340,23 @@ func exercise(t testing.TB, k kubectl, access Access, createNamespace bool) stri
 		}
 	}
 	ctx := t.Context()
-	k.delete(t, rotation.BundleObject)
-	k.delete(t, rotation.IssuerObject)
-	if createNamespace {
+	g.delete(t, rotation.BundleObject)
+	g.delete(t, rotation.IssuerObject)
+	if g.bootstrap {
 		note(c.CreateNamespace(ctx))
 	}
-	anchors := backendtest.NewAnchors(t, id)
 	var bundle, issuer string
 	for epoch := range uint64(2) { // first made, then patched
-		cred := anchors.Issuer(t)
-		bundle, err = c.WriteBundle(ctx, rotation.BundleWrite{Revision: bundle, Fleet: "acme", Epoch: epoch, Bundle: anchors.Bundle(t)})
+		cred := g.anchors.Issuer(t)
+		bundle, err = c.WriteBundle(ctx, rotation.BundleWrite{Revision: bundle, Fleet: "acme", Epoch: epoch, Bundle: g.anchors.Bundle(t)})
 		note(err)
-		issuer, err = c.WriteIssuer(ctx, rotation.IssuerWrite{Revision: issuer, Fleet: "acme", Epoch: epoch, Credential: &cred, Bundle: anchors.Bundle(t)})
+		issuer, err = c.WriteIssuer(ctx, rotation.IssuerWrite{Revision: issuer, Fleet: "acme", Epoch: epoch, Credential: &cred, Bundle: g.anchors.Bundle(t)})
 		note(err)
 	}
 	note(c.Event(ctx, rotation.Event{Reason: "CertdIssuerRotated", Object: rotation.IssuerObject, Message: "renewed"}))
+	for _, w := range g.webhooks {
+		g.takeOver(t, c, w, note)
+	}
 	o, err := c.Observe(ctx)
 	note(err)
 	if o.Identity != nil {
@@ -276,11 +364,26 @@ func exercise(t testing.TB, k kubectl, access Access, createNamespace bool) stri
 			refused = append(refused, r.Evidence)
 		}
 	}
+	for _, w := range o.Webhooks {
+		note(w.Err)
+		refused = append(refused, w.Renewer)
+	}
+	for _, e := range c.ProbeWebhooks(ctx, g.webhooks) {
+		refused = append(refused, e.Check.Evidence)
+		for _, r := range e.Replicas {
+			refused = append(refused, r.Evidence)
+		}
+	}
+	watches := 3 + len(g.webhooks) // three of Linkerd's, one for each Secret and for each object
+	for _, w := range g.webhooks {
+		watches += len(w.Objects)
+	}
 	watching, stop := context.WithTimeout(ctx, 5*time.Second)
 	defer stop()
-	stands := make(chan struct{}, 100)
+	stands := make(chan struct{}, 1000)
 	go c.Watch(watching, func() { stands <- struct{}{} })
-	for told := 0; told < 3 && watching.Err() == nil && !strings.Contains(log.String(), "watch does not stand"); {
+	denied := strings.Contains(strings.Join(refused, "\n"), "the verb") // what is not seen is not followed
+	for told := 0; told < watches && !denied && watching.Err() == nil && !strings.Contains(log.String(), "watch does not stand"); {
 		select {
 		case <-stands:
 			told++
@@ -288,6 +391,37 @@ func exercise(t testing.TB, k kubectl, access Access, createNamespace bool) stri
 		}
 	}
 	return strings.Join(refused, "\n") + "\n" + log.String()
+}
+
+// takeOver writes all of a webhook, first made, then patched, as one into whose
+// Secret cert-manager once issued.
+func (g *guarded) takeOver(t testing.TB, c *Cluster, w rotation.WebhookSpec, note func(error)) {
+	t.Helper()
+	api := g.admin.CoreV1().Secrets(w.Namespace)
+	if err := api.Delete(t.Context(), w.Secret, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		t.Fatal(err)
+	}
+	cred := g.ca.Serving(t, w.DNSNames...)
+	g.epoch++
+	write := rotation.WebhookWrite{Spec: w, Fleet: "acme", Epoch: g.epoch, Credential: &cred, CAs: g.ca.Set()}
+	_, err := c.WriteWebhook(t.Context(), write)
+	note(err)
+	g.secretOf(t, w, func(s *corev1.Secret) { metav1.SetMetaDataAnnotation(&s.ObjectMeta, annotationCertificate, "gone") })
+	s, err := api.Get(t.Context(), w.Secret, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write.Revision, write.Serial = s.ResourceVersion, "1"
+	_, err = c.WriteWebhook(t.Context(), write)
+	note(err)
+	for _, o := range w.Objects {
+		_, err = c.WriteCABundle(t.Context(), rotation.CABundleWrite{Spec: w, Object: o, Revision: g.get(t, o).GetResourceVersion(), Fleet: "acme", Epoch: g.epoch, CAs: g.ca.Set()})
+		note(err)
+	}
+	for _, name := range g.restarts()[w.Name] {
+		note(c.RestartWebhook(t.Context(), w, rotation.ObjectRef{Kind: "Deployment", Name: name}))
+	}
+	note(c.Event(t.Context(), rotation.Event{Reason: "CertdWebhookRotated", Object: w.Secret, Namespace: w.Namespace, Message: "renewed"}))
 }
 
 // runningIdentity puts a pod of linkerd-identity into the namespace that is
@@ -326,46 +460,55 @@ func runningIdentity(t testing.TB, admin *kubernetes.Clientset, ns string) {
 // The shipped rights suffice, none is idle, and each one that is missing is
 // named where it is missed.
 func TestShippedRights(t *testing.T) {
-	l, rc, admin := lab(t)
-	for _, file := range []string{"certd.yaml", "certd-bootstrap.yaml"} {
-		bootstrap := file == "certd-bootstrap.yaml"
-		ns := newNamespaceName()
-		t.Cleanup(func() { deleteNamespace(admin, ns) })
-		if err := open(t, l, ns).CreateNamespace(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		runningIdentity(t, admin, ns)
-		k := kubectl{admin, ns}
-		rows := append([]grant{{}}, readManifest(t, file, ns, "").grants()...)
-		for i, missing := range rows {
-			name := file + "/all of them"
-			if missing != (grant{}) {
-				name = file + "/all but " + missing.String()
+	_, rc, admin := lab(t)
+	for _, first := range []string{"certd.yaml", "certd-bootstrap.yaml"} {
+		bootstrap := first == "certd-bootstrap.yaml"
+		g := newGuarded(t, bootstrap)
+		files := []string{first, "certd-viz.yaml", "certd-jaeger.yaml", "certd-webhook.yaml"}
+		for i, file := range files {
+			rows := readManifest(t, file, g.ns).grants()
+			switch {
+			case i == 0:
+				rows = append([]grant{{}}, rows...)
+			case bootstrap:
+				continue // they were tried beside certd.yaml
 			}
-			t.Run(name, func(t *testing.T) {
-				m := readManifest(t, file, ns, fmt.Sprintf("certd-%s-%d", ns, i))
-				m.without(missing)
-				access := m.apply(t, admin, rc)
-				// RBAC takes a moment to take effect.
-				var refused string
-				for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
-					refused = exercise(t, k, access, bootstrap)
-					denials := slices.DeleteFunc(strings.Split(refused, "\n"), func(s string) bool { return !strings.Contains(s, "the verb") })
-					if missing == (grant{}) && len(denials) == 0 {
-						return
-					}
-					ok := missing != (grant{}) && len(denials) > 0
-					for _, d := range denials {
-						d = strings.ReplaceAll(d, `\"`, `"`)
-						resource := missing.resource
-						ok = ok && strings.Contains(d, fmt.Sprintf("the verb %q on %q is missing", missing.verb, resource)) && strings.Contains(d, "deploy/rbac/certd.yaml")
-					}
-					if ok {
-						return
-					}
+			hint := file
+			if bootstrap {
+				hint = "certd.yaml" // where to go from there
+			}
+			for j, missing := range rows {
+				name := file + "/all of them"
+				if missing != (grant{}) {
+					name = file + "/all but " + missing.String()
 				}
-				t.Errorf("refused:\n%s", refused)
-			})
+				t.Run(name, func(t *testing.T) {
+					var granted []*manifest
+					for _, f := range files {
+						m := readManifest(t, f, g.ns)
+						if f == file {
+							m.without(missing)
+						}
+						granted = append(granted, m)
+					}
+					access := grantTo(t, fmt.Sprintf("certd-%s-%d-%d", g.ns, i, j), admin, rc, granted...)
+					// RBAC takes a moment to take effect.
+					var refused string
+					for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+						refused = g.exercise(t, access)
+						denials := slices.DeleteFunc(strings.Split(refused, "\n"), func(s string) bool { return !strings.Contains(s, "the verb") })
+						ok := (missing == (grant{})) == (len(denials) == 0)
+						for _, d := range denials {
+							d = strings.ReplaceAll(d, `\"`, `"`)
+							ok = ok && strings.Contains(d, fmt.Sprintf("the verb %q on %q is missing", missing.verb, missing.resource)) && strings.Contains(d, "deploy/rbac/"+hint)
+						}
+						if ok {
+							return
+						}
+					}
+					t.Errorf("refused:\n%s", refused)
+				})
+			}
 		}
 	}
 }
@@ -378,7 +521,12 @@ func TestShippedRightsEndThere(t *testing.T) {
 	if err := open(t, l, ns).CreateNamespace(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	access := readManifest(t, "certd.yaml", ns, "certd-"+ns).apply(t, admin, rc)
+	own := elsewhere("certd", ns) // a Role of certd.yaml is there, too
+	if _, err := admin.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: own}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { deleteNamespace(admin, own) })
+	access := grantTo(t, "certd-"+ns, admin, rc, readManifest(t, "certd.yaml", ns))
 	user, err := access.restConfig()
 	if err != nil {
 		t.Fatal(err)
@@ -411,6 +559,21 @@ func TestShippedRightsEndThere(t *testing.T) {
 		"list namespaces": func() error { _, err := certd.CoreV1().Namespaces().List(ctx, metav1.ListOptions{}); return err },
 		"change linkerd-identity": func() error {
 			return certd.AppsV1().Deployments(ns).Delete(ctx, "linkerd-identity", metav1.DeleteOptions{})
+		},
+		"read an extension's Secret": func() error {
+			_, err := certd.CoreV1().Secrets(ns+"-viz").Get(ctx, "tap-k8s-tls", metav1.GetOptions{})
+			return err
+		},
+		"change another webhook": func() error {
+			_, err := certd.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, "other", metav1.GetOptions{})
+			return err
+		},
+		"delete a webhook": func() error {
+			return certd.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(ctx, renamed("linkerd-proxy-injector-webhook-config", ns), metav1.DeleteOptions{})
+		},
+		"restart linkerd-identity": func() error {
+			_, err := certd.AppsV1().Deployments(ns).Patch(ctx, "linkerd-identity", types.MergePatchType, []byte(`{}`), metav1.PatchOptions{})
+			return err
 		},
 		"run a pod": func() error {
 			_, err := certd.CoreV1().Pods(ns).Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "x"}}, metav1.CreateOptions{})

@@ -26,7 +26,8 @@ func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 	if c, ok := r.Context().Value(clockKey{}).(*clock); ok {
 		c.note(resp.Header.Get("Date"), sent, time.Now())
 	}
-	if r.URL.Query().Get("watch") == "" {
+	// What follows a switch of protocols is no answer, and is written to, too.
+	if r.URL.Query().Get("watch") == "" && resp.StatusCode != http.StatusSwitchingProtocols {
 		resp.Body = &limited{resp.Body, maxAnswer}
 	}
 	return resp, nil

@@ -24,37 +24,78 @@ const (
 	goodFor = 5 * time.Second
 )
 
+// groups are the API groups and versions of what is watched, "" and "v1" but for
+// these.
+var groups = map[string]schema.GroupVersion{
+	mutatingResource:   admission,
+	validatingResource: admission,
+	apiServiceResource: registration,
+}
+
 // Watch implements rotation.Cluster: one watch per managed object and one on
 // the namespace, each by name, which is what the shipped RBAC allows. They ask
 // for metadata alone, so that no private key travels for them.
+//
+// Objects of webhooks are watched whether they exist or not; their Secrets from
+// when Observe has seen in which namespace they are.
 func (c *Cluster) Watch(ctx context.Context, changed func()) error {
-	in := func(resource string) metadata.ResourceInterface {
-		return c.meta.Resource(schema.GroupVersionResource{Version: "v1", Resource: resource}).Namespace(c.cfg.Namespace)
-	}
 	ctx = quiet(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() { c.follow(ctx, in("secrets"), "secrets", rotation.IssuerObject, changed) })
-	wg.Go(func() { c.follow(ctx, in("configmaps"), "configmaps", rotation.BundleObject, changed) })
-	wg.Go(func() {
-		c.follow(ctx, c.meta.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}), "namespaces", c.cfg.Namespace, changed)
-	})
+	follow := func(r ref) { wg.Go(func() { c.follow(ctx, r, changed) }) }
+	follow(c.managed(rotation.IssuerObject))
+	follow(c.managed(rotation.BundleObject))
+	follow(ref{"namespaces", "", c.cfg.Namespace})
+	for _, spec := range c.cfg.Webhooks {
+		for _, object := range spec.Objects {
+			if kind, ok := kinds[object.Kind]; ok {
+				follow(ref{kind.Resource, "", object.Name})
+			}
+		}
+		wg.Go(func() { c.followSecret(ctx, spec, changed) })
+	}
 	wg.Wait()
 	return ctx.Err()
 }
 
+// followSecret keeps a watch on the Secret of a webhook, wherever Observe last
+// saw that it is.
+func (c *Cluster) followSecret(ctx context.Context, spec rotation.WebhookSpec, changed func()) {
+	for ctx.Err() == nil {
+		here, moved := c.home(spec.Name)
+		watching, leave := context.WithCancel(ctx)
+		var wg sync.WaitGroup
+		if here != "" {
+			wg.Go(func() { c.follow(watching, ref{"secrets", here, spec.Secret}, changed) })
+		}
+		for now := here; now == here && ctx.Err() == nil; now, moved = c.home(spec.Name) {
+			select {
+			case <-ctx.Done():
+			case <-moved:
+			}
+		}
+		leave()
+		wg.Wait()
+	}
+}
+
 // follow keeps one watch going until ctx ends.
-func (c *Cluster) follow(ctx context.Context, api metadata.ResourceInterface, resource, name string, changed func()) {
+func (c *Cluster) follow(ctx context.Context, r ref, changed func()) {
+	version, ok := groups[r.resource]
+	if !ok {
+		version = schema.GroupVersion{Version: "v1"}
+	}
+	api := c.meta.Resource(version.WithResource(r.resource)).Namespace(r.in)
 	wait, last := retryMin, ""
 	for ctx.Err() == nil {
 		begun := time.Now()
-		err := c.watchOnce(ctx, api, name, changed)
+		err := c.watchOnce(ctx, api, r, changed)
 		if ctx.Err() != nil {
 			return
 		}
-		if text := c.watchProblem(resource, name, err); text != last {
+		if text := c.watchProblem(r, err); text != last {
 			last = text
 			if text != "" {
-				c.log.Warn("watch does not stand; changes are found by looking", "object", name, "err", text)
+				c.log.Warn("watch does not stand; changes are found by looking", "object", r.name, "err", text)
 			}
 		}
 		if time.Since(begun) > goodFor {
@@ -68,27 +109,23 @@ func (c *Cluster) follow(ctx context.Context, api metadata.ResourceInterface, re
 	}
 }
 
-func (c *Cluster) watchProblem(resource, name string, err error) string {
+func (c *Cluster) watchProblem(r ref, err error) string {
 	if err == nil || apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
 		return ""
 	}
-	a := call{verb: "watch", resource: resource, name: name}
-	if resource != "namespaces" {
-		a.in = c.cfg.Namespace
-	}
-	return c.fail(a, err).Error()
+	return c.fail(r.call("watch"), err).Error()
 }
 
 // watchOnce runs one watch to its end. It starts at whatever is there by then:
 // no resourceVersion is carried over, so none can be too old. What changed
 // while no watch stood is not told by the server, hence the one call of
 // changed when the watch begins.
-func (c *Cluster) watchOnce(ctx context.Context, api metadata.ResourceInterface, name string, changed func()) error {
+func (c *Cluster) watchOnce(ctx context.Context, api metadata.ResourceInterface, r ref, changed func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// The answer's header must come in time; the stream may then last.
 	late := time.AfterFunc(c.cfg.RequestTimeout, cancel)
-	w, err := api.Watch(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()})
+	w, err := api.Watch(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, r.name).String()})
 	late.Stop()
 	if err != nil {
 		return err
@@ -104,7 +141,7 @@ func (c *Cluster) watchOnce(ctx context.Context, api metadata.ResourceInterface,
 			changed()
 		default:
 			m, ok := e.Object.(*metav1.PartialObjectMetadata)
-			if !ok || m.ResourceVersion != c.recall(name).revision {
+			if !ok || m.ResourceVersion != c.recall(r).revision {
 				changed()
 			}
 		}

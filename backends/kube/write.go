@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -42,8 +43,8 @@ func (c *Cluster) CreateNamespace(ctx context.Context) error {
 func (c *Cluster) WriteBundle(ctx context.Context, w rotation.BundleWrite) (string, error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
-	const name = rotation.BundleObject
-	api := c.core.ConfigMaps(c.cfg.Namespace)
+	at := c.managed(rotation.BundleObject)
+	api := c.core.ConfigMaps(at.in)
 	marks := payload.BundleMarks(w)
 	text := make(map[string]string)
 	want := payload.Bundle(w.Bundle)
@@ -51,85 +52,125 @@ func (c *Cluster) WriteBundle(ctx context.Context, w rotation.BundleWrite) (stri
 		text[key] = string(value)
 	}
 
-	have, err := api.Get(ctx, name, metav1.GetOptions{})
+	have, err := api.Get(ctx, at.name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err) && w.Revision == "":
-		made, err := api.Create(ctx, &corev1.ConfigMap{ObjectMeta: c.metadata(name, marks), Data: text}, metav1.CreateOptions{FieldManager: FieldManager})
+		made, err := api.Create(ctx, &corev1.ConfigMap{ObjectMeta: meta(at, payload.Labels(marks), payload.Annotations(marks)), Data: text}, metav1.CreateOptions{FieldManager: FieldManager})
 		if err != nil {
-			return "", c.fail(c.on("create", name), err)
+			return "", c.fail(at.call("create"), err)
 		}
-		return c.wrote(name, made.ObjectMeta), nil
+		return c.wrote(at, made.ObjectMeta), nil
 	case apierrors.IsNotFound(err):
-		return "", c.changed(name, w.Revision, "")
+		return "", changed(at, w.Revision, "")
 	case err != nil:
-		return "", c.fail(c.on("get", name), err)
+		return "", c.fail(at.call("get"), err)
 	case have.ResourceVersion != w.Revision:
-		return "", c.changed(name, w.Revision, have.ResourceVersion)
+		return "", changed(at, w.Revision, have.ResourceVersion)
 	case payload.Same(configMapData(have), want) && marked(have.ObjectMeta, marks):
 		return have.ResourceVersion, nil
 	case have.Immutable != nil && *have.Immutable:
-		return "", c.immutable(name)
+		return "", immutable(at)
 	}
-	apply := applycorev1.ConfigMap(name, c.cfg.Namespace).WithResourceVersion(w.Revision).
+	apply := applycorev1.ConfigMap(at.name, at.in).WithResourceVersion(w.Revision).
 		WithLabels(payload.Labels(marks)).WithAnnotations(payload.Annotations(marks)).WithData(text)
 	got, err := api.Apply(ctx, apply, metav1.ApplyOptions{FieldManager: FieldManager, Force: true})
 	if err != nil {
-		return "", c.fail(c.on("patch", name), err)
+		return "", c.fail(at.call("patch"), err)
 	}
-	return c.wrote(name, got.ObjectMeta), nil
+	return c.wrote(at, got.ObjectMeta), nil
 }
 
 // WriteIssuer implements rotation.Cluster.
 func (c *Cluster) WriteIssuer(ctx context.Context, w rotation.IssuerWrite) (string, error) {
+	return c.writeSecret(ctx, secretWrite{
+		at: c.managed(rotation.IssuerObject), revision: w.Revision, marks: payload.IssuerMarks(w),
+		data: func(current map[string][]byte) (map[string][]byte, error) { return payload.IssuerData(w, current) },
+	})
+}
+
+// WriteWebhook implements rotation.Cluster.
+func (c *Cluster) WriteWebhook(ctx context.Context, w rotation.WebhookWrite) (string, error) {
+	if w.Spec.Namespace == "" {
+		return "", fmt.Errorf("write secrets %s of webhook %s: its namespace is not known; the webhook has to be observed first", w.Spec.Secret, w.Spec.Name)
+	}
+	return c.writeSecret(ctx, secretWrite{
+		at: ref{"secrets", w.Spec.Namespace, w.Spec.Secret}, revision: w.Revision, marks: payload.WebhookMarks(w),
+		beside: map[string]string{payload.AnnotationInject: "true"},
+		data: func(current map[string][]byte) (map[string][]byte, error) {
+			want, err := payload.Webhook(w, current)
+			// An apply that no longer names what certd once applied removes it.
+			if had, ok := current[payload.ReloadKey]; ok && err == nil && w.Reload == "" {
+				want[payload.ReloadKey] = bytes.Clone(had)
+			}
+			return want, err
+		},
+	})
+}
+
+// secretWrite says what is to stand in a Secret.
+type secretWrite struct {
+	at       ref
+	revision string
+	marks    rotation.Marks
+	beside   map[string]string // annotations that are no marks
+	// data is what is to stand there, given what stands there now: nothing if
+	// the Secret is to be made.
+	data func(current map[string][]byte) (map[string][]byte, error)
+}
+
+func (c *Cluster) writeSecret(ctx context.Context, w secretWrite) (string, error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
-	const name = rotation.IssuerObject
-	api := c.core.Secrets(c.cfg.Namespace)
-	marks := payload.IssuerMarks(w)
+	api := c.core.Secrets(w.at.in)
+	labels, annotations := payload.Labels(w.marks), payload.Annotations(w.marks)
+	maps.Copy(annotations, w.beside)
 
-	have, err := api.Get(ctx, name, metav1.GetOptions{})
+	have, err := api.Get(ctx, w.at.name, metav1.GetOptions{})
 	switch {
-	case apierrors.IsNotFound(err) && w.Revision == "" && w.Credential != nil:
-		want := payload.Issuer(*w.Credential, w.Bundle)
-		defer payload.Wipe(want)
-		made, err := api.Create(ctx, &corev1.Secret{ObjectMeta: c.metadata(name, marks), Type: corev1.SecretTypeTLS, Data: want}, metav1.CreateOptions{FieldManager: FieldManager})
+	case apierrors.IsNotFound(err) && w.revision == "":
+		want, err := w.data(nil)
 		if err != nil {
-			return "", c.fail(c.on("create", name), err)
+			return "", err
+		}
+		defer payload.Wipe(want)
+		made, err := api.Create(ctx, &corev1.Secret{ObjectMeta: meta(w.at, labels, annotations), Type: corev1.SecretTypeTLS, Data: want}, metav1.CreateOptions{FieldManager: FieldManager})
+		if err != nil {
+			return "", c.fail(w.at.call("create"), err)
 		}
 		defer payload.Wipe(made.Data)
-		return c.wrote(name, made.ObjectMeta), nil
+		return c.wrote(w.at, made.ObjectMeta), nil
 	case apierrors.IsNotFound(err):
-		return "", c.changed(name, w.Revision, "")
+		return "", changed(w.at, w.revision, "")
 	case err != nil:
-		return "", c.fail(c.on("get", name), err)
+		return "", c.fail(w.at.call("get"), err)
 	}
 	defer payload.Wipe(have.Data)
-	if have.ResourceVersion != w.Revision {
-		return "", c.changed(name, w.Revision, have.ResourceVersion)
+	if have.ResourceVersion != w.revision {
+		return "", changed(w.at, w.revision, have.ResourceVersion)
 	}
-	want, err := payload.IssuerData(w, have.Data)
+	want, err := w.data(have.Data)
 	if err != nil {
 		return "", err
 	}
 	defer payload.Wipe(want)
 	switch {
-	case payload.Same(have.Data, want) && marked(have.ObjectMeta, marks):
+	case payload.Same(have.Data, want) && marked(have.ObjectMeta, w.marks) && holds(have.Annotations, w.beside):
 		return have.ResourceVersion, nil
 	case have.Immutable != nil && *have.Immutable:
-		return "", c.immutable(name)
+		return "", immutable(w.at)
 	}
-	apply := applycorev1.Secret(name, c.cfg.Namespace).WithResourceVersion(w.Revision).
-		WithLabels(payload.Labels(marks)).WithAnnotations(payload.Annotations(marks)).WithData(want)
+	apply := applycorev1.Secret(w.at.name, w.at.in).WithResourceVersion(w.revision).
+		WithLabels(labels).WithAnnotations(annotations).WithData(want)
 	got, err := api.Apply(ctx, apply, metav1.ApplyOptions{FieldManager: FieldManager, Force: true})
 	if err != nil {
-		return "", c.fail(c.on("patch", name), err)
+		return "", c.fail(w.at.call("patch"), err)
 	}
 	defer payload.Wipe(got.Data)
-	return c.wrote(name, got.ObjectMeta), nil
+	return c.wrote(w.at, got.ObjectMeta), nil
 }
 
-func (c *Cluster) metadata(name string, m rotation.Marks) metav1.ObjectMeta {
-	return metav1.ObjectMeta{Name: name, Namespace: c.cfg.Namespace, Labels: payload.Labels(m), Annotations: payload.Annotations(m)}
+func meta(at ref, labels, annotations map[string]string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Name: at.name, Namespace: at.in, Labels: labels, Annotations: annotations}
 }
 
 // marked says whether the marks stand there as certd spells them.
@@ -145,21 +186,31 @@ func marked(m metav1.ObjectMeta, want rotation.Marks) bool {
 	return maps.Equal(have, payload.Annotations(want)) && payload.ReadMarks(m.Labels, m.Annotations) == want
 }
 
-func (c *Cluster) wrote(name string, m metav1.ObjectMeta) string {
-	c.remember(name, object{string(m.UID), m.ResourceVersion})
+// holds says whether have has all that want has.
+func holds(have, want map[string]string) bool {
+	for name, value := range want {
+		if got, ok := have[name]; !ok || got != value {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *Cluster) wrote(at ref, m metav1.ObjectMeta) string {
+	c.remember(at, object{string(m.UID), m.ResourceVersion})
 	return m.ResourceVersion
 }
 
-func (c *Cluster) changed(name, want, have string) error {
+func changed(at ref, want, have string) error {
 	switch {
 	case have == "":
-		return fmt.Errorf("write %s %s in namespace %s: it is gone: %w", resource(name), name, c.cfg.Namespace, rotation.ErrChanged)
+		return fmt.Errorf("%s: it is gone: %w", at.call("write"), rotation.ErrChanged)
 	case want == "":
-		return fmt.Errorf("create %s %s in namespace %s: it exists: %w", resource(name), name, c.cfg.Namespace, rotation.ErrChanged)
+		return fmt.Errorf("%s: it exists: %w", at.call("create"), rotation.ErrChanged)
 	}
-	return fmt.Errorf("write %s %s in namespace %s: it is at resourceVersion %s, not %s: %w", resource(name), name, c.cfg.Namespace, have, want, rotation.ErrChanged)
+	return fmt.Errorf("%s: it is at resourceVersion %s, not %s: %w", at.call("write"), have, want, rotation.ErrChanged)
 }
 
-func (c *Cluster) immutable(name string) error {
-	return fmt.Errorf("write %s %s in namespace %s: it is marked immutable; delete it, certd makes it anew: %w", resource(name), name, c.cfg.Namespace, rotation.ErrDenied)
+func immutable(at ref) error {
+	return fmt.Errorf("%s: it is marked immutable; delete it, certd makes it anew: %w", at.call("write"), rotation.ErrDenied)
 }

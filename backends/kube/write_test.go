@@ -115,7 +115,7 @@ func TestLaterAppliesOwnTheFields(t *testing.T) {
 		t.Fatal(err)
 	}
 	applied := slices.ContainsFunc(p.issuer(t).ManagedFields, func(e metav1.ManagedFieldsEntry) bool {
-		return e.Manager == FieldManager && e.Operation == metav1.ManagedFieldsOperationApply && ownsOurs(e.FieldsV1.GetRawBytes(), []string{payload.TLSKey})
+		return e.Manager == FieldManager && e.Operation == metav1.ManagedFieldsOperationApply && dataFields([]string{payload.TLSKey})(e.FieldsV1.GetRawBytes())
 	})
 	if !applied {
 		t.Error("certd does not own tls.key by apply")

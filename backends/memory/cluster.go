@@ -25,6 +25,13 @@ type ClusterConfig struct {
 
 	Replicas int           // of linkerd-identity; 0: it is not installed
 	Lag      time.Duration // from a write until a replica's volume shows it
+
+	// Webhooks are those that Observe looks for, as other backends are told.
+	// What is there is another matter: see InstallWebhook.
+	Webhooks []rotation.WebhookSpec
+	// APILag is from a change of a caBundle, which the first API server goes
+	// by at once, until the second does.
+	APILag time.Duration
 }
 
 // Cluster is a cluster in memory. It behaves as an API server does where
@@ -46,6 +53,7 @@ type Cluster struct {
 	fault     func(Call) ClusterFault
 	skew      time.Duration
 	identity  *identity
+	hooks     *hooks // nil: no webhook was ever installed
 }
 
 var _ rotation.Cluster = (*Cluster)(nil)
@@ -55,6 +63,14 @@ type object struct {
 	data     map[string][]byte
 	marks    rotation.Marks
 	writers  []rotation.Writer
+	written  time.Time // when certd last changed it
+	hook     *hookObject
+
+	// What a revision of a webhook's Secret or caBundle showed: a quiet cluster
+	// is looked at for years, and each look would parse the same bytes.
+	parsedOf string
+	facts    pki.ServingFacts
+	cas      pki.CASet
 }
 
 // NewCluster makes an empty cluster.
@@ -79,6 +95,10 @@ const (
 	CallBundle    Call = "bundle"
 	CallIssuer    Call = "issuer"
 	CallEvent     Call = "event"
+	CallWebhook   Call = "webhook"
+	CallCABundle  Call = "caBundle"
+	CallRestart   Call = "restart"
+	CallProbe     Call = "probe"
 )
 
 // ClusterFault is what goes wrong with one call; the zero value is nothing.
@@ -134,7 +154,13 @@ func (c *Cluster) do(ctx context.Context, call Call, effect func() error) error 
 func (c *Cluster) change(effect func() error) error {
 	c.mu.Lock()
 	before := c.revision
+	if c.hooks != nil {
+		c.hooks.catchUp(time.Now()) // what was due before belongs to the world before
+	}
 	err := effect()
+	if c.hooks != nil {
+		c.hooks.catchUp(time.Now())
+	}
 	var tell []func()
 	if c.revision != before {
 		for _, id := range slices.Sorted(maps.Keys(c.watchers)) {
@@ -168,6 +194,10 @@ func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 			c.identity.catchUp(now)
 			o.Identity = c.identity.observe(now)
 		}
+		o.Webhooks = slices.Grow(o.Webhooks, len(c.cfg.Webhooks))
+		for _, spec := range c.cfg.Webhooks {
+			o.Webhooks = append(o.Webhooks, c.observeWebhook(spec))
+		}
 		return nil
 	})
 	return o, err
@@ -193,7 +223,7 @@ func (c *Cluster) CreateNamespace(ctx context.Context) error {
 func (c *Cluster) WriteBundle(ctx context.Context, w rotation.BundleWrite) (string, error) {
 	var revision string
 	err := c.do(ctx, CallBundle, func() (err error) {
-		revision, err = c.write(rotation.BundleObject, w.Revision, payload.BundleMarks(w), func(map[string][]byte) (map[string][]byte, error) {
+		revision, err = c.writeIn(c.cfg.Namespace, rotation.BundleObject, w.Revision, payload.BundleMarks(w), func(map[string][]byte) (map[string][]byte, error) {
 			return payload.Bundle(w.Bundle), nil
 		})
 		return err
@@ -205,7 +235,7 @@ func (c *Cluster) WriteBundle(ctx context.Context, w rotation.BundleWrite) (stri
 func (c *Cluster) WriteIssuer(ctx context.Context, w rotation.IssuerWrite) (string, error) {
 	var revision string
 	err := c.do(ctx, CallIssuer, func() (err error) {
-		revision, err = c.write(rotation.IssuerObject, w.Revision, payload.IssuerMarks(w), func(current map[string][]byte) (map[string][]byte, error) {
+		revision, err = c.writeIn(c.cfg.Namespace, rotation.IssuerObject, w.Revision, payload.IssuerMarks(w), func(current map[string][]byte) (map[string][]byte, error) {
 			return payload.IssuerData(w, current)
 		})
 		return err
@@ -213,12 +243,35 @@ func (c *Cluster) WriteIssuer(ctx context.Context, w rotation.IssuerWrite) (stri
 	return revision, err
 }
 
-// write is compare-and-set on one object, with the lock held.
-func (c *Cluster) write(name, revision string, marks rotation.Marks, data func(current map[string][]byte) (map[string][]byte, error)) (string, error) {
-	if !c.namespace {
-		return "", fmt.Errorf("write %s in %s: namespace %s does not exist", name, c.cfg.Name, c.cfg.Namespace)
+// writeIn is write in a namespace that has to exist.
+func (c *Cluster) writeIn(namespace, name, revision string, marks rotation.Marks, data func(current map[string][]byte) (map[string][]byte, error)) (string, error) {
+	if !c.hasNamespace(namespace) {
+		return "", fmt.Errorf("write %s in %s: namespace %s does not exist", name, c.cfg.Name, namespace)
 	}
-	o := c.objects[name]
+	return c.write(c.key(namespace, name), name, revision, marks, data)
+}
+
+func (c *Cluster) hasNamespace(namespace string) bool {
+	if namespace == c.cfg.Namespace {
+		return c.namespace
+	}
+	return c.hooks != nil && c.hooks.namespaces[namespace]
+}
+
+// key is where an object of a namespace stands in objects: under its bare name
+// if the namespace is Linkerd's. What is in no namespace stands under
+// rotation.ObjectRef.String, whose kinds are no namespace's name.
+func (c *Cluster) key(namespace, name string) string {
+	if namespace == c.cfg.Namespace {
+		return name
+	}
+	return namespace + "/" + name
+}
+
+// write is compare-and-set on the object at key, with the lock held; it is
+// counted under name.
+func (c *Cluster) write(key, name, revision string, marks rotation.Marks, data func(current map[string][]byte) (map[string][]byte, error)) (string, error) {
+	o := c.objects[key]
 	have := ""
 	if o != nil {
 		have = o.revision
@@ -238,20 +291,24 @@ func (c *Cluster) write(name, revision string, marks rotation.Marks, data func(c
 		return have, nil
 	}
 	maps.Copy(o.data, want)
-	o.marks, o.writers = marks, nil
-	c.objects[name] = o
+	o.marks, o.writers, o.written = marks, nil, time.Now()
+	c.objects[key] = o
 	c.writes[name]++
-	return c.stored(name), nil
+	return c.stored(key, ByCertd), nil
 }
 
-// stored gives a changed object its new revision and lets identity see it.
-func (c *Cluster) stored(name string) string {
+// stored gives a changed object its new revision and lets identity and
+// webhooks see what by has done.
+func (c *Cluster) stored(key, by string) string {
 	c.revision++
-	o := c.objects[name]
+	o := c.objects[key]
 	if o != nil {
 		o.revision = strconv.FormatUint(c.revision, 10)
 	}
-	if c.identity != nil {
+	if c.hooks != nil {
+		c.hooks.stored(time.Now(), key, o, by)
+	}
+	if c.identity != nil && (c.hooks == nil || !c.hooks.concerns(key)) {
 		c.identity.project(time.Now(), c.data(rotation.BundleObject)[payload.BundleKey], c.data(rotation.IssuerObject))
 	}
 	if o == nil {

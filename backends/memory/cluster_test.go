@@ -44,6 +44,40 @@ func TestCluster(t *testing.T) {
 	})
 }
 
+func TestWebhooks(t *testing.T) {
+	injector := rotation.WebhookSpec{Name: "proxy-injector", Service: "linkerd-proxy-injector", Secret: "linkerd-proxy-injector-k8s-tls",
+		Objects: []rotation.ObjectRef{{Kind: rotation.KindMutating, Name: "linkerd-proxy-injector-webhook-config"}}}
+	tap := rotation.WebhookSpec{Name: "tap", Service: "tap", Secret: "tap-k8s-tls",
+		Objects: []rotation.ObjectRef{{Kind: rotation.KindAPIService, Name: "v1alpha1.tap.linkerd.io"}}}
+	backendtest.TestWebhooks(t, func(t *testing.T) (rotation.Cluster, backendtest.WebhookHands) {
+		cfg := clusterConfig()
+		cfg.Webhooks = []rotation.WebhookSpec{injector, tap}
+		c := NewCluster(cfg)
+		secret := func(spec rotation.WebhookSpec) string { return spec.Namespace + "/" + spec.Secret }
+		hands := backendtest.WebhookHands{
+			As: "kubectl-edit", Spec: injector, APIService: tap,
+			Install: func(_ testing.TB, spec rotation.WebhookSpec, caBundle []byte, secret map[string][]byte) {
+				c.InstallWebhook(spec, WebhookInstall{Writer: "kubectl-edit", CABundle: caBundle, Secret: secret})
+			},
+			Remove: func(_ testing.TB, spec rotation.WebhookSpec) { c.RemoveWebhook(spec.Name) },
+			SetCABundle: func(_ testing.TB, spec rotation.WebhookSpec, text []byte) {
+				for _, ref := range spec.Objects {
+					c.SetCABundle(ref, "kubectl-edit", text)
+				}
+			},
+			EditSecret: func(_ testing.TB, spec rotation.WebhookSpec, edit func(map[string][]byte)) {
+				c.Edit(secret(spec), "kubectl-edit", func(data map[string][]byte, _ *rotation.Marks) { edit(data) })
+			},
+			DeleteSecret: func(_ testing.TB, spec rotation.WebhookSpec) { c.Delete(secret(spec)) },
+			Secret:       func(_ testing.TB, spec rotation.WebhookSpec) map[string][]byte { return c.Data(secret(spec)) },
+			CABundle:     func(_ testing.TB, spec rotation.WebhookSpec) []byte { return c.CABundle(spec.Objects[0]) },
+			Again:        func(testing.TB) rotation.Cluster { return shared{c} },
+		}
+		hands.Spec.Namespace, hands.APIService.Namespace = "linkerd", "linkerd-viz"
+		return c, hands
+	})
+}
+
 func TestClusterFaults(t *testing.T) {
 	for _, row := range []struct {
 		name  string

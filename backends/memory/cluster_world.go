@@ -3,50 +3,73 @@ package memory
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"certd.internal/rotation"
 )
 
 // What tests and the simulation do to a cluster from outside. None of it
-// passes through faults.
+// passes through faults. An object is named by its name in Linkerd's namespace,
+// as "namespace/name" elsewhere, and as rotation.ObjectRef.String where it is in
+// no namespace.
 
 // Edit changes an object as writer would, creating it if need be.
 func (c *Cluster) Edit(name, writer string, edit func(data map[string][]byte, marks *rotation.Marks)) {
-	c.outside(func() {
-		o := c.objects[name]
-		if o == nil {
-			o = &object{data: map[string][]byte{}}
-			c.objects[name] = o
-		}
-		edit(o.data, &o.marks)
-		o.writers = append([]rotation.Writer{{Name: writer, At: time.Now()}}, o.writers...)
-		c.stored(name)
-	})
+	c.outside(func() { c.edit(name, writer, edit) })
+}
+
+func (c *Cluster) edit(name, writer string, edit func(data map[string][]byte, marks *rotation.Marks)) {
+	name = c.canonical(name)
+	o := c.objects[name]
+	if o == nil {
+		o = &object{data: map[string][]byte{}}
+		c.objects[name] = o
+	}
+	edit(o.data, &o.marks)
+	o.writers = append([]rotation.Writer{{Name: writer, At: time.Now()}}, o.writers...)
+	c.stored(name, writer)
+}
+
+// canonical lets an object of Linkerd's namespace be named in full, too.
+func (c *Cluster) canonical(name string) string {
+	return strings.TrimPrefix(name, c.cfg.Namespace+"/")
 }
 
 // Delete removes an object; one that is not there is left so.
 func (c *Cluster) Delete(name string) {
-	c.outside(func() {
-		if c.objects[name] != nil {
-			delete(c.objects, name)
-			c.stored(name)
-		}
-	})
+	c.outside(func() { c.remove(name, ByWorld) })
 }
 
-// DeleteNamespace removes the namespace with all that is in it.
+func (c *Cluster) remove(name, by string) {
+	name = c.canonical(name)
+	if c.objects[name] != nil {
+		delete(c.objects, name)
+		c.stored(name, by)
+	}
+}
+
+// DeleteNamespace removes Linkerd's namespace with all that is in it.
 func (c *Cluster) DeleteNamespace() {
 	c.outside(func() {
-		clear(c.objects)
+		maps.DeleteFunc(c.objects, func(key string, _ *object) bool { return !strings.Contains(key, "/") })
 		c.namespace = false
-		c.stored("")
+		if c.hooks != nil {
+			c.hooks.evict(c.cfg.Namespace)
+		}
+		c.stored("", ByWorld)
 	})
 }
 
 // SetClockSkew moves the cluster's clock against certd's.
 func (c *Cluster) SetClockSkew(skew time.Duration) {
-	c.outside(func() { c.skew = skew })
+	c.outside(func() {
+		c.skew = skew
+		if c.hooks != nil {
+			c.hooks.skew = skew
+			c.hooks.touch(ByWorld)
+		}
+	})
 }
 
 func (c *Cluster) outside(change func()) {
@@ -58,11 +81,11 @@ func (c *Cluster) outside(change func()) {
 func (c *Cluster) Data(name string) map[string][]byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.data(name)
+	return c.data(c.canonical(name))
 }
 
-// Writes counts the writes by certd that changed something, by object and
-// "namespace".
+// Writes counts the writes by certd that changed something, by object (a
+// webhook's Secret by its bare name) and "namespace".
 func (c *Cluster) Writes() map[string]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -137,7 +137,7 @@ func TestShippedPolicies(t *testing.T) {
 			l.policy(t, "certd-run.hcl", "certd-transit", anchors, "certd-transit-webhooks", webhooks), l.policy(t, "certd-init.hcl", "certd-transit", anchors)), [][]row{
 			signing(anchors, "a1"), making(anchors, "a1"), never(anchors, "a1"),
 		}},
-		{"certd-pki.hcl", l.token(t, nil, l.policy(t, "certd-pki.hcl", "pki-root", root)), [][]row{{
+		{"certd-pki.hcl", l.token(t, nil, l.policy(t, "certd-pki.hcl", "pki-root", root, "certd-transit-webhooks", webhooks)), [][]row{signing(webhooks, "w1"), making(webhooks, "w1"), never(webhooks, "w1"), {
 			{200, "POST", intermediate, but(nil)},
 			{200, "POST", root + "/issuer/default/sign-intermediate", but(nil)},
 			{200, "POST", intermediate, but(map[string]any{"not_before_duration": "37s"})},
@@ -160,6 +160,8 @@ func TestShippedPolicies(t *testing.T) {
 			{403, "POST", root + "/config/issuers", `{"default":"a1"}`},
 			{403, "DELETE", root + "/issuer/a1", ""},
 			{200, "GET", root + "/issuer/a1/json", ""},
+			{403, "POST", anchors + "/keys/a3", plain},
+			{403, "POST", anchors + "/sign/a1", sign},
 			{200, "GET", "auth/token/lookup-self", ""},
 			{200, "POST", "auth/token/renew-self", "{}"},
 		}}},

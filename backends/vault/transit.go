@@ -21,6 +21,7 @@ import (
 type Transit struct {
 	vault *Vault
 	mount string
+	maker string // the shipped policy that lets keys be made there
 
 	mu   sync.Mutex
 	told map[string]bool // oddities of keys, logged once
@@ -30,7 +31,14 @@ var _ rotation.Keys = (*Transit)(nil)
 
 // Transit returns the keys in the Transit engine mounted at mount.
 func (v *Vault) Transit(mount string) *Transit {
-	return &Transit{vault: v, mount: strings.Trim(mount, "/"), told: map[string]bool{}}
+	return &Transit{vault: v, mount: strings.Trim(mount, "/"), maker: "certd-init.hcl", told: map[string]bool{}}
+}
+
+// WebhookTransit is Transit for the mount where the daemon makes keys itself.
+func (v *Vault) WebhookTransit(mount string) *Transit {
+	t := v.Transit(mount)
+	t.maker = "certd-run.hcl"
+	return t
 }
 
 // Close closes the Vault that the keys were made from.
@@ -43,14 +51,14 @@ func (t *Transit) CreateKey(ctx context.Context, name string) (rotation.Key, err
 		return nil, err
 	}
 	path := t.mount + "/keys/" + name
-	switch _, err := t.read(ctx, name, "certd-init.hcl"); {
+	switch _, err := t.read(ctx, name, t.maker); {
 	case err == nil:
 		return nil, fmt.Errorf("create key %s: %w in Vault; nothing was changed", path, rotation.ErrKeyExists)
 	case !errors.Is(err, rotation.ErrKeyNotFound):
 		return nil, fmt.Errorf("look whether key %s exists: %w", path, err)
 	}
 	r, err := t.vault.do(ctx, call{
-		doing: "create key " + path, path: path, capability: "update", policy: "certd-init.hcl",
+		doing: "create key " + path, path: path, capability: "update", policy: t.maker,
 		body: map[string]any{"type": keyType, "exportable": false, "allow_plaintext_backup": false},
 	})
 	if err != nil {
@@ -58,7 +66,7 @@ func (t *Transit) CreateKey(ctx context.Context, name string) (rotation.Key, err
 	}
 	var rec keyRecord
 	if len(r.Data) == 0 { // an older Vault: 204
-		if rec, err = t.read(ctx, name, "certd-init.hcl"); err != nil {
+		if rec, err = t.read(ctx, name, t.maker); err != nil {
 			return nil, fmt.Errorf("read the key %s just made: %w: %w", path, err, rotation.ErrOutcomeUnknown)
 		}
 	} else if rec, err = parseKeyRecord(r.Data); err != nil {

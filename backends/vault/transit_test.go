@@ -70,6 +70,8 @@ func TestTransitUnderTheShippedPolicies(t *testing.T) {
 	denied("the ceremony's token signs", sign(made), "lacks update on "+anchors+"/sign/acme-mesh-anchor-1", "certd-run.hcl")
 	_, err = daemon.Transit(anchors).CreateKey(t.Context(), "acme-mesh-anchor-2")
 	denied("the daemon makes an anchor's key", err, "lacks update on "+anchors+"/keys/acme-mesh-anchor-2", "certd-init.hcl")
+	_, err = daemon.WebhookTransit(l.mount(t, "transit")).CreateKey(t.Context(), "acme-mesh-webhook-c2-1")
+	denied("the daemon makes a webhook CA's key elsewhere", err, "lacks read", "certd-run.hcl")
 	_, err = daemon.Transit(l.mount(t, "transit")).OpenKey(t.Context(), "acme-mesh-anchor-1", nil)
 	denied("the daemon reads a key elsewhere", err, "lacks read on ")
 }

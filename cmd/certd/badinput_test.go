@@ -280,7 +280,7 @@ func TestInvalidConfigurationIsRefused(t *testing.T) {
 		{"windows, not built yet", "server:", "windows: {nights: {opens: \"0 22 * * *\", for: 8h}}\nserver:", line + `windows: not supported yet`},
 		{"freezes, not built yet", "server:", "freezes: []\nserver:", line + `freezes: not supported yet`},
 		{"notify, not built yet", "server:", "notify: {}\nserver:", line + `notify: not supported yet`},
-		{"webhooks, not built yet", "defaults:\n", "defaults:\n  webhooks: {lifetime: 30d}\n", line + `defaults\.webhooks: not supported yet`},
+		{"a misspelt way to manage webhooks", "defaults:\n", "defaults:\n  webhooks: {manage: auot}\n", line + `defaults\.webhooks\.manage: "auot" is not one of auto, none, did you mean "auto"\?`},
 		{"adopt, not built yet", "directory: west", "directory: west, adopt: true", line + `clusters\[1\]\.adopt: not supported yet`},
 		{"server.listen, not built yet", "{socket: certd.sock}", "{socket: certd.sock, listen: \"127.0.0.1:0\"}", line + `server\.listen: not supported yet`},
 		{"a mirror, not built yet", "file: {dir: keys, passphraseFrom: {file: passphrase}}", "vault: {address: \"https://127.0.0.1:1\", mirror: {mount: secret, path: x}}", line + `keys\.vault\.mirror: not supported yet`},
@@ -328,7 +328,7 @@ func TestTooShortLifetimeNamesTheSmallestOneThatPasses(t *testing.T) {
 func TestWhatIsNotBuiltYetIsRefused(t *testing.T) {
 	s := newFolders(t)
 	for _, command := range []string{"check", "verify", "simulate", "rotate webhooks --all", "rotate webhook-ca east", "trust list", "trust rotate", "adopt east", "pause", "resume",
-		"clusters list", "export helm-values east", "backup f", "restore f", "recover", "runbook", "debug bundle"} {
+		"clusters list", "backup f", "restore f", "recover", "runbook", "debug bundle"} {
 		s.refused(64, "not supported yet", nil, strings.Fields(command)...)
 	}
 	s.refused(64, `no command "rotat".*certd rotate`, nil, "rotat")

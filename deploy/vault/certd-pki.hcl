@@ -1,8 +1,9 @@
 # What `certd run` may do when Vault's PKI engine signs (keys.vault.pki),
 # instead of certd-run.hcl. A stolen token gets issuers of this name, path
-# length 0 and this lifetime, and nothing else.
+# length 0 and this lifetime, and certificates of the clusters' webhooks;
+# nothing else.
 #
-# Set, per fleet: the mount, the name (identity.NAMESPACE.TRUST-DOMAIN; one
+# Set, per fleet: the mounts, the name (identity.NAMESPACE.TRUST-DOMAIN; one
 # more for each trust domain), and each issuer.lifetime in use.
 # exclude_cn_from_sans is left out on purpose: the common name has to become
 # the DNS name as well, which the engine does by itself. not_before_duration is
@@ -31,6 +32,30 @@ path "pki-root/issuer/+/sign-intermediate" {
 
 path "pki-root/issuer/+/json" {
   capabilities = ["read"]
+}
+
+# The webhook CAs, one per cluster, are keys of the Transit engine here too
+# (keys.vault.transit.webhookMount, a mount of its own). Clusters join while
+# certd runs, so it makes their keys itself, of this kind alone. (No
+# required_parameters: they would hold for reading too, and refuse it.)
+path "certd-transit-webhooks/sign/+" {
+  capabilities        = ["update"]
+  required_parameters = ["input", "prehashed", "key_version"]
+  allowed_parameters = {
+    "input"                = []
+    "prehashed"            = [true]
+    "hash_algorithm"       = ["sha2-256"]
+    "marshaling_algorithm" = ["asn1"]
+    "key_version"          = []
+  }
+}
+path "certd-transit-webhooks/keys/+" {
+  capabilities = ["read", "update"]
+  allowed_parameters = {
+    "type"                   = ["ecdsa-p256"]
+    "exportable"             = [false]
+    "allow_plaintext_backup" = [false]
+  }
 }
 
 path "auth/token/lookup-self" {

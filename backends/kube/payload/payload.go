@@ -1,4 +1,4 @@
-// Package payload is what stands in the two objects certd manages, the same
+// Package payload is what stands in the objects certd manages, the same
 // in every kind of cluster: the data keys, the label and the annotations.
 package payload
 
@@ -24,9 +24,13 @@ const (
 	CACert  = "ca.crt"
 	CrtPEM  = "crt.pem"
 	KeyPEM  = "key.pem"
+
+	// ReloadKey is read by no server: a change of it makes a kubelet swap the
+	// files of a Secret whose certificate has not changed.
+	ReloadKey = "certd-reload"
 )
 
-// Label and annotations that certd keeps on both objects.
+// Label and annotations that certd keeps on its objects.
 const (
 	LabelManagedBy = "app.kubernetes.io/managed-by"
 	ManagedBy      = "certd"
@@ -36,6 +40,10 @@ const (
 	AnnotationEpoch  = "certd.io/epoch"
 	AnnotationKeep   = "helm.sh/resource-policy" // without it, an upgrade of a chart that once owned the object deletes it
 	Keep             = "keep"
+
+	// AnnotationInject lets cert-manager's cainjector take a caBundle from the
+	// Secret itself, where the chart was told so (injectCaFromSecret).
+	AnnotationInject = "cert-manager.io/allow-direct-injection"
 )
 
 // What a hostile or mistaken cluster may cost.
@@ -52,6 +60,9 @@ func IssuerKeys() []string { return []string{TLSCert, TLSKey, CACert, CrtPEM, Ke
 
 // BundleKeys are the data keys of the bundle that certd owns.
 func BundleKeys() []string { return []string{BundleKey} }
+
+// WebhookKeys are the data keys of a webhook's Secret that certd owns.
+func WebhookKeys() []string { return []string{TLSCert, TLSKey, CACert, ReloadKey} }
 
 // Keys are the data keys certd owns in an object.
 func Keys(object string) []string {
@@ -75,7 +86,7 @@ func Issuer(cred pki.Credential, b pki.Bundle) map[string][]byte {
 	}
 }
 
-// Wipe overwrites the private keys in an issuer's data.
+// Wipe overwrites the private keys in the data of an issuer or a webhook.
 func Wipe(data map[string][]byte) {
 	clear(data[TLSKey])
 	clear(data[KeyPEM])
@@ -99,18 +110,23 @@ func IssuerData(w rotation.IssuerWrite, current map[string][]byte) (map[string][
 // kept finds the pair in an issuer's data, the one that pki.ReadIssuer judged:
 // under the names of scheme kubernetes.io/tls, else of linkerd.io/tls.
 func kept(data map[string][]byte) (pki.Credential, error) {
-	if err := tooMuch(data); err != nil {
+	if len(data[TLSCert]) == 0 && len(data[TLSKey]) == 0 {
+		return keptPair(data, IssuerKeys(), CrtPEM, KeyPEM)
+	}
+	return keptPair(data, IssuerKeys(), TLSCert, TLSKey)
+}
+
+// keptPair reads certificate and key under the names given; keys are all that
+// certd owns in the object.
+func keptPair(data map[string][]byte, keys []string, crtName, keyName string) (pki.Credential, error) {
+	if err := tooMuch(data, keys); err != nil {
 		return pki.Credential{}, err
 	}
-	crt, key := data[TLSCert], data[TLSKey]
-	if len(crt) == 0 && len(key) == 0 {
-		crt, key = data[CrtPEM], data[KeyPEM]
-	}
-	chain, _ := pki.ReadCertificates(crt)
+	chain, _ := pki.ReadCertificates(data[crtName])
 	if len(chain) == 0 {
 		return pki.Credential{}, errors.New("it holds no certificate")
 	}
-	priv, err := pki.ParsePrivateKey(key)
+	priv, err := pki.ParsePrivateKey(data[keyName])
 	if err != nil {
 		return pki.Credential{}, err
 	}
@@ -122,9 +138,57 @@ func kept(data map[string][]byte) (pki.Credential, error) {
 	return cred, nil
 }
 
+// Webhook returns the data that a write asks for: the credential it brings or,
+// if it brings none, the one that is in the Secret, proved to be a pair. A
+// write without Reload leaves that key as it is. The caller wipes the result.
+func Webhook(w rotation.WebhookWrite, current map[string][]byte) (map[string][]byte, error) {
+	cred := w.Credential
+	if cred == nil {
+		have, err := keptPair(current, WebhookKeys(), TLSCert, TLSKey)
+		if err != nil {
+			return nil, fmt.Errorf("keep the certificate that is in %s: %w: %w", w.Spec.Secret, err, rotation.ErrChanged)
+		}
+		defer have.Wipe()
+		cred = &have
+	}
+	data := map[string][]byte{TLSCert: cred.ChainPEM(), TLSKey: cred.KeyPEM(), CACert: w.CAs.PEM()}
+	if w.Reload != "" {
+		data[ReloadKey] = []byte(w.Reload)
+	}
+	return data, nil
+}
+
+// ReadServing is pki.ReadServing with a bound on what it is given to parse.
+func ReadServing(data map[string][]byte) pki.ServingFacts {
+	if err := tooMuch(data, WebhookKeys()); err != nil {
+		return pki.ServingFacts{Problem: err.Error()}
+	}
+	return pki.ReadServing(data)
+}
+
+// CASet reads a caBundle; of more than certd is willing to look at, nothing.
+func CASet(text []byte) pki.CASet {
+	if blocks(text) > maxBlocks || len(text) > MaxSize {
+		return pki.CASet{}
+	}
+	return pki.ParseCASet(text)
+}
+
+// WebhookMarks are the marks a write leaves on a webhook's Secret.
+func WebhookMarks(w rotation.WebhookWrite) rotation.Marks {
+	return rotation.Marks{Fleet: w.Fleet, Serial: w.Serial, Epoch: w.Epoch, Keep: true, Label: true}
+}
+
+// CABundleMarks are the marks a write leaves on an object that holds a
+// caBundle. The object is its chart's: it does not outlive the webhook, and its
+// label stays whose it is.
+func CABundleMarks(w rotation.CABundleWrite) rotation.Marks {
+	return rotation.Marks{Fleet: w.Fleet, Epoch: w.Epoch}
+}
+
 // ReadIssuer is pki.ReadIssuer with a bound on what it is given to parse.
 func ReadIssuer(data map[string][]byte, id pki.Identity, now time.Time) pki.IssuerFacts {
-	if err := tooMuch(data); err != nil {
+	if err := tooMuch(data, IssuerKeys()); err != nil {
 		return pki.IssuerFacts{Problem: err.Error()}
 	}
 	return pki.ReadIssuer(data, id, now)
@@ -140,9 +204,9 @@ func Text(data map[string][]byte, key string) []byte {
 	return bytes.Clone(text)
 }
 
-func tooMuch(data map[string][]byte) error {
+func tooMuch(data map[string][]byte, keys []string) error {
 	size := 0
-	for _, key := range IssuerKeys() {
+	for _, key := range keys {
 		size += len(data[key])
 		if n := blocks(data[key]); n > maxBlocks {
 			return fmt.Errorf("%s holds %d PEM blocks, more than %d are not read", key, n, maxBlocks)

@@ -63,11 +63,15 @@ func (s *scripted) Verify(context.Context) (VerifyReport, error) {
 	return VerifyReport{Entries: 3, First: 1, Last: 3, Head: "77aa"}, s.err
 }
 
+func (s *scripted) Export(_ context.Context, cluster string) (ClusterExport, error) {
+	return ClusterExport{Kind: "ClusterExport", Cluster: cluster, WebhookCAPEM: "pem\n"}, s.err
+}
+
 func (s *scripted) Rotate(ctx context.Context, r RotateRequest) (RotateReply, error) {
 	if s.rotate != nil {
 		return s.rotate(ctx, r)
 	}
-	return RotateReply{Results: []RotateResult{{Cluster: r.Clusters[0], Detail: "by " + r.Actor}}}, s.err
+	return RotateReply{Results: []RotateResult{{Cluster: r.Clusters[0], Detail: string(r.Target) + " by " + r.Actor}}}, s.err
 }
 
 func (s *scripted) Init(_ context.Context, r InitRequest) (InitReply, error) {
@@ -141,6 +145,9 @@ func TestEveryQuestionTravelsAndItsAnswerComesBack(t *testing.T) {
 	if got, err := c.Verify(ctx); err != nil || got.Head != "77aa" {
 		t.Errorf("Verify: %+v %v", got, err)
 	}
+	if got, err := c.Export(ctx, "eu & us"); err != nil || got.Cluster != "eu & us" || got.WebhookCAPEM != "pem\n" {
+		t.Errorf("Export: %+v %v", got, err)
+	}
 	in := InitRequest{Actor: "somebody else", Operator: "Dana", Witnesses: []string{"Sam"}, Reason: "first", Token: "hvs.secret", DryRun: true}
 	if got, err := c.Init(ctx, in); err != nil || got.Operator != "Dana" {
 		t.Errorf("Init: %+v %v", got, err)
@@ -148,8 +155,8 @@ func TestEveryQuestionTravelsAndItsAnswerComesBack(t *testing.T) {
 	if s.init.Token != in.Token || s.init.Actor == in.Actor || !strings.HasSuffix(s.init.Actor, "@cli") {
 		t.Errorf("Init arrived with token kept: %v, actor %q; the actor is whom the kernel names", s.init.Token == in.Token, s.init.Actor)
 	}
-	reply, err := c.Rotate(ctx, RotateRequest{Clusters: []string{"eu"}, Actor: "root@evil"})
-	if err != nil || reply.Results[0].Detail != "by "+s.init.Actor {
+	reply, err := c.Rotate(ctx, RotateRequest{Target: rotation.TargetWebhookCA, Clusters: []string{"eu"}, Actor: "root@evil"})
+	if err != nil || reply.Results[0].Detail != "webhook-ca by "+s.init.Actor {
 		t.Errorf("Rotate: %+v %v", reply, err)
 	}
 	r.stop()

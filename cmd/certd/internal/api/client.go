@@ -30,7 +30,7 @@ const (
 )
 
 // A Client is the Service behind a socket. Questions (Status, Plan, History,
-// Verify) return ErrNoDaemon if the daemon does not begin to answer within
+// Verify, Export) return ErrNoDaemon if the daemon does not begin to answer within
 // 2 s, so that a caller can turn to the journal. Init, and Rotate with Wait,
 // last as long as ctx does.
 type Client struct {
@@ -91,7 +91,12 @@ func (c *Client) Verify(ctx context.Context) (doc VerifyReport, err error) {
 	return doc, c.ask(ctx, "/v1/verify", nil, &doc)
 }
 
-// Rotate asks the daemon to renew issuers.
+// Export asks the daemon what other tools need to know of a cluster.
+func (c *Client) Export(ctx context.Context, cluster string) (doc ClusterExport, err error) {
+	return doc, c.ask(ctx, "/v1/export", url.Values{"cluster": {cluster}}, &doc)
+}
+
+// Rotate asks the daemon for new certificates.
 func (c *Client) Rotate(ctx context.Context, r RotateRequest) (doc RotateReply, err error) {
 	if !r.Wait {
 		var cancel context.CancelFunc

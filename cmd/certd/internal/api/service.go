@@ -21,8 +21,11 @@ type Service interface {
 	History(ctx context.Context, q HistoryQuery) (rotation.HistoryList, error)
 	// Verify checks the journal's hash chain.
 	Verify(ctx context.Context) (VerifyReport, error)
-	// Rotate renews issuers now. Without Wait it returns once the request is
-	// accepted, with Wait when each is written or has failed.
+	// Export is what other tools need to know of a cluster.
+	Export(ctx context.Context, cluster string) (ClusterExport, error)
+	// Rotate renews issuers, webhooks' certificates or the CAs over them now.
+	// Without Wait it returns once the request is accepted, with Wait when each
+	// is done or has failed.
 	Rotate(ctx context.Context, r RotateRequest) (RotateReply, error)
 	// Init makes the trust anchor.
 	Init(ctx context.Context, r InitRequest) (InitReply, error)
@@ -46,13 +49,31 @@ type VerifyReport struct {
 	Problem string `json:"problem,omitempty"`
 }
 
-// RotateRequest asks for new issuers in the named clusters.
+// ClusterExport is what other tools need to know of a cluster. Nothing in it
+// is secret.
+type ClusterExport struct {
+	APIVersion  string `json:"apiVersion"`
+	Kind        string `json:"kind"` // ClusterExport
+	Cluster     string `json:"cluster"`
+	Directory   bool   `json:"directory"` // a folder of files, no Kubernetes cluster
+	Namespace   string `json:"namespace"` // of Linkerd's control plane
+	TrustDomain string `json:"trustDomain"`
+	Webhooks    bool   `json:"webhooks"` // certd looks after the cluster's webhooks
+	// BundlePEM is the trust bundle; absent before there is an anchor.
+	BundlePEM string `json:"bundlePEM,omitempty"`
+	// WebhookCAPEM is every webhook CA in use, the oldest first; absent before
+	// certd has made one.
+	WebhookCAPEM string `json:"webhookCAPEM,omitempty"`
+}
+
+// RotateRequest asks for new certificates in the named clusters.
 type RotateRequest struct {
-	Clusters []string `json:"clusters"`
-	Reason   string   `json:"reason"`
-	Actor    string   `json:"actor"` // set by the server from the peer's credentials
-	Wait     bool     `json:"wait"`
-	DryRun   bool     `json:"dryRun"`
+	Target   rotation.Target `json:"target"` // "" is issuer: a client that knows no other does not say
+	Clusters []string        `json:"clusters"`
+	Reason   string          `json:"reason"`
+	Actor    string          `json:"actor"` // set by the server from the peer's credentials
+	Wait     bool            `json:"wait"`
+	DryRun   bool            `json:"dryRun"`
 }
 
 // RotateReply says, per cluster, what came of it.
@@ -63,9 +84,40 @@ type RotateReply struct {
 // RotateResult is one cluster's part of a RotateReply.
 type RotateResult struct {
 	Cluster string          `json:"cluster"`
-	Result  rotation.Result `json:"result"` // "" when accepted and not waited for
-	Serial  string          `json:"serial,omitempty"`
+	Result  rotation.Result `json:"result"`           // "" when accepted and not waited for
+	Serial  string          `json:"serial,omitempty"` // of each new certificate, with ", " between them
 	Detail  string          `json:"detail,omitempty"`
+}
+
+// Webhook is what one look at a cluster told of a webhook: an item of the List
+// that `certd inspect` explains. Nothing in it is secret.
+type Webhook struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"` // Webhook
+	Name       string `json:"name"`
+	Secret     string `json:"secret"`            // namespace/name
+	DNSName    string `json:"dnsName"`           // the API server verifies what is served under it; "" if it is not known
+	Problem    string `json:"problem,omitempty"` // why nobody could serve with what is in the Secret
+	Chain      string `json:"chain"`             // tls.crt, as PEM
+	CAs        string `json:"cas"`               // ca.crt, as PEM
+
+	Objects  []WebhookObject       `json:"objects"`
+	Replicas []WebhookReplica      `json:"replicas,omitzero"` // absent where the pods were not asked
+	Check    *rotation.CheckStatus `json:"check,omitempty"`
+}
+
+// WebhookObject is an object that holds a caBundle.
+type WebhookObject struct {
+	Object   string `json:"object"` // KIND/NAME
+	CABundle string `json:"caBundle"`
+	Ignored  bool   `json:"ignored"` // failurePolicy is Ignore
+}
+
+// WebhookReplica is a pod behind a webhook's Service.
+type WebhookReplica struct {
+	Pod      string `json:"pod"`
+	Chain    string `json:"chain"`    // as PEM; "" if it could not be seen
+	Evidence string `json:"evidence"` // how it was seen, or why it was not
 }
 
 // InitRequest asks for the trust anchor. Token, if any, creates the key and

@@ -29,7 +29,8 @@ func TestExampleLoads(t *testing.T) {
 		}
 	}
 	c := loaded(t, write(t, map[string]string{"certd.yaml": text}))
-	if len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0].Message, "60 days") {
+	if len(c.Warnings) != 2 || !strings.Contains(c.Warnings[0].Message, "issuers are renewed with 84h left: `linkerd check` warns below 60 days") ||
+		!strings.Contains(c.Warnings[1].Message, "webhooks' certificates are renewed with 15d left") {
 		t.Errorf("warnings: %s", c.Warnings)
 	}
 	if len(c.Clusters) != 3 || c.Clusters[0].Policy.Issuer.Lifetime != 90*day {
@@ -44,6 +45,7 @@ func TestExampleShowsOnlyWhatWorks(t *testing.T) {
 		{"# token:", "      appRole:"}, {"# tokenFile:", "      appRole:"}, {"# kubernetes:", "      appRole:"},
 		{"# cert:", "      appRole:"}, {"# jwt:", "      appRole:"},
 		{"# pki:", "    transit:"},
+		{"# extra:", ""},
 	} {
 		var lines []string
 		for line := range strings.Lines(string(Example())) {
@@ -84,7 +86,7 @@ func TestExampleShowsTheDefaults(t *testing.T) {
 	walk = func(n *node, fields []field) {
 		for _, f := range fields {
 			switch sub := n.sub(f.name); {
-			case f.later || f.kind == kindObject && sub == nil:
+			case f.later || (f.kind == kindObject || f.kind == kindList) && sub == nil:
 			case f.kind == kindObject:
 				walk(sub, f.fields)
 			case sub.text != f.builtin:
@@ -151,7 +153,8 @@ func accepts(schema map[string]any, value any) bool {
 		return ok && (schema["const"] == nil || schema["const"] == b)
 	case "array":
 		list, ok := value.([]any)
-		return ok && !slices.ContainsFunc(list, func(item any) bool { return !accepts(schema["items"].(map[string]any), item) })
+		least, _ := schema["minItems"].(float64)
+		return ok && float64(len(list)) >= least && !slices.ContainsFunc(list, func(item any) bool { return !accepts(schema["items"].(map[string]any), item) })
 	case nil:
 		return schema["const"] == nil || schema["const"] == value
 	}
@@ -207,7 +210,7 @@ func plain(n *node) any {
 	switch n.kind {
 	case kindBool:
 		return n.flag
-	case kindList:
+	case kindList, kindDomains:
 		list := []any{}
 		for _, item := range n.items {
 			list = append(list, plain(item))
@@ -236,7 +239,8 @@ func TestSchemaAgreesWithTheDecoder(t *testing.T) {
 		}
 		return plain(n)
 	}
-	for _, text := range []string{string(Example()), string(Dev()), minimal} {
+	withExtra := strings.Replace(string(Example()), "# extra:", "extra:", 1)
+	for _, text := range []string{string(Example()), string(Dev()), minimal, withExtra} {
 		if !accepts(schema, decode(text)) {
 			t.Errorf("the schema refuses\n%s", text)
 		}
@@ -248,6 +252,10 @@ func TestSchemaAgreesWithTheDecoder(t *testing.T) {
 		"no name":                 func(m map[string]any) { delete(m, "name") },
 		"a name in capitals":      func(m map[string]any) { m["name"] = "ACME" },
 		"half an hour in words":   func(m map[string]any) { m["trust"] = map[string]any{"lifetime": "half an hour"} },
+		"a webhook without a name to serve under": func(m map[string]any) {
+			m["defaults"] = decode(withExtra).(map[string]any)["defaults"]
+			m["defaults"].(map[string]any)["webhooks"].(map[string]any)["extra"].([]any)[0].(map[string]any)["dnsNames"] = []any{}
+		},
 		"two targets": func(m map[string]any) {
 			m["clusters"].([]any)[0].(map[string]any)["inCluster"] = true
 		},

@@ -21,8 +21,13 @@ const anchorBackdate = time.Hour
 func (b *builder) clusters() {
 	nodes := b.clusterNodes()
 	groups := b.groups()
+	b.extras(b.doc.sub("defaults"))
+	for _, group := range groups {
+		b.extras(group.node)
+	}
 	names, targets := map[string]Position{}, map[string]Position{}
 	for _, n := range nodes {
+		b.extras(n)
 		cluster := b.cluster(n, groups)
 		name := cluster.Policy.Cluster
 		if before, twice := names[name]; twice && name != "" {
@@ -142,8 +147,8 @@ func (b *builder) cluster(n *node, groups []group) Cluster {
 	if defaults := b.doc.sub("defaults"); defaults != nil {
 		sources = append(sources, layer{"", defaults})
 	}
-	b.policy(&cluster.Policy, sources)
 	cluster.Policy.Directory = cluster.Directory != ""
+	b.policy(&cluster.Policy, sources)
 	b.prove(&cluster.Policy, sources)
 	return cluster
 }
@@ -194,20 +199,109 @@ func (b *builder) policy(p *rotation.Policy, l layers) {
 		EveryFiring: get("issuer", "rotate").text == "every-firing",
 	}
 	p.Issuer.Schedule, _ = rotation.ParseSchedule(get("issuer", "schedule").text, zone)
+	b.webhooks(p, l, get, zone)
+}
+
+func (b *builder) webhooks(p *rotation.Policy, l layers, get func(...string) *node, zone *time.Location) {
+	length := func(name string) time.Duration { return get("webhooks", name).duration }
+	w := &p.Webhooks
+	w.Leaf = rotation.RenewalPolicy{Lifetime: length("lifetime"), RenewBefore: length("renewBefore"), Backdate: length("backdate"), Spread: length("spread")}
+	w.Leaf.Schedule, _ = rotation.ParseSchedule(get("webhooks", "schedule").text, zone)
+	w.CA = w.Leaf
+	w.CA.Lifetime, w.CA.RenewBefore, w.CA.Backdate = length("caLifetime"), length("caRenewBefore"), anchorBackdate
+	w.Settle, w.Projection, w.ProbeEvery = length("settle"), length("projection"), length("probeEvery")
+	w.ProbeNamespace = get("webhooks", "probeNamespace").text
+
+	manage := get("webhooks", "manage").text
+	extra, layer := l.find("webhooks", "extra")
+	if extra != nil {
+		var names []string
+		for _, n := range extra.items {
+			names = append(names, n.textOf("name"))
+		}
+		b.show(l.prefix()+".webhooks.extra", strings.Join(names, ", "), extra, layer)
+	}
+	// Nothing runs in a folder that the API server could call.
+	if manage == "none" || p.Directory {
+		return
+	}
+	w.Specs = rotation.LinkerdWebhooks()
+	if extra == nil {
+		return
+	}
+	for _, n := range extra.items {
+		w.Specs = append(w.Specs, extraSpec(n))
+	}
+}
+
+// extraSpec reads one webhook of the user's own. What is missing or wrong has
+// been reported.
+func extraSpec(n *node) rotation.WebhookSpec {
+	spec := rotation.WebhookSpec{Name: n.textOf("name"), Namespace: n.textOf("secret", "namespace"), Secret: n.textOf("secret", "name"), Own: true}
+	if names := n.sub("dnsNames"); names != nil {
+		for _, name := range names.items {
+			spec.DNSNames = append(spec.DNSNames, name.text)
+		}
+	}
+	if objects := n.sub("objects"); objects != nil {
+		for _, object := range objects.items {
+			spec.Objects = append(spec.Objects, rotation.ObjectRef{Kind: object.textOf("kind"), Name: object.textOf("name")})
+		}
+	}
+	return spec
+}
+
+// extras reports what is wrong with a list of webhooks as a whole: with two
+// entries for one name, Secret or object, each would write over the other.
+func (b *builder) extras(layer *node) {
+	list := layer.sub("webhooks", "extra")
+	if list == nil {
+		return
+	}
+	linkerd := map[string]string{}
+	for _, spec := range rotation.LinkerdWebhooks() {
+		linkerd["name "+spec.Name], linkerd["secret "+spec.Secret] = spec.Name, spec.Name
+		for _, object := range spec.Objects {
+			linkerd[object.String()] = spec.Name
+		}
+	}
+	seen := map[string]Position{}
+	once := func(n *node, what, key, linkerds string) {
+		if n == nil || b.reported(n.path) {
+			return
+		}
+		if owner := linkerd[linkerds]; owner != "" {
+			b.problems.add(n.at, n.path, "%s is that of Linkerd's %s, which certd looks after by itself", what, owner)
+		} else if before, twice := seen[key]; twice {
+			b.problems.add(n.at, n.path, "%s is named a second time, first at %s", what, before)
+		}
+		seen[key] = n.at
+	}
+	for _, n := range list.items {
+		spec := extraSpec(n)
+		once(n.sub("name"), fmt.Sprintf("name %q", spec.Name), "name "+spec.Name, "name "+spec.Name)
+		once(n.sub("secret"), "Secret "+spec.Namespace+"/"+spec.Secret, "secret "+spec.Namespace+"/"+spec.Secret, "secret "+spec.Secret)
+		if objects := n.sub("objects"); objects != nil {
+			for i, object := range objects.items {
+				once(object, spec.Objects[i].String(), spec.Objects[i].String(), spec.Objects[i].String())
+			}
+		}
+	}
 }
 
 // proof is the outcome of CheckLifetimes for all clusters with one policy.
 type proof []rotation.LifetimeProblem
 
-// prove reports lifetimes that could let an issuer lapse, at the value that
+// prove reports lifetimes that could let a certificate lapse, at the value that
 // causes it: the field itself, or else what else the file says of it.
 func (b *builder) prove(p *rotation.Policy, l layers) {
-	if b.reported("issuer", "linkerd", "repair", "timeZone") && !b.proving {
+	if b.reported("issuer", "webhooks", "linkerd", "repair", "timeZone") && !b.proving {
 		return
 	}
 	b.proving = true
 	key := fmt.Sprint(p.LeafLifetime, p.ClockSkew, p.Repair, p.Issuer.Lifetime, p.Issuer.RenewBefore, p.Issuer.Backdate,
-		p.Issuer.Spread, p.Issuer.Schedule, p.Issuer.Schedule.Zone())
+		p.Issuer.Spread, p.Issuer.Schedule, p.Issuer.Schedule.Zone(),
+		len(p.Webhooks.Specs) > 0, p.Webhooks.Leaf, p.Webhooks.CA.Lifetime, p.Webhooks.CA.RenewBefore, p.Webhooks.Projection)
 	found, known := b.proofs[key]
 	if !known {
 		found = p.CheckLifetimes(b.options.Now)
@@ -233,12 +327,18 @@ func (b *builder) prove(p *rotation.Policy, l layers) {
 // enter into it the one said closest to the cluster, the field itself first.
 // It is nil where the file says nothing of them.
 func (l layers) culprit(problem string) *node {
-	related := []string{"issuer.lifetime", "issuer.schedule", "issuer.renewBefore", "issuer.backdate", "issuer.spread"}
-	if problem == "issuer.renewBefore" {
-		related = []string{"issuer.renewBefore", "linkerd.leafLifetime", "repair", "linkerd.clockSkew"}
+	related := map[string][]string{
+		"issuer.renewBefore":     {"issuer.renewBefore", "linkerd.leafLifetime", "repair", "linkerd.clockSkew"},
+		"issuer.lifetime":        {"issuer.lifetime", "issuer.schedule", "issuer.renewBefore", "issuer.backdate", "issuer.spread"},
+		"issuer.schedule":        {"issuer.schedule", "timeZone"},
+		"webhooks.renewBefore":   {"webhooks.renewBefore", "repair", "webhooks.projection"},
+		"webhooks.lifetime":      {"webhooks.lifetime", "webhooks.schedule", "webhooks.renewBefore", "webhooks.backdate", "webhooks.spread"},
+		"webhooks.schedule":      {"webhooks.schedule", "timeZone"},
+		"webhooks.caRenewBefore": {"webhooks.caRenewBefore", "webhooks.lifetime"},
+		"webhooks.caLifetime":    {"webhooks.caLifetime", "webhooks.schedule", "webhooks.caRenewBefore", "webhooks.lifetime", "webhooks.spread"},
 	}
 	for _, layer := range l {
-		for _, path := range related {
+		for _, path := range related[problem] {
 			if n := layer.node.sub(strings.Split(path, ".")...); n != nil {
 				return n
 			}

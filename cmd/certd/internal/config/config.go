@@ -52,8 +52,9 @@ type Vault struct {
 	Namespace string     // "" for none
 	CAFile    string     // "" for the system's
 	Auth      *VaultAuth // nil: with $VAULT_TOKEN
-	Transit   *Transit   // exactly one of Transit and PKI
+	Transit   *Transit   // the anchors' keys; exactly one of Transit and PKI
 	PKI       *PKI
+	Webhooks  Transit // the webhook CAs' keys, whatever the anchors' are in
 }
 
 // VaultAuth has exactly one of its fields set.
@@ -84,8 +85,8 @@ type JWTAuth struct {
 	Token       Secret
 }
 
-// Transit is where the Transit engine has certd's keys.
-type Transit struct{ Mount, WebhookMount, KeyPrefix string }
+// Transit is a Transit engine with keys of certd's, and how their names begin.
+type Transit struct{ Mount, KeyPrefix string }
 
 // PKI is the root that Vault's PKI engine signs with.
 type PKI struct{ Mount, Issuer string }
@@ -125,8 +126,8 @@ type Value struct {
 // Fleet returns what the rotation works by.
 func (c *Config) Fleet() rotation.FleetPolicy {
 	fleet := rotation.FleetPolicy{Fleet: c.Name, KeyPrefix: c.Name, Trust: c.Trust}
-	if c.Keys.Vault != nil && c.Keys.Vault.Transit != nil {
-		fleet.KeyPrefix = c.Keys.Vault.Transit.KeyPrefix
+	if c.Keys.Vault != nil {
+		fleet.KeyPrefix = c.Keys.Vault.Webhooks.KeyPrefix // the anchors' too
 	}
 	for _, cluster := range c.Clusters {
 		fleet.Clusters = append(fleet.Clusters, cluster.Policy)
@@ -294,25 +295,32 @@ func (b *builder) keys(fleet layers) {
 	if b.doc.sub("keys", "vault", "auth") != nil {
 		vault.Auth = b.auth(fleet)
 	}
+	b.engines(fleet, vault)
+}
+
+// engines says which of Vault's engines signs what.
+func (b *builder) engines(fleet layers, vault *Vault) {
+	prefix := b.text(fleet, "keys", "vault", "transit", "keyPrefix")
+	if prefix == "" {
+		prefix = b.config.Name
+		b.show("keys.vault.transit.keyPrefix", prefix, &node{}, "")
+	}
+	vault.Webhooks = Transit{b.text(fleet, "keys", "vault", "transit", "webhookMount"), prefix}
+	anchors, whose := "", "the anchors' mount"
 	if b.doc.sub("keys", "vault", "pki") != nil {
 		vault.PKI = &PKI{b.text(fleet, "keys", "vault", "pki", "mount"), b.text(fleet, "keys", "vault", "pki", "issuer")}
-		if transit := b.doc.sub("keys", "vault", "transit"); transit != nil {
-			b.problems.add(transit.at, transit.path, "keys.vault has either transit or pki, not both")
+		anchors, whose = vault.PKI.Mount, "the mount of the PKI engine"
+		if mount := b.doc.sub("keys", "vault", "transit", "mount"); mount != nil {
+			b.problems.add(mount.at, mount.path, "is for the anchors' keys, and with keys.vault.pki the PKI engine has those: "+
+				"leave one of the two out; webhookMount and keyPrefix may stay")
 		}
-		return
+	} else {
+		vault.Transit = &Transit{b.text(fleet, "keys", "vault", "transit", "mount"), prefix}
+		anchors = vault.Transit.Mount
 	}
-	vault.Transit = &Transit{
-		Mount:        b.text(fleet, "keys", "vault", "transit", "mount"),
-		WebhookMount: b.text(fleet, "keys", "vault", "transit", "webhookMount"),
-		KeyPrefix:    b.text(fleet, "keys", "vault", "transit", "keyPrefix"),
-	}
-	if vault.Transit.KeyPrefix == "" {
-		vault.Transit.KeyPrefix = b.config.Name
-		b.show("keys.vault.transit.keyPrefix", b.config.Name, &node{}, "")
-	}
-	if vault.Transit.Mount == vault.Transit.WebhookMount {
+	if anchors == vault.Webhooks.Mount {
 		b.problems.add(fleet.at("keys", "vault", "transit"), "keys.vault.transit.webhookMount",
-			"is the anchors' mount too; they need different policies, so they need different mounts")
+			"is %s too; they need different policies, so they need different mounts", whose)
 	}
 }
 

@@ -22,7 +22,7 @@ keys:                             # exactly one of vault, file, kms
       # cert: {certFile: /etc/certd/tls.crt, keyFile: /etc/certd/tls.key, role: certd, mount: cert}
       # jwt: {role: certd, tokenFrom: {file: /run/spire/jwt}, mount: jwt}
     transit: {mount: certd-transit, webhookMount: certd-transit-webhooks, keyPrefix: acme-mesh}   # keys: acme-mesh-anchor-1, …
-    # pki: {mount: pki-root, issuer: default}         # instead of transit: sign with an existing root of the PKI engine
+    # pki: {mount: pki-root, issuer: default}         # instead of transit's mount: issuers from an existing root of the PKI engine
   # file: {dir: /var/lib/certd/keys, passphraseFrom: {file: /etc/certd/passphrase}}
   # kms: {uri: "pkcs11:module-path=/usr/lib/softhsm/libsofthsm2.so;token=certd?pin-source=/etc/certd/pin"}
 
@@ -46,11 +46,26 @@ defaults:                         # what holds in every cluster; groups override
     rotate: when-due              # or every-firing
     backdate: 10m                 # how far notBefore lies in the past
     spread: 30m                   # firings are delayed by up to this, each cluster by its own; 0s for none
+  webhooks:                       # of Linkerd, viz (tap included) and jaeger
+    manage: auto                  # look after those that are found; none: leave them alone
+    lifetime: 30d
+    renewBefore: 15d
+    schedule: "30 3 * * *"
+    caLifetime: 2y                # of the CA over them, one in each cluster
+    caRenewBefore: 180d
+    backdate: 10m
+    spread: 30m
+    settle: 30s                   # from a change of a caBundle until every API server goes by it
+    projection: 3m                # from a change of a Secret until every kubelet shows it to its pods
+    probeEvery: 5m                # how often it is looked what is really served
+    probeNamespace: certd         # where the dry runs for that are made
+    # extra: [{name: quota, secret: {namespace: quota, name: quota-tls}, dnsNames: [quota.quota.svc], objects: [{kind: ValidatingWebhookConfiguration, name: quota}]}]
 
 groups:                           # by label, as in kubectl -l; the later group wins
-  quiet:
+  quiet:                          # no 60-day warnings in linkerd check
     select: "tier=prod"
-    issuer: {lifetime: 90d, renewBefore: 61d}         # no 60-day warnings in linkerd check
+    issuer: {lifetime: 90d, renewBefore: 61d}
+    webhooks: {lifetime: 90d, renewBefore: 61d}
 
 clusters:
   - name: prod-eu-1

@@ -65,19 +65,35 @@ func clockChanges(zone *time.Location, from, to time.Time) []ClockChange {
 
 // warn collects what is allowed and may surprise.
 func (b *builder) warn() {
+	for _, kind := range []struct {
+		name, what string
+		renewal    func(rotation.Policy) (is rotation.RenewalPolicy, there bool)
+	}{
+		{"issuer", "issuers", func(p rotation.Policy) (rotation.RenewalPolicy, bool) { return p.Issuer, !p.Directory }},
+		{"webhooks", "webhooks' certificates", func(p rotation.Policy) (rotation.RenewalPolicy, bool) {
+			return p.Webhooks.Leaf, len(p.Webhooks.Specs) > 0
+		}},
+	} {
+		b.warnOfShort(kind.name, kind.what, kind.renewal)
+	}
+}
+
+// warnOfShort tells where `linkerd check` will warn of certificates of one
+// kind. What is left when certd renews is less than what the lifetime says, and
+// `linkerd check` looks at what is left.
+func (b *builder) warnOfShort(name, what string, renewal func(rotation.Policy) (rotation.RenewalPolicy, bool)) {
 	const linkerdWarns = 60 * day
-	for i, cluster := range b.config.Clusters {
-		// What is left when certd renews is less than what the lifetime says,
-		// and `linkerd check` looks at what is left.
-		if left := cluster.Policy.Issuer.RenewBefore; left < linkerdWarns && !cluster.Policy.Directory {
-			short := "renewed with %s left: `linkerd check` warns below 60 days; " +
-				"lifetime 90d and renewBefore 61d keep it quiet"
-			at, path := b.config.Clusters[i].At, "clusters"
-			if n := b.doc.sub("defaults", "issuer", "renewBefore"); n != nil {
-				at, path = n.at, n.path
-			}
-			b.config.Warnings.add(at, path, short, rotation.FormatDuration(left))
-			break // once is enough
+	for _, cluster := range b.config.Clusters {
+		is, there := renewal(cluster.Policy)
+		if !there || is.RenewBefore >= linkerdWarns {
+			continue
 		}
+		at, path := cluster.At, "clusters"
+		if n := b.doc.sub("defaults", name, "renewBefore"); n != nil {
+			at, path = n.at, n.path
+		}
+		b.config.Warnings.add(at, path, "%s are renewed with %s left: `linkerd check` warns below 60 days; "+
+			"%s: {lifetime: 90d, renewBefore: 61d} keeps it quiet", what, rotation.FormatDuration(is.RenewBefore), name)
+		return // once is enough
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 	_ "time/tzdata" // the zones below are there on every machine
 
+	"github.com/google/go-cmp/cmp"
+
 	"certd.internal/rotation"
 )
 
@@ -64,11 +66,11 @@ func TestDefaultsHoldWhenLeftOut(t *testing.T) {
 	c := loaded(t, path)
 	fleet := c.Fleet()
 	p := fleet.Clusters[0]
-	got := fmt.Sprintln(fleet.Fleet, fleet.KeyPrefix, c.StateDir, c.Server.Socket, c.LogLevel, *c.Keys.Vault.Transit, c.Keys.Vault.Auth == nil,
+	got := fmt.Sprintln(fleet.Fleet, fleet.KeyPrefix, c.StateDir, c.Server.Socket, c.LogLevel, *c.Keys.Vault.Transit, c.Keys.Vault.Webhooks, c.Keys.Vault.Auth == nil,
 		fleet.Trust, p.Cluster, p.Namespace, p.CreateNamespace, p.TrustDomain, p.LeafLifetime, p.ClockSkew, p.Repair, p.Directory,
 		p.Issuer.Lifetime, p.Issuer.RenewBefore, p.Issuer.Schedule, p.Issuer.Schedule.Zone(), p.Issuer.EveryFiring, p.Issuer.Backdate, p.Issuer.Spread)
 	want := fmt.Sprintln("acme-mesh", "acme-mesh", "/var/lib/certd", "/run/certd/certd.sock", "INFO",
-		Transit{"certd-transit", "certd-transit-webhooks", "acme-mesh"}, true,
+		Transit{"certd-transit", "acme-mesh"}, Transit{"certd-transit-webhooks", "acme-mesh"}, true,
 		rotation.TrustPolicy{Lifetime: 3650 * day, Backdate: time.Hour, RenewBefore: 730 * day},
 		"east", "linkerd", false, "cluster.local", 24*time.Hour, 20*time.Second, 12*time.Hour, true,
 		7*day, 84*time.Hour, "0 3 * * *", "UTC", false, 10*time.Minute, 30*time.Minute)
@@ -112,6 +114,75 @@ groups:
 	} {
 		if origins[path] != want {
 			t.Errorf("%s: %q, want %q", path, origins[path], want)
+		}
+	}
+}
+
+func TestWebhooks(t *testing.T) {
+	quota := "{name: quota, secret: {namespace: q, name: quota-tls}, dnsNames: [quota.q.svc, quota.q.svc.cluster.local], " +
+		"objects: [{kind: ValidatingWebhookConfiguration, name: quota}, {kind: APIService, name: v1.quota.example}]}"
+	path := write(t, map[string]string{"certd.yaml": minimal + `  - {name: west, labels: {tier: prod}, inCluster: true, timeZone: Europe/Berlin, webhooks: {settle: 1m}}
+  - {name: own, labels: {tier: prod}, kubeconfig: {file: a}, webhooks: {extra: [` + strings.Replace(quota, "quota", "other", 1) + `]}}
+  - {name: bare, labels: {tier: prod}, kubeconfig: {file: b}, webhooks: {extra: []}}
+  - {name: off, labels: {tier: prod}, kubeconfig: {file: c}, webhooks: {manage: none}}
+defaults: {webhooks: {spread: 1m, backdate: 5m}}
+groups:
+  prod: {select: "tier=prod", webhooks: {lifetime: 90d, renewBefore: 61d, projection: 2m, extra: [` + quota + `]}}
+`})
+	c := loaded(t, path)
+	specs := func(cluster int) string {
+		var names []string
+		for _, spec := range c.Clusters[cluster].Policy.Webhooks.Specs {
+			names = append(names, spec.Name)
+		}
+		return strings.Join(names, " ")
+	}
+	const linkerds = "proxy-injector sp-validator policy-validator tap tap-injector jaeger-injector"
+	for i, want := range []string{"", linkerds + " quota", linkerds + " other", linkerds, ""} {
+		if got := specs(i); got != want {
+			t.Errorf("%s: %q, want %q", c.Clusters[i].Policy.Cluster, got, want)
+		}
+	}
+	w := c.Clusters[1].Policy.Webhooks
+	want := rotation.WebhookSpec{Name: "quota", Namespace: "q", Secret: "quota-tls", DNSNames: []string{"quota.q.svc", "quota.q.svc.cluster.local"},
+		Objects: []rotation.ObjectRef{{Kind: "ValidatingWebhookConfiguration", Name: "quota"}, {Kind: "APIService", Name: "v1.quota.example"}}, Own: true}
+	if diff := cmp.Diff(want, w.Specs[6]); diff != "" {
+		t.Error(diff)
+	}
+	got := fmt.Sprintln(w.Leaf.Lifetime, w.Leaf.RenewBefore, w.Leaf.Backdate, w.Leaf.Spread, w.Leaf.Schedule, w.Leaf.Schedule.Zone(),
+		w.CA.Lifetime, w.CA.RenewBefore, w.CA.Backdate, w.CA.Spread, w.CA.Schedule, w.CA.Schedule.Zone(), w.Settle, w.Projection)
+	if want := fmt.Sprintln(90*day, 61*day, 5*time.Minute, time.Minute, "30 3 * * *", "Europe/Berlin",
+		730*day, 180*day, time.Hour, time.Minute, "30 3 * * *", "Europe/Berlin", time.Minute, 2*time.Minute); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	for _, v := range c.Values {
+		if v.Path == "clusters[west].webhooks.extra" && (v.Value != "quota" || !strings.HasPrefix(v.Origin, "group prod (")) {
+			t.Errorf("shown as %+v", v)
+		}
+	}
+}
+
+func TestWebhookKeysStayInTransit(t *testing.T) {
+	for _, row := range []struct{ vault, anchors, webhooks string }{
+		{"", "certd-transit/acme-mesh", "certd-transit-webhooks/acme-mesh"},
+		{"transit: {mount: a, webhookMount: w, keyPrefix: p}", "a/p", "w/p"},
+		{"pki: {mount: root}", "root default", "certd-transit-webhooks/acme-mesh"},
+		{"pki: {mount: root}, transit: {webhookMount: w, keyPrefix: p}", "root default", "w/p"},
+	} {
+		path := write(t, map[string]string{"certd.yaml": strings.Replace(minimal, "vault: {", "vault: {"+row.vault+", ", 1)})
+		if row.vault == "" {
+			path = write(t, map[string]string{"certd.yaml": minimal})
+		}
+		c := loaded(t, path)
+		v, anchors := c.Keys.Vault, ""
+		if v.Transit != nil {
+			anchors = v.Transit.Mount + "/" + v.Transit.KeyPrefix
+		}
+		if v.PKI != nil {
+			anchors += v.PKI.Mount + " " + v.PKI.Issuer
+		}
+		if webhooks := v.Webhooks.Mount + "/" + v.Webhooks.KeyPrefix; anchors != row.anchors || webhooks != row.webhooks || c.Fleet().KeyPrefix != v.Webhooks.KeyPrefix {
+			t.Errorf("%q: %s and %s, want %s and %s", row.vault, anchors, webhooks, row.anchors, row.webhooks)
 		}
 	}
 }
@@ -222,12 +293,18 @@ func TestSecretsAreReadFromWhereTheyAre(t *testing.T) {
 func TestShortIssuersAreWarnedOf(t *testing.T) {
 	inCluster := strings.Replace(minimal, "directory: east", "inCluster: true", 1)
 	c := loaded(t, write(t, map[string]string{"certd.yaml": inCluster}))
-	if len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0].Message, "warns below 60 days") {
+	if len(c.Warnings) != 2 || !strings.Contains(c.Warnings[0].Message, "warns below 60 days") {
 		t.Errorf("seven days: %s", c.Warnings)
 	}
-	c = loaded(t, write(t, map[string]string{"certd.yaml": inCluster + "defaults: {issuer: {lifetime: 90d, renewBefore: 61d}}\n"}))
-	if len(c.Warnings) != 0 {
-		t.Errorf("ninety days: %s", c.Warnings)
+	for _, quiet := range []string{"webhooks: {lifetime: 90d, renewBefore: 61d}", "webhooks: {manage: none}"} {
+		c = loaded(t, write(t, map[string]string{"certd.yaml": inCluster + "defaults: {issuer: {lifetime: 90d, renewBefore: 61d}, " + quiet + "}\n"}))
+		if len(c.Warnings) != 0 {
+			t.Errorf("%s: %s", quiet, c.Warnings)
+		}
+	}
+	c = loaded(t, write(t, map[string]string{"certd.yaml": inCluster + "defaults: {issuer: {lifetime: 90d, renewBefore: 61d}, webhooks: {renewBefore: 14d}}\n"}))
+	if len(c.Warnings) != 1 || c.Warnings[0].Path != "defaults.webhooks.renewBefore" {
+		t.Errorf("webhooks alone: %s", c.Warnings)
 	}
 }
 

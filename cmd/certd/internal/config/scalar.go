@@ -28,6 +28,9 @@ func (n *node) check() string {
 				return fmt.Sprintf("%.80q is not a domain name of a-z, 0-9, - and dots", n.text)
 			}
 		}
+		if len(n.text) > 253 {
+			return fmt.Sprintf("%.80q… is longer than 253 bytes, the most that a domain name has", n.text)
+		}
 	case kindPath:
 		if n.text == "" {
 			return "is empty"

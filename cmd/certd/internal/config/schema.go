@@ -40,6 +40,8 @@ func (f field) schema() map[string]any {
 		items := map[string]any{}
 		objectSchema(items, f.fields, f.oneOf)
 		s["type"], s["items"] = "array", items
+	case kindDomains:
+		s["type"], s["items"] = "array", field{kind: kindDomain}.schema()
 	case kindMap:
 		items := map[string]any{}
 		objectSchema(items, f.fields, f.oneOf)
@@ -60,8 +62,12 @@ func (f field) schema() map[string]any {
 		s["pattern"] = "^https?://"
 	case kindWord:
 		s["enum"] = f.words
-	case kindID, kindPath, kindMount, kindZone, kindSchedule, kindSelector:
+	case kindID, kindPath, kindMount, kindZone, kindSchedule, kindSelector, kindDomain:
 		s["minLength"] = 1
+	case kindList, kindDomains:
+		if f.filled {
+			s["minItems"] = 1
+		}
 	}
 	switch {
 	case f.builtin == "":

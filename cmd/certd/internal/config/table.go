@@ -2,6 +2,8 @@ package config
 
 import (
 	"time"
+
+	"certd.internal/rotation"
 )
 
 // A field is one entry of the table that the decoder, the schema, the example
@@ -17,6 +19,7 @@ type field struct {
 	min, max time.Duration // for kindDuration; max 0 is 100 years
 	required bool
 	later    bool // refused until its feature is built
+	filled   bool // for kindList and kindDomains: not empty
 }
 
 type kind int
@@ -37,6 +40,7 @@ const (
 	kindSelector // as in kubectl -l
 	kindLabels   // string to string, as in Kubernetes
 	kindSecret   // {file:}, {env:} or {credential:}
+	kindDomains  // a list of kindDomain
 	kindObject
 	kindList // of objects
 	kindMap  // of objects
@@ -112,11 +116,11 @@ func keyFields() []field {
 					}},
 				}},
 			{name: "transit", kind: kindObject, doc: "Sign with keys of the Transit engine (the default).", fields: []field{
-				{name: "mount", kind: kindMount, builtin: "certd-transit", doc: "Mount of the anchors' keys, certd's own."},
-				{name: "webhookMount", kind: kindMount, builtin: "certd-transit-webhooks", doc: "Mount of the webhook CAs' keys."},
-				{name: "keyPrefix", kind: kindName, doc: "Keys are called PREFIX-anchor-1 and so on; the fleet's name if left out."},
+				{name: "mount", kind: kindMount, builtin: "certd-transit", doc: "Mount of the anchors' keys, certd's own; not beside pki."},
+				{name: "webhookMount", kind: kindMount, builtin: "certd-transit-webhooks", doc: "Mount of the webhook CAs' keys, beside pki too."},
+				{name: "keyPrefix", kind: kindName, doc: "Keys are called PREFIX-anchor-1, PREFIX-webhook-CLUSTER-1 and so on; the fleet's name if left out."},
 			}},
-			{name: "pki", kind: kindObject, doc: "Sign with an existing root of Vault's PKI engine instead.", fields: []field{
+			{name: "pki", kind: kindObject, doc: "Sign issuers with an existing root of Vault's PKI engine instead; webhook CAs stay in Transit.", fields: []field{
 				{name: "mount", kind: kindMount, required: true, doc: "Mount of the PKI engine."},
 				{name: "issuer", kind: kindID, builtin: "default", doc: "Which of the engine's issuers, by name or id."},
 			}},
@@ -152,8 +156,37 @@ func policyFields() []field {
 			{name: "backdate", kind: kindDuration, builtin: "10m", max: time.Hour, doc: "How far notBefore lies in the past, for clocks that are late; part of the lifetime."},
 			{name: "spread", kind: kindDuration, builtin: "30m", max: 30 * time.Minute, doc: "Firings are delayed by up to this and a tenth of the gap between them, each cluster by its own; 0s for none."},
 		}},
-		{name: "webhooks", later: true},
+		{name: "webhooks", kind: kindObject, fields: webhookFields(), doc: "The certificates of Linkerd's webhooks and of tap, and the CA over them."},
 		{name: "windows", later: true},
+	}
+}
+
+func webhookFields() []field {
+	return []field{
+		{name: "manage", kind: kindWord, words: []string{"auto", "none"}, builtin: "auto", doc: "auto: look after the webhooks that are found; none: leave all of them alone."},
+		{name: "lifetime", kind: kindDuration, builtin: "30d", min: time.Minute, doc: "Of a serving certificate, from notBefore to notAfter."},
+		{name: "renewBefore", kind: kindDuration, builtin: "15d", min: time.Second, doc: "With no more than this left, certd renews at any hour."},
+		{name: "schedule", kind: kindSchedule, builtin: "30 3 * * *", doc: "When renewing is wanted, the CA included: a cron expression of five fields, or @daily and the like."},
+		{name: "caLifetime", kind: kindDuration, builtin: "2y", min: time.Hour, doc: "Of the cluster's webhook CA, from notBefore to notAfter."},
+		{name: "caRenewBefore", kind: kindDuration, builtin: "180d", min: time.Minute, doc: "With no more than this left, certd makes a new CA at any hour."},
+		{name: "backdate", kind: kindDuration, builtin: "10m", max: time.Hour, doc: "How far notBefore of a serving certificate lies in the past, for clocks that are late; part of the lifetime."},
+		{name: "spread", kind: kindDuration, builtin: "30m", max: 30 * time.Minute, doc: "Firings are delayed by up to this and a tenth of the gap between them, each cluster by its own; 0s for none."},
+		{name: "settle", kind: kindDuration, builtin: "30s", max: time.Hour, doc: "From a change of a caBundle until every API server goes by it."},
+		{name: "projection", kind: kindDuration, builtin: "3m", min: time.Second, max: time.Hour, doc: "From a change of a Secret until every kubelet shows it to its pods; a replica that does not serve the new certificate by then is helped along."},
+		{name: "probeEvery", kind: kindDuration, builtin: "5m", min: time.Second, max: 24 * time.Hour, doc: "How often it is looked what each replica really serves, and whether the webhook does its work, while nothing changes."},
+		{name: "probeNamespace", kind: kindName, builtin: "certd", doc: "Where the dry runs that show this are made. Nothing is left there; Linkerd's own namespace will not do, since its webhooks are not asked about it."},
+		{name: "extra", kind: kindList, doc: "Webhooks of your own to look after likewise. The list that stands closest to a cluster holds whole: lists are not joined.", fields: []field{
+			{name: "name", kind: kindName, required: true, doc: "What certd calls it; not a name of Linkerd's."},
+			{name: "secret", kind: kindObject, required: true, doc: "Where it gets its certificate from: tls.crt and tls.key of this Secret.", fields: []field{
+				{name: "namespace", kind: kindName, required: true, doc: "The Secret's namespace."},
+				{name: "name", kind: kindDomain, required: true, doc: "The Secret's name."},
+			}},
+			{name: "dnsNames", kind: kindDomains, required: true, filled: true, doc: "What it serves under; the name that the API server calls it by first, such as quota.quota.svc."},
+			{name: "objects", kind: kindList, required: true, filled: true, doc: "What holds the caBundle that it is checked against.", fields: []field{
+				{name: "kind", kind: kindWord, words: []string{rotation.KindMutating, rotation.KindValidating, rotation.KindAPIService}, required: true, doc: "The object's kind."},
+				{name: "name", kind: kindDomain, required: true, doc: "The object's name."},
+			}},
+		}},
 	}
 }
 

@@ -196,7 +196,7 @@ func (d *decoder) value(n ast.Node, f field, path string, depth int) *node {
 	switch f.kind {
 	case kindObject, kindMap, kindSecret, kindLabels:
 		return d.mapping(n, out, depth)
-	case kindList:
+	case kindList, kindDomains:
 		list, ok := n.(*ast.SequenceNode)
 		if !ok {
 			d.problems.add(at, path, "is %s, not a list", nodeKind(n))
@@ -205,9 +205,15 @@ func (d *decoder) value(n ast.Node, f field, path string, depth int) *node {
 		for i, item := range list.Values {
 			element := f
 			element.kind = kindObject
+			if f.kind == kindDomains {
+				element.kind = kindDomain
+			}
 			if v := d.value(item, element, fmt.Sprintf("%s[%d]", path, i), depth+1); v != nil {
 				out.items = append(out.items, v)
 			}
+		}
+		if f.filled && len(list.Values) == 0 {
+			d.problems.add(at, path, "is empty; it needs at least one entry")
 		}
 		return out
 	}

@@ -81,7 +81,7 @@ func BenchmarkIssueAndPublish(b *testing.B) {
 		b.Fatal("run with -benchtime 5x at most")
 	}
 	for range b.N {
-		results := r.Rotate(names, rotation.Request{Actor: "bench", Reason: "bench"})
+		results := r.Rotate(rotation.TargetIssuer, names, rotation.Request{Actor: "bench", Reason: "bench"})
 		for range names {
 			if res := <-results; res.Result != rotation.OK {
 				b.Fatal(res.Detail)

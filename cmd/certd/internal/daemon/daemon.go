@@ -86,7 +86,7 @@ func (d Daemon) open(ctx context.Context, path string, write bool) (f *fleet, no
 	f.arrange(c)
 	if write {
 		if f.journal, err = d.openJournal(c, lockTimeout); err == nil {
-			f.keys, err = openKeys(c, d.Getenv, log)
+			f.keys, f.webhookKeys, err = openKeys(c, d.Getenv, log)
 		}
 	} else { // without keys: what is known can be read without a login
 		f.journal, note, err = readJournal(c)
@@ -176,14 +176,14 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	if f.journal.Created() {
 		log.Info("the journal is new; what runs in the clusters is learnt from them", "dir", c.StateDir)
 	}
-	if f.keys, err = openKeys(c, d.Getenv, log); err != nil {
+	if f.keys, f.webhookKeys, err = openKeys(c, d.Getenv, log); err != nil {
 		return asService(err)
 	}
 	clusters, _ := f.arrange(c)
 	if err := rotation.Started(f.journal, rotation.StepStart, "certd "+d.Version+" started"); err != nil {
 		return err
 	}
-	r, err := rotation.NewReconciler(rotation.Options{Journal: f.journal, Keys: f.keys, Policy: c.Fleet(), Clusters: clusters, Log: log})
+	r, err := rotation.NewReconciler(rotation.Options{Journal: f.journal, Keys: f.keys, WebhookKeys: f.webhookKeys, Policy: c.Fleet(), Clusters: clusters, Log: log})
 	if err != nil {
 		return err
 	}

@@ -2,11 +2,13 @@ package daemon
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"certd.internal/backends/vault"
 	"certd.internal/cmd/certd/internal/api"
 	"certd.internal/cmd/certd/internal/config"
+	"certd.internal/pki"
 	"certd.internal/rotation"
 	"certd.internal/state"
 )
@@ -25,6 +28,8 @@ type fleet struct {
 	getenv  func(string) string
 	journal *state.Journal
 	keys    rotation.Keys
+	// webhookKeys go through the same connection as keys, and end with them.
+	webhookKeys rotation.Keys
 
 	mu       sync.Mutex
 	config   *config.Config
@@ -58,7 +63,7 @@ func openCluster(cc config.Cluster, log *slog.Logger) (rotation.Cluster, error) 
 	if cc.Directory != "" {
 		return directory.New(directory.Config{Cluster: p.Cluster, Dir: cc.Directory, Namespace: p.Namespace, TrustDomain: p.TrustDomain})
 	}
-	k := kube.Config{Cluster: p.Cluster, Namespace: p.Namespace, TrustDomain: p.TrustDomain}
+	k := kube.Config{Cluster: p.Cluster, Namespace: p.Namespace, TrustDomain: p.TrustDomain, Webhooks: p.Webhooks.Specs, ProbeNamespace: p.Webhooks.ProbeNamespace}
 	if cc.InCluster {
 		k.Access.InCluster = true
 	} else {
@@ -89,7 +94,7 @@ func newLazyCluster(cc config.Cluster, log *slog.Logger) *lazyCluster {
 // likeness is everything about a cluster that its backend was made of. The
 // content of the kubeconfig is part of it: a replaced token is another way in.
 func likeness(cc config.Cluster) string {
-	s := fmt.Sprintf("%q %q %q %t", cc.Policy.Namespace, cc.Policy.TrustDomain, cc.Directory, cc.InCluster)
+	s := fmt.Sprintf("%q %q %q %t %q", cc.Policy.Namespace, cc.Policy.TrustDomain, cc.Directory, cc.InCluster, fmt.Sprintf("%+v %s", cc.Policy.Webhooks.Specs, cc.Policy.Webhooks.ProbeNamespace))
 	if k := cc.Kubeconfig; k != nil {
 		s += fmt.Sprintf(" %q %q %s", k.File, k.Context, fileDigest(k.File))
 	}
@@ -142,6 +147,42 @@ func (l *lazyCluster) WriteIssuer(ctx context.Context, w rotation.IssuerWrite) (
 		return "", err
 	}
 	return c.WriteIssuer(ctx, w)
+}
+
+func (l *lazyCluster) WriteWebhook(ctx context.Context, w rotation.WebhookWrite) (string, error) {
+	c, err := l.get()
+	if err != nil {
+		return "", err
+	}
+	return c.WriteWebhook(ctx, w)
+}
+
+func (l *lazyCluster) WriteCABundle(ctx context.Context, w rotation.CABundleWrite) (string, error) {
+	c, err := l.get()
+	if err != nil {
+		return "", err
+	}
+	return c.WriteCABundle(ctx, w)
+}
+
+func (l *lazyCluster) RestartWebhook(ctx context.Context, w rotation.WebhookSpec, owner rotation.ObjectRef) error {
+	c, err := l.get()
+	if err != nil {
+		return err
+	}
+	return c.RestartWebhook(ctx, w, owner)
+}
+
+func (l *lazyCluster) ProbeWebhooks(ctx context.Context, webhooks []rotation.WebhookSpec) map[string]rotation.WebhookEvidence {
+	c, err := l.get()
+	if err == nil {
+		return c.ProbeWebhooks(ctx, webhooks)
+	}
+	now, all := time.Now(), map[string]rotation.WebhookEvidence{}
+	for _, w := range webhooks {
+		all[w.Name] = rotation.WebhookEvidence{At: now, Check: rotation.WebhookCheck{State: "unknown", Evidence: err.Error(), At: now}}
+	}
+	return all
 }
 
 func (l *lazyCluster) Event(ctx context.Context, e rotation.Event) error {
@@ -274,6 +315,44 @@ func (f *fleet) ceremony(ctx context.Context, req api.InitRequest) (api.InitRepl
 	return reply, nil
 }
 
+// Export implements api.Service for the daemon and without it alike.
+func (f *fleet) Export(_ context.Context, cluster string) (api.ClusterExport, error) {
+	for _, p := range f.policy().Clusters {
+		if p.Cluster == cluster {
+			return f.export(p)
+		}
+	}
+	return api.ClusterExport{}, fmt.Errorf("cluster %q is not configured: %w", cluster, api.ErrUsage)
+}
+
+func (f *fleet) export(p rotation.Policy) (api.ClusterExport, error) {
+	e := api.ClusterExport{APIVersion: rotation.APIVersion, Kind: "ClusterExport", Cluster: p.Cluster, Directory: p.Directory,
+		Namespace: p.Namespace, TrustDomain: p.TrustDomain, Webhooks: len(p.Webhooks.Specs) > 0}
+	known, err := f.known()
+	if err != nil {
+		return e, err
+	}
+	if slices.ContainsFunc(known.Anchors, func(a rotation.Anchor) bool { return a.Certificate != nil && a.RetiredAt.IsZero() }) {
+		bundle, err := known.Bundle()
+		if err != nil {
+			return e, fmt.Errorf("export the trust bundle: %w", err)
+		}
+		e.BundlePEM = string(bundle.PEM())
+	}
+	cas, err := f.journal.WebhookCAs(p.Cluster)
+	if err != nil {
+		return e, fmt.Errorf("read the webhook CAs of %s from the journal: %w", p.Cluster, err)
+	}
+	var inUse []*x509.Certificate
+	for _, ca := range cas {
+		if ca.Certificate != nil && ca.RetiredAt.IsZero() {
+			inUse = append(inUse, ca.Certificate)
+		}
+	}
+	e.WebhookCAPEM = string(pki.EncodeCertificates(inUse...))
+	return e, nil
+}
+
 func (f *fleet) lastSeq() (uint64, error) {
 	last, err := f.journal.Entries(state.Filter{Limit: 1})
 	if err != nil || len(last) == 0 {
@@ -291,7 +370,7 @@ func (f *fleet) creator(token string) (rotation.Keys, func(), error) {
 	if token == "" || c.Keys.Vault == nil {
 		return f.keys, func() {}, nil
 	}
-	keys, err := openVault(c, vault.Auth{Token: func() ([]byte, error) { return []byte(token), nil }}, f.getenv, f.log)
+	keys, _, err := openVault(c, vault.Auth{Token: func() ([]byte, error) { return []byte(token), nil }}, f.getenv, f.log)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -317,12 +396,14 @@ func (f *fleet) live(ctx context.Context) (rotation.FleetStatus, error) {
 					v.Record = rec
 				}
 				v.Certificates, _ = f.journal.Certificates(p.Cluster, 4)
+				v.WebhookCAs, _ = f.journal.WebhookCAs(p.Cluster)
 			}
 			lctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 			defer cancel()
 			o, err := f.clusters[p.Cluster].Observe(lctx)
 			if v.Err = err; err == nil {
 				v.Observed, v.Record.LastContact = &o, time.Now().UTC()
+				v.Prove(f.clusters[p.Cluster].ProbeWebhooks(lctx, o.Installed()))
 			}
 			views[i] = v
 		})

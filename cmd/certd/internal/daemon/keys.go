@@ -11,39 +11,46 @@ import (
 	"certd.internal/rotation"
 )
 
-// openKeys makes the key backend that signs. It asks nothing of it yet: a
-// backend that is away does not keep certd from starting.
-func openKeys(c *config.Config, getenv func(string) string, log *slog.Logger) (rotation.Keys, error) {
+// openKeys makes the key backend that signs: for the trust anchors, and for
+// the webhook CAs. It asks nothing of it yet: a backend that is away does not
+// keep certd from starting. Closing anchors closes both.
+func openKeys(c *config.Config, getenv func(string) string, log *slog.Logger) (anchors, webhooks rotation.Keys, err error) {
 	switch {
 	case c.Keys.File != nil:
-		return keystore.NewFiles(c.Keys.File.Dir, c.Keys.File.Passphrase.Read), nil
+		anchors = keystore.NewFiles(c.Keys.File.Dir, c.Keys.File.Passphrase.Read)
+		return anchors, anchors, nil
 	case c.Keys.KMS != nil:
-		return keystore.NewKMS(c.Keys.KMS.URI)
+		kms, err := keystore.NewKMS(c.Keys.KMS.URI)
+		if err != nil {
+			return nil, nil, err
+		}
+		return kms, kms, nil
 	case c.Keys.Vault != nil:
 		auth, err := vaultAuth(c.Keys.Vault.Auth, getenv)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		return openVault(c, auth, getenv, log)
 	}
-	return nil, errors.New("the configuration names no key backend")
+	return nil, nil, errors.New("the configuration names no key backend")
 }
 
-// openVault connects with a given way to log in.
-func openVault(c *config.Config, auth vault.Auth, getenv func(string) string, log *slog.Logger) (rotation.Keys, error) {
+// openVault connects with a given way to log in, once for both mounts.
+func openVault(c *config.Config, auth vault.Auth, getenv func(string) string, log *slog.Logger) (anchors, webhooks rotation.Keys, err error) {
 	v := c.Keys.Vault
 	vc := vault.Config{Address: v.Address, Namespace: v.Namespace, CAFile: v.CAFile, Auth: auth}
 	if err := vc.FillFromEnvironment(getenv); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	client, err := vault.New(vc, log)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	webhooks = client.WebhookTransit(v.Webhooks.Mount)
 	if v.PKI != nil {
-		return client.PKI(v.PKI.Mount, v.PKI.Issuer), nil
+		return client.PKI(v.PKI.Mount, v.PKI.Issuer), webhooks, nil
 	}
-	return client.Transit(v.Transit.Mount), nil
+	return client.Transit(v.Transit.Mount), webhooks, nil
 }
 
 // vaultAuth is the way to log in that the configuration names; without one, a

@@ -1,10 +1,13 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"certd.internal/cmd/certd/internal/api"
@@ -56,16 +59,20 @@ func (s *running) Verify(context.Context) (api.VerifyReport, error) { return ver
 
 func (s *running) Rotate(ctx context.Context, req api.RotateRequest) (api.RotateReply, error) {
 	var reply api.RotateReply
-	if len(req.Clusters) == 0 {
+	target := cmp.Or(req.Target, rotation.TargetIssuer)
+	switch {
+	case !slices.Contains([]rotation.Target{rotation.TargetIssuer, rotation.TargetWebhooks, rotation.TargetWebhookCA}, target):
+		return reply, fmt.Errorf("rotate: this daemon knows no target %q: %w", target, api.ErrUsage)
+	case len(req.Clusters) == 0:
 		return reply, fmt.Errorf("rotate: no cluster is named: %w", api.ErrUsage)
 	}
 	st := s.reconciler.Status()
-	modes := map[string]rotation.ClusterStatus{}
+	clusters := map[string]rotation.ClusterStatus{}
 	for _, c := range st.Clusters {
-		modes[c.Name] = c
+		clusters[c.Name] = c
 	}
 	for _, name := range req.Clusters {
-		c, ok := modes[name]
+		c, ok := clusters[name]
 		switch {
 		case !ok:
 			return reply, fmt.Errorf("rotate: cluster %q is not configured: %w", name, api.ErrUsage)
@@ -74,14 +81,17 @@ func (s *running) Rotate(ctx context.Context, req api.RotateRequest) (api.Rotate
 		case st.Trust.Active == nil:
 			return reply, fmt.Errorf("rotate: there is no trust anchor yet; run certd init first: %w", api.ErrNotNow)
 		}
+		if why := noWebhooks(c); target != rotation.TargetIssuer && why != "" {
+			return reply, fmt.Errorf("rotate: cluster %q %s: %w", name, why, api.ErrNotNow)
+		}
 	}
 	if req.DryRun {
 		for _, name := range req.Clusters {
-			reply.Results = append(reply.Results, api.RotateResult{Cluster: name, Detail: "would be given a new issuer now"})
+			reply.Results = append(reply.Results, api.RotateResult{Cluster: name, Detail: wouldBe(target, clusters[name])})
 		}
 		return reply, nil
 	}
-	results := s.reconciler.Rotate(req.Clusters, rotation.Request{Actor: req.Actor, Reason: req.Reason, At: time.Now()})
+	results := s.reconciler.Rotate(target, req.Clusters, rotation.Request{Actor: req.Actor, Reason: req.Reason, At: time.Now()})
 	if !req.Wait {
 		for _, name := range req.Clusters {
 			reply.Results = append(reply.Results, api.RotateResult{Cluster: name, Detail: "asked for"})
@@ -93,10 +103,55 @@ func (s *running) Rotate(ctx context.Context, req api.RotateRequest) (api.Rotate
 		case r := <-results:
 			reply.Results = append(reply.Results, api.RotateResult{Cluster: r.Cluster, Result: r.Result, Serial: r.Serial, Detail: r.Detail})
 		case <-ctx.Done():
-			return reply, fmt.Errorf("wait for the new issuers (%d of %d are done; the others go on): %w", len(reply.Results), len(req.Clusters), api.ErrTimeout)
+			return reply, fmt.Errorf("wait for what was asked for (%s: %d of %d are done; the others go on): %w", target, len(reply.Results), len(req.Clusters), api.ErrTimeout)
 		}
 	}
 	return reply, nil
+}
+
+// managedWebhooks are the names of those that certd looks after.
+func managedWebhooks(c rotation.ClusterStatus) (names []string) {
+	for _, w := range c.Webhooks {
+		if w.Mode == string(rotation.Managed) {
+			names = append(names, w.Name)
+		}
+	}
+	return names
+}
+
+// noWebhooks says why there is nothing to renew in a cluster; "" if there is.
+func noWebhooks(c rotation.ClusterStatus) string {
+	switch {
+	case len(managedWebhooks(c)) > 0:
+		return ""
+	case c.LastContact == nil:
+		return "has not been seen yet, and so no webhook of it"
+	case c.Webhooks == nil:
+		return "has no webhooks for certd to look after: none can run there, or webhooks.manage is none"
+	case len(c.Webhooks) == 0:
+		return "has no webhooks for certd to look after: nothing that is installed there calls one"
+	}
+	var watched []string
+	for _, w := range c.Webhooks {
+		watched = append(watched, w.Name+": "+w.Why)
+	}
+	return "has no webhooks for certd to look after; they are watched only (" + strings.Join(watched, "; ") + ")"
+}
+
+// wouldBe says what a request would bring about.
+func wouldBe(target rotation.Target, c rotation.ClusterStatus) string {
+	names := managedWebhooks(c)
+	switch target {
+	case rotation.TargetWebhooks:
+		return "would be given a new certificate now for each of: " + strings.Join(names, ", ")
+	case rotation.TargetWebhookCA:
+		text := "would be given a new webhook CA now, and under it a new certificate for each of: " + strings.Join(names, ", ")
+		if ca := c.WebhookCA; ca != nil {
+			text += fmt.Sprintf("; %s stays trusted until each replica is proved to serve under the new one", ca.ID)
+		}
+		return text
+	}
+	return "would be given a new issuer now"
 }
 
 func (s *running) Init(ctx context.Context, req api.InitRequest) (api.InitReply, error) {
@@ -174,7 +229,7 @@ func historyItem(e rotation.Entry) rotation.HistoryItem {
 	in := e.Intent
 	return rotation.HistoryItem{Seq: e.Seq, At: e.At, IntentAt: e.IntentAt, Actor: in.Actor, Cluster: in.Cluster, Step: in.Step, Reason: in.Reason,
 		Outcome: e.Result, Detail: e.Detail, Serial: in.Serial, Anchor: in.Anchor, Key: in.Key, Digest: in.Digest, SignRequest: e.SignRequest,
-		Object: in.Object, Writer: in.Writer, Hash: e.Hash, PrevHash: e.PrevHash}
+		Object: in.Object, Writer: in.Writer, Webhook: in.Webhook, Hash: e.Hash, PrevHash: e.PrevHash}
 }
 
 func verify(j *state.Journal) (api.VerifyReport, error) {

@@ -1,15 +1,11 @@
 package daemon
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"time"
 
-	"certd.internal/cmd/certd/internal/api"
 	"certd.internal/cmd/certd/internal/config"
-	"certd.internal/pki"
-	"certd.internal/rotation"
 )
 
 // Report is what checking a configuration came to.
@@ -59,41 +55,3 @@ func (d Daemon) Validate(path string, now time.Time) Report {
 // Schema and Example are the configuration's JSON Schema and an example.
 func Schema() []byte  { return config.Schema() }
 func Example() []byte { return config.Example() }
-
-// Certificates fetches what a cluster's issuer and bundle hold, as PEM, from
-// the cluster itself. part is "issuer", "bundle", or "" for both.
-func (d Daemon) Certificates(ctx context.Context, path, cluster, part string) ([]byte, error) {
-	c, err := d.Load(path)
-	if err != nil {
-		return nil, err
-	}
-	for _, cc := range c.Clusters {
-		if cc.Policy.Cluster != cluster {
-			continue
-		}
-		l := newLazyCluster(cc, d.Log(c.LogLevel))
-		defer l.Close()
-		ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-		defer cancel()
-		o, err := l.Observe(ctx)
-		if err != nil {
-			return nil, asService(fmt.Errorf("look at cluster %s: %w", cluster, err))
-		}
-		return certificatesOf(o, part)
-	}
-	return nil, fmt.Errorf("cluster %q is not configured: %w", cluster, api.ErrUsage)
-}
-
-func certificatesOf(o rotation.Observation, part string) ([]byte, error) {
-	var text []byte
-	if part != "bundle" {
-		text = append(text, pki.EncodeCertificates(o.IssuerFacts.Chain...)...)
-	}
-	if part != "issuer" {
-		text = append(text, o.BundleText...)
-	}
-	if len(text) == 0 {
-		return nil, fmt.Errorf("the cluster holds no such certificates")
-	}
-	return text, nil
-}

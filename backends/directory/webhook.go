@@ -1,0 +1,36 @@
+package directory
+
+import (
+	"context"
+	"fmt"
+
+	"certd.internal/rotation"
+)
+
+// No webhooks run in a folder, so that Observe tells of none. Nobody should
+// ask for what follows; the answers are there for the one who does.
+
+// WriteWebhook implements rotation.Cluster.
+func (c *Cluster) WriteWebhook(_ context.Context, w rotation.WebhookWrite) (string, error) {
+	return "", c.noWebhooks("write the Secret of", w.Spec)
+}
+
+// WriteCABundle implements rotation.Cluster.
+func (c *Cluster) WriteCABundle(_ context.Context, w rotation.CABundleWrite) (string, error) {
+	return "", c.noWebhooks("write the caBundle of", w.Spec)
+}
+
+// RestartWebhook implements rotation.Cluster.
+func (c *Cluster) RestartWebhook(_ context.Context, w rotation.WebhookSpec, _ rotation.ObjectRef) error {
+	return c.noWebhooks("restart", w)
+}
+
+// ProbeWebhooks implements rotation.Cluster: where nothing runs there is nothing
+// to be seen.
+func (c *Cluster) ProbeWebhooks(context.Context, []rotation.WebhookSpec) map[string]rotation.WebhookEvidence {
+	return map[string]rotation.WebhookEvidence{}
+}
+
+func (c *Cluster) noWebhooks(doing string, w rotation.WebhookSpec) error {
+	return fmt.Errorf("%s webhook %s in %s: a folder runs no webhooks: %w", doing, w.Name, c.root, rotation.ErrUnsupported)
+}

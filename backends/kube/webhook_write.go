@@ -1,0 +1,119 @@
+package kube
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+
+	"certd.internal/backends/kube/payload"
+	"certd.internal/rotation"
+)
+
+// WriteCABundle implements rotation.Cluster. It applies nothing but a name and a
+// caBundle for each entry that calls the webhook: the list of entries is a map
+// by name, so the API server leaves everything else in them as it is.
+func (c *Cluster) WriteCABundle(ctx context.Context, w rotation.CABundleWrite) (string, error) {
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	have, err := c.registered(ctx, w.Object)
+	if err != nil {
+		return "", err
+	}
+	at := ref{kinds[w.Object.Kind].Resource, "", w.Object.Name}
+	annotations := payload.Annotations(payload.CABundleMarks(w))
+	text := w.CAs.PEM()
+	entries := have.calling(w.Spec)
+	switch {
+	case have.Metadata.ResourceVersion == "":
+		return "", changed(at, w.Revision, "")
+	case have.Metadata.ResourceVersion != w.Revision:
+		return "", changed(at, w.Revision, have.Metadata.ResourceVersion)
+	case len(entries) == 0:
+		return "", fmt.Errorf("%s: nothing in it calls webhook %s any more: %w", at.call("write"), w.Spec.Name, rotation.ErrChanged)
+	case len(text) == 0:
+		// An empty caBundle has the API server go by the roots of its own host.
+		return "", fmt.Errorf("%s: no CA to write; an empty caBundle would have the API server trust the CAs of its host", at.call("write"))
+	case have.Spec.InsecureSkipTLSVerify:
+		return "", fmt.Errorf("%s: it sets insecureSkipTLSVerify, so that the API server takes whoever answers and refuses a caBundle; take that out of APIService %s: %w", at.call("write"), w.Object.Name, rotation.ErrDenied)
+	}
+	same := holds(have.Metadata.Annotations, annotations)
+	for _, e := range entries {
+		same = same && bytes.Equal(e.ClientConfig.CABundle, text)
+	}
+	if same {
+		return have.Metadata.ResourceVersion, nil
+	}
+	apply := caBundleApply(w, entries, text, annotations)
+	got, err := c.any.Resource(kinds[w.Object.Kind]).Apply(ctx, w.Object.Name, apply, metav1.ApplyOptions{FieldManager: FieldManager, Force: true})
+	if err != nil {
+		return "", c.fail(at.call("patch"), err)
+	}
+	return c.wrote(at, metav1.ObjectMeta{UID: got.GetUID(), ResourceVersion: got.GetResourceVersion()}), nil
+}
+
+func caBundleApply(w rotation.CABundleWrite, entries []entry, text []byte, annotations map[string]string) *unstructured.Unstructured {
+	config := func() map[string]any { return map[string]any{"caBundle": base64.StdEncoding.EncodeToString(text)} }
+	apply := &unstructured.Unstructured{Object: map[string]any{}}
+	if w.Object.Kind == rotation.KindAPIService {
+		apply.Object["spec"] = config()
+	} else {
+		var list []any
+		for _, e := range entries {
+			list = append(list, map[string]any{"name": e.Name, "clientConfig": config()})
+		}
+		apply.Object["webhooks"] = list
+	}
+	apply.SetGroupVersionKind(kinds[w.Object.Kind].GroupVersion().WithKind(w.Object.Kind))
+	apply.SetName(w.Object.Name)
+	apply.SetResourceVersion(w.Revision)
+	apply.SetAnnotations(annotations)
+	return apply
+}
+
+// restartedAt is what kubectl rollout restart changes in a pod template.
+const restartedAt = "kubectl.kubernetes.io/restartedAt"
+
+// RestartWebhook implements rotation.Cluster.
+func (c *Cluster) RestartWebhook(ctx context.Context, w rotation.WebhookSpec, owner rotation.ObjectRef) error {
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"metadata": map[string]any{
+		"annotations": map[string]string{restartedAt: time.Now().UTC().Format(time.RFC3339)}}}}})
+	if err != nil {
+		return err
+	}
+	var (
+		at      = ref{strings.ToLower(owner.Kind) + "s", w.Namespace, owner.Name}
+		options = metav1.PatchOptions{FieldManager: FieldManager}
+	)
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("restart webhook %s: %s: %w: %w", w.Name, at.call("patch"), err, rotation.ErrUnavailable)
+	}
+	switch owner.Kind {
+	case "Deployment":
+		_, err = c.apps.Deployments(at.in).Patch(ctx, at.name, types.StrategicMergePatchType, patch, options)
+	case "DaemonSet":
+		_, err = c.apps.DaemonSets(at.in).Patch(ctx, at.name, types.StrategicMergePatchType, patch, options)
+	case "StatefulSet":
+		_, err = c.apps.StatefulSets(at.in).Patch(ctx, at.name, types.StrategicMergePatchType, patch, options)
+	default:
+		return fmt.Errorf("restart webhook %s: %s in namespace %s is nothing that can be rolled out anew; delete its pods by hand", w.Name, owner, w.Namespace)
+	}
+	if err == nil {
+		return nil
+	}
+	err = c.fail(at.call("patch"), err)
+	if errors.Is(err, rotation.ErrDenied) {
+		return fmt.Errorf("restart webhook %s: %w; or do it by hand: kubectl -n %s rollout restart %s/%s", w.Name, err, at.in, strings.ToLower(owner.Kind), owner.Name)
+	}
+	return fmt.Errorf("restart webhook %s: %w", w.Name, err)
+}
