@@ -42,8 +42,9 @@ type App struct {
 	Socket func(configPath string) (string, error)
 	// Config is what the config commands work on.
 	Config ConfigCommands
-	// InspectCluster fetches certificates from a cluster, as PEM: part is
-	// "issuer", "bundle", or "" for both.
+	// InspectCluster fetches certificates from a cluster, in a form that is
+	// explained: PEM where part is "issuer" or "bundle", an api.Webhook where
+	// it is "webhook/NAME", and manifests of all of them where it is "".
 	InspectCluster func(ctx context.Context, configPath, cluster, part string) ([]byte, error)
 
 	configPath string

@@ -199,6 +199,20 @@ func random(r *rand.Rand) rotation.FleetStatus {
 		if r.IntN(3) == 0 {
 			c.Findings = append(c.Findings, rotation.Finding{ID: "X", Severity: states[1+r.IntN(4)], Message: say(), Fix: say(), Deadline: after(time.Duration(r.Int64N(int64(9000 * hour))))})
 		}
+		if r.IntN(2) == 0 {
+			c.Webhooks = []rotation.WebhookStatus{}
+			for range r.IntN(8) {
+				w := rotation.WebhookStatus{Name: say(), Kind: say(), Mode: []string{"managed", "watched"}[r.IntN(2)], CABundle: rotation.CABundleStatus{Accepts: r.IntN(3) > 0, Current: r.IntN(3) > 0, CAs: []rotation.AnchorRef{{Subject: say()}}}}
+				if r.IntN(3) > 0 {
+					w.Delivered = &rotation.Delivered{NotAfter: now.Add(time.Duration(r.Int64N(int64(2000*hour))) - 1000*hour)}
+				}
+				if r.IntN(3) > 0 {
+					w.Served, w.Check = &rotation.Loaded{State: []string{"yes", "no", "unknown", "new"}[r.IntN(4)], Evidence: say()}, &rotation.CheckStatus{State: []string{"yes", "no", "unknown", "new"}[r.IntN(4)], Evidence: say()}
+				}
+				c.Webhooks = append(c.Webhooks, w)
+			}
+			c.WebhookCA = &rotation.WebhookCAStatus{AnchorStatus: rotation.AnchorStatus{ID: "w1", Subject: say(), NotAfter: now.Add(time.Duration(r.Int64N(int64(9000*hour))) - 1000*hour)}}
+		}
 		if r.IntN(3) == 0 {
 			c.NextStep = &rotation.PlanItem{Cluster: c.Name, Step: rotation.StepBundle, At: now.Add(time.Duration(r.IntN(3)) * hour), Due: now, Reason: say()}
 		}

@@ -123,11 +123,18 @@ func TestAnyFleetKeepsToItsTerminal(t *testing.T) {
 			if c.NextStep != nil {
 				p.Items = append(p.Items, *c.NextStep)
 			}
+			for _, w := range c.Webhooks {
+				p.Items = append(p.Items, rotation.PlanItem{Cluster: c.Name, Step: rotation.StepWebhook, Webhook: w.Name, At: now.Add(day), Due: now})
+				p.Breaks = append(p.Breaks, rotation.Break{Cluster: c.Name, Kind: "webhook", Name: w.Name, At: now.Add(time.Duration(r.IntN(3)) * hour)})
+			}
+			one := doc
+			one.Clusters = []rotation.ClusterStatus{c}
+			lines = append(lines, statusView{style: s, doc: one, all: true}.lines()...)
 		}
 		p.Breaks = append(p.Breaks, rotation.Break{Cluster: "x", Kind: "issuer", At: now})
 		lines = append(lines, planView{style: s, doc: p, ifStopped: true}.lines()...)
 		items := entries()
-		items[0].Reason, items[2].Detail = doc.Version, doc.Version
+		items[0].Reason, items[2].Detail, items[1].Webhook = doc.Version, doc.Version, doc.Version
 		lines = append(lines, historyView{style: s, items: items}.table("  ")...)
 		for _, l := range lines {
 			if problem := misfit(l, s); problem != "" {

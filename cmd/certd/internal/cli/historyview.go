@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"certd.internal/rotation"
@@ -25,7 +26,7 @@ func (v historyView) table(indent string) []string {
 }
 
 func (v historyView) row(h rotation.HistoryItem) []cell {
-	what := v.clean(string(h.Step))
+	what := v.clean(strings.TrimSpace(string(h.Step) + " " + h.Webhook))
 	if h.Serial != "" {
 		what += " " + brief(v.clean(h.Serial))
 	}
@@ -59,7 +60,7 @@ func (s style) second(t time.Time) string {
 
 // line is an entry by itself, for --follow.
 func (v historyView) line(h rotation.HistoryItem) []string {
-	text := fmt.Sprintf("%s  %s", cmp.Or(v.clean(h.Cluster), "-"), v.clean(string(h.Step)))
+	text := fmt.Sprintf("%s  %s", cmp.Or(v.clean(h.Cluster), "-"), v.clean(strings.TrimSpace(string(h.Step)+" "+h.Webhook)))
 	if h.Serial != "" {
 		text += " " + brief(v.clean(h.Serial))
 	}

@@ -27,15 +27,16 @@ const (
 func (a *App) inspectCommand() *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
-		Use:   "inspect FILE | - | CLUSTER[/issuer|/bundle] | https://HOST[:PORT]",
+		Use:   "inspect FILE | - | CLUSTER[/issuer|/bundle|/webhook/NAME] | https://HOST[:PORT]",
 		Short: "Explain a certificate, a chain, a bundle or a Secret",
 		Long: "Explains certificates: a file or standard input in PEM, DER, or as a Secret or ConfigMap; what a cluster\n" +
-			"has; or what a TLS server presents. Private keys are recognised and never shown.",
+			"has; or what a TLS server presents. Private keys are recognised and never shown. Of a webhook it asks the pods,\n" +
+			"too, which certificate they serve, and whether it does its work, in a dry run that leaves nothing behind.",
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			if len(args) > 0 {
 				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			list, _ := a.completeClusters(cmd, args, word)
+			list := a.completeParts(cmd, word)
 			return list, cobra.ShellCompDirectiveDefault // and files
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -88,7 +89,7 @@ func (a *App) inspected(ctx context.Context, arg string) ([]byte, error) {
 		}
 		return b, err
 	}
-	if !errors.Is(err, fs.ErrNotExist) && !strings.HasSuffix(arg, "/issuer") && !strings.HasSuffix(arg, "/bundle") {
+	if _, part, _ := strings.Cut(arg, "/"); !errors.Is(err, fs.ErrNotExist) && (part == "" || !isPart(part)) {
 		return nil, fmt.Errorf("inspect: %w", err)
 	}
 	b, err := a.inspectCluster(ctx, arg)
@@ -98,11 +99,22 @@ func (a *App) inspected(ctx context.Context, arg string) ([]byte, error) {
 	return b, err
 }
 
-// inspectCluster fetches what CLUSTER, CLUSTER/issuer or CLUSTER/bundle holds.
+// isPart says whether a cluster has a part of this name. That a webhook is to
+// be named, the cluster says, since it knows the names.
+func isPart(part string) bool {
+	switch part {
+	case "", "issuer", "bundle", "webhook":
+		return true
+	}
+	name, ok := strings.CutPrefix(part, "webhook/")
+	return ok && !strings.Contains(name, "/")
+}
+
+// inspectCluster fetches what a cluster, or a part of it, holds.
 func (a *App) inspectCluster(ctx context.Context, arg string) ([]byte, error) {
 	cluster, part, _ := strings.Cut(arg, "/")
-	if a.InspectCluster == nil || cluster == "" || part != "" && part != "issuer" && part != "bundle" {
-		return nil, usage("it does not read as CLUSTER, CLUSTER/issuer, CLUSTER/bundle or https://…")
+	if a.InspectCluster == nil || cluster == "" || !isPart(part) {
+		return nil, usage("it does not read as CLUSTER, CLUSTER/issuer, CLUSTER/bundle, CLUSTER/webhook/NAME or https://…")
 	}
 	return a.InspectCluster(ctx, a.configPath, cluster, part)
 }
@@ -165,6 +177,15 @@ func (s style) inspection(doc Inspection) []string {
 	}
 	if b := doc.Bundle; b != nil {
 		verdict(b.Judgement, "usable as a Linkerd trust bundle: yes, "+count(b.Anchors, "anchor"), "usable as a Linkerd trust bundle: no")
+	}
+	asked := false
+	for _, v := range doc.Webhooks {
+		lines = append(lines, s.webhookVerdict(v)...)
+		asked = asked || v.Replicas != nil
+	}
+	if len(doc.Webhooks) > 0 && !asked {
+		lines = append(lines, s.wrap(s.mark(markWaiting)+" ", "  ", "what the webhooks' pods serve was not asked")...)
+		lines = append(lines, s.next(s.clean("certd inspect "+strings.TrimSuffix(doc.Source, "/")+"/webhook/"+doc.Webhooks[0].Name))...)
 	}
 	for _, p := range doc.Problems {
 		if doc.Bundle != nil && !doc.Bundle.Usable && strings.HasSuffix(p, doc.Bundle.Why) {

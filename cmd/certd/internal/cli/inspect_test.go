@@ -142,13 +142,14 @@ func FuzzInspect(f *testing.F) {
 	f.Add(secret(map[string][]byte{"tls.crt": m.issuer, "tls.key": m.key, "ca.crt": m.anchor}))
 	f.Add([]byte("kind: Secret\ndata: {tls.crt: aGVsbG8=}\n---\nkind: List\nitems: [{kind: ConfigMap}]\n"))
 	f.Add(m.issuerDER)
+	f.Add([]byte("apiVersion: certd/v1\nkind: Webhook\nname: tap\nchain: |\n  -----BEGIN x\nobjects: [{object: a/b}]\nreplicas: [{pod: p, evidence: \"\\e[31m\"}]\ncheck: {state: no}\n"))
 	s := style{zone: time.UTC, now: now, width: 80}
 	f.Fuzz(func(t *testing.T, input []byte) {
 		doc, err := inspect("fuzz", input, now)
 		if err != nil {
 			return
 		}
-		if len(doc.Certificates) == 0 && doc.PrivateKeys == 0 {
+		if len(doc.Certificates) == 0 && doc.PrivateKeys == 0 && len(doc.Webhooks) == 0 {
 			t.Error("neither a certificate nor an error")
 		}
 		for _, l := range s.inspection(doc) {
@@ -187,7 +188,10 @@ func TestInspectFindsWhatIsNamed(t *testing.T) {
 		"a server that is gone": {"https://127.0.0.1:1", 69, ""},
 		"no address":            {"https://", 64, ""},
 		"an unknown cluster":    {"west", 64, ""},
-		"an unknown part":       {"east/webhook/x", 64, ""},
+		"a cluster's webhook":   {"east/webhook/tap", 0, "asked east webhook/tap: "},
+		"a webhook, not named":  {"east/webhook", 0, "asked east webhook: "}, // the cluster says which there are
+		"an unknown part":       {"east/webhooks/x", 64, ""},
+		"a part too deep":       {"east/webhook/x/y", 64, ""},
 		"a folder":              {t.TempDir(), 64, ""},
 		"nothing":               {"", 64, ""},
 	} {

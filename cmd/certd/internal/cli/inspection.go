@@ -33,6 +33,8 @@ type Inspection struct {
 	Issuer       *Judgement    `json:"issuer,omitempty"`
 	Bundle       *BundleReport `json:"bundle,omitempty"`
 	Problems     []string      `json:"problems"` // of the text itself
+
+	Webhooks []WebhookVerdict `json:"webhooks,omitempty"` // of a cluster
 }
 
 // Inspected is one certificate.
@@ -100,12 +102,18 @@ func inspect(source string, input []byte, now time.Time) (Inspection, error) {
 		sections = append(sections, s...)
 		doc.Problems = append(doc.Problems, problems...)
 	}
-	if len(objects) == 0 {
+	webhooks := webhooksIn(input)
+	if len(objects) == 0 && len(webhooks) == 0 {
 		sections = []section{{"", input}}
 	}
-	var all []*x509.Certificate
+	mesh := len(sections) // what follows has nothing to do with workloads
+	for _, w := range webhooks {
+		sections = append(sections, webhookSections(w, len(objects)+len(webhooks) > 1)...)
+		doc.Webhooks = append(doc.Webhooks, judgeWebhook(w, now))
+	}
+	var all, ofMesh []*x509.Certificate
 	from := map[string][]string{}
-	for _, s := range sections {
+	for i, s := range sections {
 		certs, keys, problems := s.read()
 		doc.PrivateKeys += keys
 		for _, p := range problems {
@@ -116,26 +124,29 @@ func inspect(source string, input []byte, now time.Time) (Inspection, error) {
 			if _, seen := from[id]; !seen {
 				all, from[id] = append(all, c), []string{}
 			}
+			if i < mesh && !slices.ContainsFunc(ofMesh, c.Equal) {
+				ofMesh = append(ofMesh, c)
+			}
 			if s.from != "" && !slices.Contains(from[id], s.from) {
 				from[id] = append(from[id], s.from)
 			}
 		}
 	}
-	if len(all) == 0 && doc.PrivateKeys == 0 {
+	if len(all) == 0 && doc.PrivateKeys == 0 && len(webhooks) == 0 {
 		return doc, errNoCertificate
 	}
 	for _, c := range all {
 		doc.Certificates = append(doc.Certificates, describe(c, all, from[pki.Fingerprint(c)], now))
 	}
-	doc.Bundle = judgeBundle(sections)
-	doc.Issuer = judgeIssuer(objects, all, now)
+	doc.Bundle = judgeBundle(sections[:mesh])
+	doc.Issuer = judgeIssuer(objects, ofMesh, now)
 	return doc, nil
 }
 
 // manifests returns the objects of a Kubernetes manifest; none if it is none.
 func manifests(input []byte) []object {
 	var all []object
-	for _, text := range bytes.Split(append([]byte("\n"), input...), []byte("\n---")) {
+	for _, text := range texts(input) {
 		var o object
 		if !bytes.Contains(text, []byte("kind")) || yaml.Unmarshal(text, &o) != nil {
 			continue

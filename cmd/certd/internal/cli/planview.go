@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"certd.internal/rotation"
@@ -20,8 +21,14 @@ type planView struct {
 	ifStopped bool
 }
 
+// A planned is a step, or the same step for several webhooks at once.
+type planned struct {
+	rotation.PlanItem
+	webhooks []string
+}
+
 // A series is steps of one kind in one cluster, by time.
-type series []rotation.PlanItem
+type series []planned
 
 func (v planView) lines() []string {
 	head := fmt.Sprintf("%s until %s. Nothing has been changed.", count(len(v.doc.Items), "step"), v.day(v.doc.Until))
@@ -81,13 +88,38 @@ func (v planView) steps() []string {
 	return append(lines, "")
 }
 
-// serialise groups items by cluster and step; groups stand in the order of
-// their first item.
+// together joins items that differ in nothing but the webhook, as far as the
+// screen shows.
+func together(items []rotation.PlanItem) (all []planned) {
+	type alike struct {
+		cluster string
+		step    rotation.Step
+		at, due time.Time
+	}
+	at := map[alike]int{}
+	for _, item := range items {
+		if item.Webhook == "" {
+			all = append(all, planned{item, nil})
+			continue
+		}
+		key := alike{item.Cluster, item.Step, item.At.Truncate(time.Minute), item.Due.Truncate(time.Minute)}
+		i, seen := at[key]
+		if !seen {
+			i, at[key] = len(all), len(all)
+			all = append(all, planned{item, nil})
+		}
+		all[i].webhooks = append(all[i].webhooks, item.Webhook)
+	}
+	return all
+}
+
+// serialise groups items by cluster, step and webhooks; groups stand in the
+// order of their first item.
 func serialise(items []rotation.PlanItem) []series {
 	var all []series
-	at := map[[2]string]int{}
-	for _, item := range items {
-		key := [2]string{item.Cluster, string(item.Step)}
+	at := map[[3]string]int{}
+	for _, item := range together(items) {
+		key := [3]string{item.Cluster, string(item.Step), strings.Join(item.webhooks, " ")}
 		i, seen := at[key]
 		if !seen {
 			i, at[key] = len(all), len(all)
@@ -96,7 +128,7 @@ func serialise(items []rotation.PlanItem) []series {
 		all[i] = append(all[i], item)
 	}
 	for _, s := range all {
-		slices.SortStableFunc(s, func(a, b rotation.PlanItem) int { return a.At.Compare(b.At) })
+		slices.SortStableFunc(s, func(a, b planned) int { return a.At.Compare(b.At) })
 	}
 	slices.SortStableFunc(all, func(a, b series) int {
 		return cmp.Or(a[0].At.Compare(b[0].At), cmp.Compare(a[0].Cluster, b[0].Cluster))
@@ -104,7 +136,14 @@ func serialise(items []rotation.PlanItem) []series {
 	return all
 }
 
-func (v planView) step(item rotation.PlanItem) []cell {
+func (v planView) step(item planned) []cell {
+	what := string(item.Step)
+	switch n := len(item.webhooks); {
+	case n == 1:
+		what += " " + item.webhooks[0]
+	case n > 1:
+		what += fmt.Sprintf(" (%d)", n)
+	}
 	sign := cell{text: "~", sgr: "33"}
 	switch item.Step {
 	case rotation.StepKey, rotation.StepAnchor, rotation.StepNamespace:
@@ -118,7 +157,7 @@ func (v planView) step(item rotation.PlanItem) []cell {
 	case item.At.Equal(item.Due):
 		due = v.until(item.At)
 	}
-	return []cell{sign, text(cmp.Or(v.clean(item.Cluster), "fleet")), text(v.clean(string(item.Step))), text(at), text(due), text(v.clean(item.Reason))}
+	return []cell{sign, text(cmp.Or(v.clean(item.Cluster), "fleet")), text(v.clean(what)), text(at), text(due), text(v.clean(item.Reason))}
 }
 
 // rest says how a folded series goes on after its first step.
@@ -141,16 +180,53 @@ func (v planView) breaks() []string {
 		return []string{"If certd stopped now, nothing that it knows of would end.", ""}
 	}
 	lines := []string{"If certd stopped now:"}
-	rows := make([][]cell, 0, len(v.doc.Breaks))
+	type alike struct {
+		cluster string
+		at      time.Time
+	}
+	webhooks := map[alike][]string{} // that stop together
+	rows, more := [][]cell{}, map[int]alike{}
 	for _, b := range v.doc.Breaks {
-		what := "trust anchor " + v.clean(b.Name) + " and all under it end"
-		if b.Kind == "issuer" {
+		var what string
+		switch key := (alike{b.Cluster, b.At.Truncate(time.Minute)}); b.Kind {
+		case "webhook":
+			if webhooks[key] = append(webhooks[key], b.Name); len(webhooks[key]) > 1 {
+				continue
+			}
+			more[len(rows)] = key
+		case "issuer":
 			what = "the issuer and every workload certificate end"
+		default:
+			what = "trust anchor " + v.clean(b.Name) + " and all under it end"
 		}
 		rows = append(rows, []cell{text(v.moment(b.At) + b.At.In(v.zone).Format(" MST")), text(v.until(b.At)), text(cmp.Or(v.clean(b.Cluster), "fleet")), text(what)})
 	}
-	lines = append(lines, v.table("  ", []column{{}, {rank: 2}, {}, {rank: 1, least: 16}}, rows)...)
+	for i, key := range more {
+		what := "webhook " + webhooks[key][0]
+		if n := len(webhooks[key]); n > 1 {
+			what = count(n, "webhook")
+		}
+		rows[i][3] = text(v.clean("the API server stops accepting " + what))
+	}
+	for i, line := range v.table("  ", []column{{}, {rank: 2}, {}, {rank: 1, least: 16}}, rows) {
+		lines = append(lines, line)
+		if key, ok := more[i]; ok {
+			lines = append(lines, v.wrap("      ", "      ", v.clean(without(webhooks[key])))...)
+		}
+	}
 	return append(lines, "")
+}
+
+// without says what comes of it that webhooks are accepted no longer.
+func without(webhooks []string) string {
+	lead, them, harm := "", "it", ", and nobody is told"
+	if len(webhooks) > 1 {
+		lead, them = names(webhooks, 8)+": ", "them"
+	}
+	if slices.Contains(webhooks, "proxy-injector") {
+		harm = ": pods start without a proxy" + harm
+	}
+	return fmt.Sprintf("%swhat the API server has to ask %s is refused, or with failurePolicy Ignore goes on without %[2]s%s", lead, them, harm)
 }
 
 // horizon is the longest plan: beyond it no schedule was proved.

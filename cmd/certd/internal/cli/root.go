@@ -19,7 +19,6 @@ var later = [...]struct {
 	{"trust", "list rotate renew import status advance hold resume rollback export"},
 	{"adopt", ""}, {"pause", ""}, {"resume", ""},
 	{"clusters", "list test rbac"},
-	{"export", "helm-values"},
 	{"backup", ""}, {"restore", ""}, {"recover", ""}, {"runbook", ""},
 	{"debug", "log-level bundle"},
 }
@@ -62,7 +61,7 @@ func (a *App) root() *cobra.Command {
 	}
 	root.AddCommand(
 		a.initCommand(), a.runCommand(), a.statusCommand(), a.planCommand(), a.rotateCommand(), a.historyCommand(),
-		a.inspectCommand(), a.configCommand(), a.versionCommand(), a.completionCommand(root),
+		a.inspectCommand(), a.exportCommand(), a.configCommand(), a.versionCommand(), a.completionCommand(root),
 	)
 	root.AddCommand(helpTopics()...)
 	root.SetHelpCommand(helpCommand(root))

@@ -76,6 +76,22 @@ func (s *scripted) Verify(context.Context) (api.VerifyReport, error) {
 	return r, nil
 }
 
+func (s *scripted) Export(_ context.Context, cluster string) (api.ClusterExport, error) {
+	e := exported()
+	switch e.Cluster = cluster; {
+	case cluster == "vm-pool":
+		e.Directory, e.Webhooks = true, false
+	case !slices.ContainsFunc(s.st.Clusters, func(c rotation.ClusterStatus) bool { return c.Name == cluster }):
+		return e, fmt.Errorf("cluster %q is not configured: %w", cluster, api.ErrUsage)
+	case cluster == "stage-eu-1":
+		e.WebhookCAPEM = ""
+	}
+	if !s.anchor {
+		e.BundlePEM = ""
+	}
+	return e, nil
+}
+
 func (s *scripted) Rotate(_ context.Context, r api.RotateRequest) (api.RotateReply, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -88,11 +104,14 @@ func (s *scripted) Rotate(_ context.Context, r api.RotateRequest) (api.RotateRep
 		res := api.RotateResult{Cluster: c, Detail: "asked for"}
 		switch {
 		case r.DryRun:
-			res.Detail = "would be given a new issuer now"
+			res.Detail = fmt.Sprintf("would be given a new %s now", r.Target)
 		case r.Wait && c == "prod-us-1":
 			res = api.RotateResult{Cluster: c, Result: rotation.Failed, Detail: "connection refused"}
 		case r.Wait:
 			res = api.RotateResult{Cluster: c, Result: rotation.OK, Serial: "5e91"}
+			if r.Target == rotation.TargetWebhooks {
+				res.Serial = "7c02, 7c03"
+			}
 		}
 		reply.Results = append(reply.Results, res)
 	}
@@ -149,6 +168,7 @@ func fleetOf(name string) rotation.FleetStatus {
 	return map[string]func() rotation.FleetStatus{
 		"healthy": func() rotation.FleetStatus { return healthy("prod-eu-1", "prod-us-1", "stage-eu-1") },
 		"overdue": overdue, "unreachable": unreachable, "journal": fromJournal, "watched": watchedOnly, "none": noAnchor, "large": large, "broken": broken,
+		"hooked": hooked, "untrusted": untrusted,
 		"dark": func() rotation.FleetStatus {
 			return with(healthy("prod-eu-1"), "prod-eu-1", func(c *rotation.ClusterStatus) { c.State = rotation.StateUnknown })
 		},
@@ -233,7 +253,7 @@ func TestScripts(t *testing.T) {
 				s.mu.Lock()
 				defer s.mu.Unlock()
 				for _, r := range s.asked {
-					fmt.Fprintf(ts.Stdout(), "%s reason=%s wait=%v dryRun=%v\n", strings.Join(r.Clusters, ","), r.Reason, r.Wait, r.DryRun)
+					fmt.Fprintf(ts.Stdout(), "%s %s reason=%s wait=%v dryRun=%v\n", r.Target, strings.Join(r.Clusters, ","), r.Reason, r.Wait, r.DryRun)
 				}
 			},
 		},
@@ -324,10 +344,13 @@ func TestWatchingAPipePrintsChangesOnly(t *testing.T) {
 	a.Local = func(context.Context, string, bool) (api.Service, string, func() error, error) {
 		looks++
 		st := healthy("prod-eu-1", "prod-us-1", "stage-eu-1")
-		if looks > 3 {
+		switch {
+		case looks > 6:
+			st = notServed()
+		case looks > 3:
 			st = overdue()
 		}
-		if looks == 6 {
+		if looks == 9 {
 			cancel()
 		}
 		return &scripted{st: st, anchor: true}, "", func() error { return nil }, nil

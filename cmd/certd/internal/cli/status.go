@@ -278,6 +278,23 @@ func (a *App) changes(st rotation.FleetStatus, last map[string]string) map[strin
 				line += " ended"
 			}
 		}
+		if len(c.Webhooks) > 0 {
+			for _, w := range c.Webhooks {
+				if w.Delivered != nil {
+					key = append(key, w.Delivered.Serial)
+				}
+			}
+			served := servedOf(c)
+			key = append(key, served)
+			line += fmt.Sprintf(" webhooks=%d served=%s", len(c.Webhooks), served)
+			switch end := firstEnd(c); {
+			case end == nil:
+			case end.After(s.now):
+				line += " " + span(end.Sub(s.now))
+			default:
+				line += " ended"
+			}
+		}
 		for _, f := range c.Findings {
 			key = append(key, f.ID)
 			line += "; " + v.clean(f.Message)

@@ -33,6 +33,9 @@ func (v statusView) lines() []string {
 	lines = append(lines, v.problems(problems)...)
 	lines = append(lines, v.trust()...)
 	lines = append(lines, v.clusters()...)
+	if v.all && len(v.doc.Clusters) == 1 {
+		lines = append(lines, v.webhookSection(v.doc.Clusters[0])...)
+	}
 	lines = append(lines, v.footer()...)
 	return lines
 }
@@ -89,6 +92,13 @@ func (v statusView) breaking() (long, short string) {
 	what := "something"
 	if b := v.doc.FirstToBreak; b != nil {
 		what = strings.TrimSpace(v.clean(b.Cluster) + " " + v.clean(b.Kind))
+		if b.Kind == "webhook" {
+			what += " " + v.clean(b.Name)
+		}
+		if b.Kind == "webhook" && !b.At.Before(v.doc.ObservedAt) {
+			// Its time is not over, and yet it does not work.
+			return what + " is refused by the API server", what + " is refused"
+		}
 	}
 	short = fmt.Sprintf("%s ended %s", what, v.day(*at))
 	return fmt.Sprintf("%s (%s ago)", short, span(v.now.Sub(*at))), short
@@ -204,6 +214,10 @@ func areMore(n int, more bool) string {
 func (v statusView) clusterTable(clusters []rotation.ClusterStatus) []string {
 	managed := !slices.ContainsFunc(clusters, func(c rotation.ClusterStatus) bool { return c.Mode != "managed" })
 	cols := []column{{name: "CLUSTER"}, {name: "ISSUER"}, {name: "LOADED", rank: 3}, {name: "BUNDLE", rank: 4}}
+	webhooks := hasWebhooks(clusters)
+	if webhooks {
+		cols = append(cols, column{name: "WEBHOOKS", rank: 6})
+	}
 	if !managed {
 		cols = append(cols, column{name: "MODE", rank: 1})
 	}
@@ -214,6 +228,9 @@ func (v statusView) clusterTable(clusters []rotation.ClusterStatus) []string {
 	rows := make([][]cell, 0, len(clusters))
 	for _, c := range clusters {
 		row := []cell{text(v.clean(c.Name)), v.issuer(c), v.loaded(c), v.bundle(c)}
+		if webhooks {
+			row = append(row, v.webhooks(c))
+		}
 		if !managed {
 			row = append(row, text(v.clean(c.Mode)))
 		}
@@ -232,7 +249,7 @@ func (v statusView) clusterTable(clusters []rotation.ClusterStatus) []string {
 		if step, t := nextOf(c); t != nil {
 			at, in = v.moment(*t), v.until(*t)
 			if in == "now" {
-				at, in = "now", v.clean(string(step))
+				at, in = "now", v.clean(step)
 			}
 		}
 		rows = append(rows, append(row, text(at), text(in)))
@@ -241,7 +258,7 @@ func (v statusView) clusterTable(clusters []rotation.ClusterStatus) []string {
 }
 
 func (v statusView) issuer(c rotation.ClusterStatus) cell {
-	m := markOf(c.State)
+	m := markOf(issuerState(c))
 	if c.Issuer == nil || c.Issuer.Delivered == nil {
 		return v.marked(m, "none seen")
 	}
@@ -286,14 +303,28 @@ func (v statusView) bundle(c rotation.ClusterStatus) cell {
 }
 
 // nextOf is what comes next in a cluster, and when.
-func nextOf(c rotation.ClusterStatus) (rotation.Step, *time.Time) {
+func nextOf(c rotation.ClusterStatus) (what string, at *time.Time) {
 	if c.NextStep != nil {
-		return c.NextStep.Step, &c.NextStep.At
+		return strings.TrimSpace(string(c.NextStep.Step) + " " + c.NextStep.Webhook), &c.NextStep.At
 	}
-	if c.Issuer != nil && c.Issuer.NextRun != nil && c.Mode != "watched" {
-		return rotation.StepIssuer, c.Issuer.NextRun
+	if c.Mode == string(rotation.Watched) {
+		return "", nil
 	}
-	return "", nil
+	earlier := func(step string, t *time.Time) {
+		if t != nil && (at == nil || t.Before(*at)) {
+			what, at = step, t
+		}
+	}
+	if c.Issuer != nil {
+		earlier(string(rotation.StepIssuer), c.Issuer.NextRun)
+	}
+	if c.WebhookCA != nil {
+		earlier(string(rotation.StepWebhookCA), c.WebhookCA.NextRun)
+	}
+	for _, w := range c.Webhooks {
+		earlier("webhooks", w.NextRun)
+	}
+	return what, at
 }
 
 func (v statusView) footer() []string {
@@ -304,9 +335,9 @@ func (v statusView) footer() []string {
 		switch step, t := nextOf(c); {
 		case t == nil:
 		case at == nil || t.Before(*at):
-			at, what = t, []string{v.clean(c.Name) + ": " + v.clean(string(step))}
+			at, what = t, []string{v.clean(c.Name) + ": " + v.clean(step)}
 		case t.Equal(*at):
-			what = append(what, v.clean(c.Name)+": "+v.clean(string(step)))
+			what = append(what, v.clean(c.Name)+": "+v.clean(step))
 		}
 	}
 	lines := []string{lead + "nothing is planned"}
