@@ -338,7 +338,7 @@ func (s *site) audit() (signs []audited, calls int) {
 		if err := json.Unmarshal(line, &e); err != nil {
 			continue // the line being written now
 		}
-		if e.Type != "response" || !strings.Contains(e.Request.Path, s.fleet+"-anchor-") {
+		if e.Type != "response" || !strings.Contains(e.Request.Path, "/"+s.fleet+"-") {
 			continue
 		}
 		calls++
