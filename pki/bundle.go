@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"crypto/x509"
@@ -82,6 +83,21 @@ func (b Bundle) IsZero() bool { return len(b.anchors) == 0 }
 // Contains says whether this very certificate is in the bundle.
 func (b Bundle) Contains(c *x509.Certificate) bool {
 	return slices.ContainsFunc(b.anchors, c.Equal)
+}
+
+// Trusts says whether both make a verifier accept the same chains: anchors of
+// one key and one subject count as one, whatever their dates, since proxies do
+// not look at these (rustls-webpki ignores an anchor's validity).
+func (b Bundle) Trusts(o Bundle) bool {
+	return !slices.ContainsFunc(b.anchors, func(c *x509.Certificate) bool { return !o.Covers(c) }) &&
+		!slices.ContainsFunc(o.anchors, func(c *x509.Certificate) bool { return !b.Covers(c) })
+}
+
+// Covers says whether an anchor of this key and subject is in the bundle.
+func (b Bundle) Covers(c *x509.Certificate) bool {
+	return slices.ContainsFunc(b.anchors, func(d *x509.Certificate) bool {
+		return bytes.Equal(c.RawSubject, d.RawSubject) && bytes.Equal(c.RawSubjectPublicKeyInfo, d.RawSubjectPublicKeyInfo)
+	})
 }
 
 // Equal says whether both hold the same anchors.

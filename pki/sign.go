@@ -1,12 +1,14 @@
 package pki
 
 import (
+	"bytes"
 	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -20,6 +22,36 @@ func SelfSignAnchor(now time.Time, p AnchorProfile, signer crypto.Signer) (*x509
 	if err != nil {
 		return nil, err
 	}
+	return selfSign(template, p, signer)
+}
+
+// RenewAnchor makes an anchor with new dates for one that certd may sign for:
+// the same key, the same subject to the byte, the same key identifier. Whoever
+// trusts the one accepts what the other has signed.
+func RenewAnchor(now time.Time, old *x509.Certificate, lifetime, backdate time.Duration, signer crypto.Signer) (*x509.Certificate, error) {
+	p := AnchorProfile{CommonName: old.Subject.CommonName, Lifetime: lifetime, Backdate: backdate}
+	template, err := NewAnchorTemplate(now, p)
+	if err != nil {
+		return nil, err
+	}
+	switch pub, err := p256(signer); {
+	case err != nil:
+		return nil, fmt.Errorf("renew trust anchor %q: %w", p.CommonName, err)
+	case !samePublic(old.PublicKey, pub):
+		return nil, fmt.Errorf("renew trust anchor %q: the signing key is not its own", p.CommonName)
+	}
+	template.Subject, template.RawSubject, template.SubjectKeyId = old.Subject, old.RawSubject, old.SubjectKeyId
+	c, err := selfSign(template, p, signer)
+	if err == nil && (!bytes.Equal(c.RawSubject, old.RawSubject) || !bytes.Equal(c.SubjectKeyId, old.SubjectKeyId)) {
+		err = wrongAfter(template, errors.New("its subject or key identifier is not what it was"))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func selfSign(template *x509.Certificate, p AnchorProfile, signer crypto.Signer) (*x509.Certificate, error) {
 	pub, err := p256(signer)
 	if err != nil {
 		return nil, fmt.Errorf("sign trust anchor %q: %w", p.CommonName, err)
@@ -108,9 +140,11 @@ func sign(template, parent *x509.Certificate, pub *ecdsa.PublicKey, signer crypt
 		return nil, fmt.Errorf("sign %q: key identifier: %w", template.Subject.CommonName, err)
 	}
 	t := *template
-	t.SubjectKeyId = id
+	if len(t.SubjectKeyId) == 0 {
+		t.SubjectKeyId = id
+	}
 	if parent == nil {
-		t.AuthorityKeyId = id
+		t.AuthorityKeyId = t.SubjectKeyId
 		parent = &t
 	}
 	der, err := x509.CreateCertificate(rand.Reader, &t, parent, pub, signer)

@@ -357,3 +357,41 @@ func TestCheckIssuer(t *testing.T) {
 		says(t, CheckIssuer(i.Certificate, short.Certificate, issuerProfile(), i.key.Public().(*ecdsa.PublicKey), noon), "")
 	})
 }
+
+// An anchor's renewal is accepted by whoever trusts the one before, and the
+// other way round: issuers made under either verify under both.
+func TestRenewAnchor(t *testing.T) {
+	t.Parallel()
+	utf8 := root(named("root.linkerd.ünïcode"))
+	for name, old := range map[string]*ca{"certd's own": root(), "another encoding of the subject": utf8} {
+		signer := &countingSigner{Signer: old.key}
+		c, err := RenewAnchor(days(300), old.Certificate, 3650*24*time.Hour, time.Hour, signer)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if signer.asked != 1 || Serial(c) == Serial(old.Certificate) || SKI(c) != SKI(old.Certificate) || string(c.RawSubject) != string(old.RawSubject) || !c.NotAfter.After(old.NotAfter) {
+			t.Errorf("%s: asked %d times, serial %s, SKI %s", name, signer.asked, Serial(c), SKI(c))
+		}
+		before, after := must(NewBundle(old.Certificate)), must(NewBundle(c))
+		if !before.Trusts(after) || !after.Trusts(before) || before.Equal(after) {
+			t.Errorf("%s: the bundles are not of one trust", name)
+		}
+		for _, anchor := range []*x509.Certificate{old.Certificate, c} {
+			key := must(GenerateKey())
+			i, err := SignIssuer(must(NewIssuerTemplate(days(301), issuerProfile(), anchor)), anchor, key.PublicKey(), old.key)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			for _, b := range []Bundle{before, after} {
+				if err := must(NewCredential(key, i)).Prove(b, mesh, days(302)); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+		}
+	}
+	_, err := RenewAnchor(noon, root().Certificate, time.Hour, 0, newKey("P-256"))
+	says(t, err, "not its own")
+	if a, b := must(NewBundle(root().Certificate)), must(NewBundle(root().Certificate)); a.Trusts(b) || a.Trusts(Bundle{}) {
+		t.Error("two keys are one trust")
+	}
+}

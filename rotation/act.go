@@ -39,6 +39,16 @@ func (r *Reconciler) act(ctx, hand context.Context, m *member, f Fleet, v View, 
 			rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: o.Issuer.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: pki.Serial(d.Issuer), Bundle: d.Bundle})
 			return Outcome{Revision: rev}, err
 		})
+	case StepIssuerReload:
+		in.Serial = pki.Serial(d.Issuer)
+		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
+			rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: o.Issuer.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: in.Serial, Bundle: d.Bundle, Reload: in.Serial})
+			return Outcome{Revision: rev}, err
+		})
+	case StepIdentityRestart:
+		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
+			return Outcome{}, m.cluster.Restart(ctx, v.Policy.Namespace, ObjectRef{"Deployment", "linkerd-identity"})
+		})
 	case StepIssuer, StepRepairIssuer:
 		return r.publishIssuer(ctx, hand, m, f, v, d, in)
 	}
@@ -69,7 +79,7 @@ func (r *Reconciler) publishIssuer(ctx, hand context.Context, m *member, f Fleet
 	return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
 		rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: v.Observed.Issuer.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: rec.Serial, Credential: &cred, Bundle: d.Bundle})
 		rec.DeliveredAt = wall()
-		return Outcome{Revision: rev, Certificate: &rec, Anchor: &a, Enrolled: true}, err
+		return Outcome{Revision: rev, Certificate: &rec, Checked: &a, Enrolled: true}, err
 	})
 }
 
@@ -123,13 +133,15 @@ func tookEffect(in Intent, o *Observation, f Fleet) bool {
 	if o == nil {
 		return false
 	}
-	bundle, err := f.Bundle()
+	bundle, err := f.bundleOfCluster(in.Cluster)
 	bundleHolds := err == nil && o.Bundle.Exists && bytes.Equal(o.BundleText, bundle.PEM())
 	switch in.Step {
 	case StepNamespace:
 		return o.Namespace
 	case StepBundle, StepRepairBundle:
 		return bundleHolds
+	case StepIssuerReload:
+		return o.IssuerReload == in.Serial
 	case StepIssuer, StepRepairIssuer:
 		return o.Issuer.Exists && len(o.IssuerFacts.Chain) > 0 && pki.Serial(o.IssuerFacts.Chain[0]) == in.Serial
 	case StepWebhook, StepRepairWebhook, StepWebhookTrust, StepWebhookRetire, StepRepairTrust, StepWebhookReload:

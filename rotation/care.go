@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"certd.internal/pki"
@@ -57,6 +56,7 @@ func (r *Reconciler) care(ctx context.Context) {
 	} else {
 		next = now.Add(time.Minute)
 	}
+	next = earlier(next, now.Add(r.renewIfDue(ctx)))
 	r.mu.Lock()
 	prune := !now.Before(r.nextPrune) || r.nextPrune.Sub(now) > pruneEvery
 	r.mu.Unlock()
@@ -79,12 +79,7 @@ func (r *Reconciler) care(ctx context.Context) {
 func (r *Reconciler) keyOutcome(a Anchor, err error) {
 	if err == nil {
 		r.mu.Lock()
-		if i := slices.IndexFunc(r.anchors, func(x Anchor) bool { return x.ID == a.ID }); i >= 0 {
-			// The flags alone: the rest may have moved on meanwhile.
-			now := r.anchors[i]
-			now.Backend, now.Exportable, now.CheckedAt = a.Backend, a.Exportable, a.CheckedAt
-			r.rememberAnchor(now)
-		}
+		r.rememberChecked(a)
 		r.keyFails = 0
 		r.mu.Unlock()
 		r.Solved("KeysUnavailable", "KeysDenied", "KeyUnfit")

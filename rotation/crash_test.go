@@ -116,6 +116,7 @@ func (s *overseer) report(t *testing.T) {
 // repair, certd always comes to the same end, with each signature accounted
 // for and no valid chain lost on the way.
 func TestACrashAtAnyWriteOfTheJournal(t *testing.T) {
+	t.Parallel()
 	for _, phase := range []string{"first steps", "renewal", "repair"} {
 		for _, late := range []bool{false, true} {
 			for _, lost := range []bool{false, true} {

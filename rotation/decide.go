@@ -47,7 +47,30 @@ func (f Fleet) Active() *Anchor {
 	return nil
 }
 
-// Bundle returns the anchors that every cluster is to trust.
+// BundleOf returns the anchors that one cluster is to trust: the fleet's, and
+// those of partner meshes that its policy names.
+func (f Fleet) BundleOf(p Policy) (pki.Bundle, error) {
+	own, err := f.Bundle()
+	if err != nil || own.IsZero() || len(p.Foreign) == 0 {
+		return own, err
+	}
+	all := own.Anchors()
+	for _, a := range p.Foreign {
+		all = append(all, a.Certificate)
+	}
+	return pki.NewBundle(all...)
+}
+
+// bundleOfCluster is BundleOf by name.
+func (f Fleet) bundleOfCluster(name string) (pki.Bundle, error) {
+	i := slices.IndexFunc(f.Policy.Clusters, func(p Policy) bool { return p.Cluster == name })
+	if i < 0 {
+		return f.Bundle()
+	}
+	return f.BundleOf(f.Policy.Clusters[i])
+}
+
+// Bundle returns the fleet's own anchors, which every cluster is to trust.
 func (f Fleet) Bundle() (pki.Bundle, error) {
 	var b []*x509.Certificate
 	for _, a := range f.Anchors {
@@ -88,6 +111,8 @@ type View struct {
 	Evidence       map[string]WebhookEvidence // by webhook, the latest of each
 	WebhookRequest *Request                   // a person wants new serving certificates
 	CARequest      *Request                   // a person wants a new webhook CA
+
+	Proxies Proxies // the last census
 }
 
 // delivered returns the newest certificate that is known to have been written
@@ -173,6 +198,7 @@ type Decision struct {
 	Loaded   *Loaded
 	Webhooks []WebhookDecision // those that are installed
 	Probe    []WebhookSpec     // whose evidence is missing or too old
+	Census   bool              // the meshed pods are to be counted anew
 	Findings []Finding
 	// Wake is when the answer can change by the passing of time alone; zero:
 	// it cannot.
@@ -204,7 +230,7 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 		return d
 	}
 
-	bundle, err := f.Bundle()
+	bundle, err := f.BundleOf(v.Policy)
 	d.Bundle = bundle
 	active := f.Active()
 	switch epoch := o.epoch(f.Policy.Fleet); {
@@ -233,6 +259,7 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 		d.find(StateWarning, "NamespaceMissing", fmt.Sprintf("namespace %s does not exist", v.Policy.Namespace), nil, "kubectl create namespace "+v.Policy.Namespace+"   or set linkerd.createNamespace: true")
 		return d
 	}
+	d.judgeForeign(v, now)
 	d.nextStep(f, v, now)
 	mending, others := d.webhookActions(f, v, now)
 	d.Wanted = mending
@@ -251,6 +278,7 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 		d.Actor = "certd"
 	}
 	d.probeWhatIsUnproven(v, now)
+	d.judgeProxies(v, now)
 	return d
 }
 
@@ -306,6 +334,9 @@ func (d *Decision) nextStep(f Fleet, v View, now time.Time) {
 	case !o.Bundle.Exists:
 		d.repair(StepRepairBundle, BundleObject, "the trust bundle is gone", o.Bundle)
 		return
+	case d.reconfigured(o):
+		d.Action = Action{Step: StepBundle, Object: BundleObject, Why: "the cluster is to trust other anchors than before: " + bundleDiff(o.BundleText, d.Bundle)}
+		return
 	case !bytes.Equal(o.BundleText, d.Bundle.PEM()):
 		d.repair(StepRepairBundle, BundleObject, "the trust bundle is not what certd published: "+bundleDiff(o.BundleText, d.Bundle), o.Bundle)
 		return
@@ -323,11 +354,17 @@ func (d *Decision) nextStep(f Fleet, v View, now time.Time) {
 		return
 	}
 	marks.Serial = pki.Serial(d.Issuer)
+	restart, outdated := d.judgeDates(f, v, now)
+	uptake, missed := d.helpIdentity(v, now)
 	switch {
 	case !o.IssuerFacts.Complete || !bytes.Equal(o.IssuerFacts.CABundle, d.Bundle.PEM()):
 		d.repair(StepRepairMetadata, IssuerObject, "the copies beside the issuer (ca.crt, crt.pem, key.pem) were changed", o.Issuer)
 	case !marksHold(o.Issuer.Marks, marks):
 		d.repair(StepRepairMetadata, IssuerObject, "labels or annotations of the issuer were changed", o.Issuer)
+	case missed:
+		d.Action = uptake
+	case outdated:
+		d.Action = restart
 	case !d.gains(v, active, now):
 		d.anchorEnds(active, now)
 	case !now.Before(d.Dates.MustRenewBy):
@@ -341,6 +378,33 @@ func (d *Decision) nextStep(f Fleet, v View, now time.Time) {
 		d.sign(StepIssuer, fmt.Sprintf("due since %s by schedule %q: fewer than two more firings come before %s", clock(d.Dates.NextRun), v.Policy.Issuer.Schedule, clock(d.Dates.MustRenewBy)))
 	default:
 		d.wakeAt(d.Dates.NextRun, d.Dates.MustRenewBy)
+	}
+}
+
+// reconfigured says whether the bundle is whole, certd's own, and of other
+// anchors than it should be: the configuration names other partner meshes.
+func (d *Decision) reconfigured(o *Observation) bool {
+	if bytes.Equal(o.BundleText, d.Bundle.PEM()) {
+		return false
+	}
+	have, err := pki.ParseBundle(o.BundleText)
+	return err == nil && !have.Equal(d.Bundle) && len(o.Bundle.Writers) == 0 && o.Bundle.Marks.Fleet != ""
+}
+
+// judgeForeign watches the ends of partner meshes' anchors. One that has ended
+// stays in the bundle, since proxies do not mind, and its leaves may be in use.
+func (d *Decision) judgeForeign(v View, now time.Time) {
+	const warn, alarm = 60 * 24 * time.Hour, 14 * 24 * time.Hour // the first is linkerd check's
+	for _, a := range v.Policy.Foreign {
+		end := a.Certificate.NotAfter
+		switch left := end.Sub(now); {
+		case left <= 0:
+			d.find(StateCritical, "ForeignAnchorExpired", fmt.Sprintf("the anchor of partner mesh %s ended %s ago: `linkerd check` fails for it, and Linkerd's own programs trust nobody under it", a.Name, short(-left)), &end, "certd config show")
+		case left < alarm:
+			d.find(StateCritical, "ForeignAnchorExpiring", fmt.Sprintf("the anchor of partner mesh %s ends in %s: ask them for the one that follows", a.Name, short(left)), &end, "certd config show")
+		case left < warn:
+			d.find(StateWarning, "ForeignAnchorExpiring", fmt.Sprintf("the anchor of partner mesh %s ends in %s: ask them for the one that follows", a.Name, short(left)), &end, "certd config show")
+		}
 	}
 }
 
@@ -412,7 +476,11 @@ func (d *Decision) allowed(v View, a Action, now time.Time) bool {
 	if fl != nil && now.Before(fl.Until) && fl.Until.Sub(now) <= 2*maxBackoff {
 		return hold(fl.Until)
 	}
-	if recent, until := repairAllowed(v.Repairs[a.lane()], now); a.contested() && now.Before(until) {
+	done := v.Repairs[a.lane()]
+	if a.restarts() && len(done) > 0 && now.Before(done[len(done)-1].Add(rolloutTime)) {
+		return hold(done[len(done)-1].Add(rolloutTime))
+	}
+	if recent, until := repairAllowed(done, now); a.contested() && now.Before(until) {
 		who := ""
 		if a.Writer != "" {
 			who = " by " + a.Writer
@@ -434,11 +502,21 @@ func (d *Decision) allowed(v View, a Action, now time.Time) bool {
 	return true
 }
 
+// rolloutTime is what a rollout may take before it has failed: the
+// progressDeadlineSeconds that Kubernetes gives a Deployment. Pods that are yet
+// to be replaced are no reason for another one.
+const rolloutTime = 10 * time.Minute
+
+// restarts says whether an action rolls pods out anew.
+func (a Action) restarts() bool {
+	return a.Step == StepWebhookRestart || a.Step == StepIdentityRestart
+}
+
 // contested says whether an action puts something right that somebody else has
 // changed, and may change again.
 func (a Action) contested() bool {
 	switch a.Step {
-	case StepRepairBundle, StepRepairIssuer, StepRepairMetadata, StepRepairWebhook, StepRepairTrust, StepWebhookReload, StepWebhookRestart:
+	case StepRepairBundle, StepRepairIssuer, StepRepairMetadata, StepRepairWebhook, StepRepairTrust, StepWebhookReload, StepWebhookRestart, StepIssuerReload, StepIdentityRestart:
 		return true
 	}
 	return a.Writer != ""
@@ -615,6 +693,41 @@ func (d *Decision) judgeLoaded(v View, now time.Time) {
 		d.find(severity, "IssuerNotLoaded", fmt.Sprintf("the issuer was delivered %s ago, and %s still uses one that ends in %s", short(now.Sub(delivered)), strings.Join(behind, ", "), short(l.NotAfter.Sub(now))), l.NotAfter, "kubectl -n "+v.Policy.Namespace+" rollout restart deploy/linkerd-identity")
 	}
 }
+
+// helpIdentity moves replicas of linkerd-identity that did not load a delivered
+// issuer in the time that this takes: one whose file watch has ended stays so
+// for good, and looks healthy (linkerd2 issue 15109). Its files are swapped once
+// more; if that does not help, the pods are replaced one after another. What it
+// could not load is not put right by a restart: then the proof that it can, from
+// the bundle in the cluster, is missing, and nothing is done here.
+func (d *Decision) helpIdentity(v View, now time.Time) (Action, bool) {
+	o := v.Observed
+	if d.Loaded == nil || d.Loaded.State != "no" || now.Before(deliveredAt(d.Issuer, v).Add(loadGrace)) || !bytes.Equal(o.BundleText, d.Bundle.PEM()) {
+		return Action{}, false
+	}
+	for _, r := range o.Identity.Replicas {
+		if r.NotAfter.IsZero() || now.Sub(r.At) > evidenceAge || r.NotAfter.Sub(d.Issuer.NotAfter).Abs() < 30*time.Second {
+			continue
+		}
+		a := Action{Step: StepIssuerReload, Object: IssuerObject, Deadline: r.NotAfter,
+			Why: fmt.Sprintf("%s has not loaded the issuer in %s: its files are swapped once more", r.Pod, short(now.Sub(deliveredAt(d.Issuer, v))))}
+		if o.IssuerReload != pki.Serial(d.Issuer) {
+			return a, true
+		}
+		if at := o.IssuerWrittenAt.Add(loadGrace); now.Before(at) {
+			d.wakeAt(at)
+			continue
+		}
+		if r.Started.Before(o.IssuerWrittenAt) {
+			a.Step, a.Object, a.Why = StepIdentityRestart, identityObject, r.Pod+" did not load the issuer, also not after its files were swapped once more"
+			return a, true
+		}
+	}
+	return Action{}, false
+}
+
+// identityObject is what runs linkerd-identity, in text.
+const identityObject = "Deployment/linkerd-identity"
 
 func deliveredAt(c *x509.Certificate, v View) time.Time {
 	serial := pki.Serial(c)

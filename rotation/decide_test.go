@@ -169,7 +169,27 @@ func TestDecide(t *testing.T) {
 			b.view.Observed.Bundle.Writers = []Writer{{Name: "argocd-controller", At: hours(1)}}
 		}, "", "RepairHeldBack"},
 		{"identity uses the delivered issuer", hours(1), func(b *bench) { b.replica(b.view.Certificates[0].NotAfter, hours(1)) }, "", ""},
-		{"identity uses another issuer long after delivery", hours(1), func(b *bench) { b.replica(hours(100), hours(1)) }, "", "IssuerNotLoaded"},
+		{"identity uses another issuer long after delivery", hours(1), func(b *bench) { b.replica(hours(100), hours(1)) }, StepIssuerReload, "IssuerNotLoaded"},
+		{"its files were swapped a moment ago", hours(1), func(b *bench) {
+			b.replica(hours(100), hours(1))
+			b.view.Observed.IssuerReload, b.view.Observed.IssuerWrittenAt = pki.Serial(b.view.Observed.IssuerFacts.Chain[0]), hours(1).Add(-time.Second)
+		}, "", "IssuerNotLoaded"},
+		{"that was in vain: it is restarted", hours(1), func(b *bench) {
+			b.replica(hours(100), hours(1))
+			b.view.Observed.IssuerReload, b.view.Observed.IssuerWrittenAt = pki.Serial(b.view.Observed.IssuerFacts.Chain[0]), hours(0.5)
+		}, StepIdentityRestart, "IssuerNotLoaded"},
+		{"a rollout that goes on is waited for", hours(1), func(b *bench) {
+			b.replica(hours(100), hours(1))
+			b.view.Observed.IssuerReload, b.view.Observed.IssuerWrittenAt = pki.Serial(b.view.Observed.IssuerFacts.Chain[0]), hours(0.5)
+			b.view.Repairs = map[lane][]time.Time{{StepIdentityRestart, identityObject}: {hours(0.9)}}
+		}, "", "IssuerNotLoaded"},
+		{"a partner mesh's anchor is added", hours(1), func(b *bench) { b.partner(start.Add(time.Hour * 24 * 365)) }, StepBundle, ""},
+		{"a partner mesh's anchor is near its end", hours(1), func(b *bench) { b.partner(hours(1).Add(30 * 24 * time.Hour)) }, StepBundle, "ForeignAnchorExpiring"},
+		{"a partner mesh's anchor has ended", hours(1), func(b *bench) { b.partner(hours(0.5)) }, StepBundle, "ForeignAnchorExpired"},
+		{"beside a partner's anchor another writer's bundle is repaired", hours(1), func(b *bench) {
+			b.partner(start.Add(time.Hour * 24 * 365))
+			b.view.Observed.Bundle.Writers = []Writer{{Name: "kubectl", At: hours(0.9)}}
+		}, StepRepairBundle, ""},
 		{"identity may take a few minutes to load", start.Add(2 * time.Minute), func(b *bench) { b.replica(hours(100), start) }, "", ""},
 		{"identity's leaves live longer than the policy says, so the floor is higher", hours(40), func(b *bench) {
 			b.replica(b.view.Certificates[0].NotAfter, hours(40))
@@ -244,6 +264,20 @@ func TestDecide(t *testing.T) {
 			}
 		})
 	}
+}
+
+// partner has the cluster trust another mesh's anchor, which ends then.
+func (b *bench) partner(notAfter time.Time) {
+	b.t.Helper()
+	key, err := pki.GenerateKey()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	anchor, err := pki.SelfSignAnchor(start, pki.AnchorProfile{CommonName: "root.linkerd.cluster.local", Lifetime: notAfter.Sub(start)}, key)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.view.Policy.Foreign = []ForeignAnchor{{Name: "partner", Certificate: anchor}}
 }
 
 func (b *bench) replica(notAfter, at time.Time) {

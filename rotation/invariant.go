@@ -53,7 +53,7 @@ func Violations(f Fleet, v View, now time.Time) []Violation {
 			if a.Certificate == nil || !a.RetiredAt.IsZero() {
 				continue
 			}
-			if !bundle.Contains(a.Certificate) {
+			if !bundle.Covers(a.Certificate) {
 				bad("I1", "the bundle lacks anchor %s, which other clusters' leaves need", a.ID)
 			}
 		}

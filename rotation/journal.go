@@ -58,27 +58,30 @@ type Step string
 
 // The steps.
 const (
-	StepKey            Step = "key"             // create a CA key
-	StepSign           Step = "sign"            // one signature by a CA key
-	StepCanary         Step = "canary"          // one signature that proves the path
-	StepAnchor         Step = "anchor"          // enter a trust anchor
-	StepNamespace      Step = "namespace"       // create the Linkerd namespace
-	StepBundle         Step = "bundle"          // publish the bundle
-	StepIssuer         Step = "issuer"          // publish a new issuer
-	StepRepairBundle   Step = "repair-bundle"   // restore a damaged or deleted bundle
-	StepRepairIssuer   Step = "repair-issuer"   // replace a lost or damaged issuer by a new one
-	StepRepairMetadata Step = "repair-metadata" // restore marks or copies; nothing is signed
-	StepWebhookCA      Step = "webhook-ca"      // make a new webhook CA
-	StepWebhookTrust   Step = "webhook-trust"   // add the webhook CA to a caBundle, or to the Secret's ca.crt
-	StepWebhook        Step = "webhook"         // publish a new serving certificate
-	StepWebhookRetire  Step = "webhook-retire"  // take what serves nobody any more out of a caBundle or ca.crt
-	StepWebhookReload  Step = "webhook-reload"  // have kubelets swap a Secret's files once more
-	StepWebhookRestart Step = "webhook-restart" // roll out pods that missed their certificate
-	StepRepairWebhook  Step = "repair-webhook"  // replace a lost or damaged serving certificate by a new one
-	StepRepairTrust    Step = "repair-trust"    // put back into a caBundle what the served certificates need
-	StepRecover        Step = "recover"         // learn an anchor from the world after the journal was lost
-	StepStart          Step = "start"           // the daemon started
-	StepReload         Step = "reload"          // the configuration was reloaded
+	StepKey             Step = "key"              // create a CA key
+	StepSign            Step = "sign"             // one signature by a CA key
+	StepCanary          Step = "canary"           // one signature that proves the path
+	StepAnchor          Step = "anchor"           // enter a trust anchor
+	StepNamespace       Step = "namespace"        // create the Linkerd namespace
+	StepBundle          Step = "bundle"           // publish the bundle
+	StepIssuer          Step = "issuer"           // publish a new issuer
+	StepRepairBundle    Step = "repair-bundle"    // restore a damaged or deleted bundle
+	StepRepairIssuer    Step = "repair-issuer"    // replace a lost or damaged issuer by a new one
+	StepRepairMetadata  Step = "repair-metadata"  // restore marks or copies; nothing is signed
+	StepWebhookCA       Step = "webhook-ca"       // make a new webhook CA
+	StepWebhookTrust    Step = "webhook-trust"    // add the webhook CA to a caBundle, or to the Secret's ca.crt
+	StepWebhook         Step = "webhook"          // publish a new serving certificate
+	StepWebhookRetire   Step = "webhook-retire"   // take what serves nobody any more out of a caBundle or ca.crt
+	StepWebhookReload   Step = "webhook-reload"   // have kubelets swap a Secret's files once more
+	StepWebhookRestart  Step = "webhook-restart"  // roll out pods that missed their certificate
+	StepRepairWebhook   Step = "repair-webhook"   // replace a lost or damaged serving certificate by a new one
+	StepRepairTrust     Step = "repair-trust"     // put back into a caBundle what the served certificates need
+	StepIssuerReload    Step = "issuer-reload"    // have kubelets swap the issuer's files once more
+	StepIdentityRestart Step = "identity-restart" // roll out a linkerd-identity that missed what was delivered
+	StepTrustRenew      Step = "trust-renew"      // give a trust anchor new dates; key and subject stay
+	StepRecover         Step = "recover"          // learn an anchor from the world after the journal was lost
+	StepStart           Step = "start"            // the daemon started
+	StepReload          Step = "reload"           // the configuration was reloaded
 )
 
 // Intent is what certd is about to do.
@@ -125,6 +128,7 @@ type Outcome struct {
 
 	Certificate *CertificateRecord // enters the inventory
 	Anchor      *Anchor            // enters or replaces the anchor with that ID
+	Checked     *Anchor            // Backend, Exportable and CheckedAt of the anchor with that ID, whose certificate may have been renewed meanwhile
 	WebhookCA   *WebhookCA         // enters or replaces the cluster's webhook CA with that ID
 	Enrolled    bool               // the intent's cluster is managed from now on
 }
@@ -154,8 +158,11 @@ type Anchor struct {
 	// Certificate is nil between the intent to make the key and the
 	// signature on the certificate.
 	Certificate *x509.Certificate
-	CreatedAt   time.Time
-	RetiredAt   time.Time // zero while in use
+	// Formerly is the certificate that Certificate has taken the place of: of
+	// the same key and subject, with other dates. Nil: none has.
+	Formerly  *x509.Certificate
+	CreatedAt time.Time
+	RetiredAt time.Time // zero while in use
 }
 
 // CertificateRecord is one certificate certd has had signed, or has met.

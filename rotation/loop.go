@@ -74,6 +74,8 @@ type Reconciler struct {
 	nextPrune time.Time
 	keyFails  int
 	slots     int // taken
+	counts    sync.WaitGroup
+	renewing  sync.Mutex // held while an anchor is renewed
 	begun     time.Time
 	// pendings are intents of clusters that are not configured now.
 	pendings []PendingIntent
@@ -258,7 +260,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	}
 	r.refuseWaiters("certd is stopping")
 	done := make(chan struct{})
-	go func() { working.Wait(); close(done) }()
+	go func() { working.Wait(); r.counts.Wait(); close(done) }()
 	select {
 	case <-done:
 		return nil
@@ -467,6 +469,9 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 			continue
 		}
 		if d.Step == "" {
+			if d.Census {
+				r.count(ctx, m)
+			}
 			break
 		}
 		if !v.Record.Enrolled && r.othersUnseen(m, now) {
@@ -481,6 +486,31 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 		}
 	}
 	r.schedule(m, d)
+}
+
+// count has the meshed pods counted, beside everything else: that takes its
+// time where they are many, and holds up no step.
+func (r *Reconciler) count(ctx context.Context, m *member) {
+	m.mu.Lock()
+	busy := m.counting
+	m.counting = true
+	m.mu.Unlock()
+	if busy {
+		return
+	}
+	r.counts.Go(func() {
+		p := m.cluster.CountProxies(ctx)
+		if p.At.IsZero() {
+			p.At = wall()
+		}
+		m.mu.Lock()
+		m.proxies, m.counting = p, false
+		m.mu.Unlock()
+		r.mu.Lock()
+		m.changed()
+		r.mu.Unlock()
+		r.poke()
+	})
 }
 
 // observe looks once and keeps what it saw.

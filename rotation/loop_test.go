@@ -47,7 +47,7 @@ func TestWhoComesFirst(t *testing.T) {
 // outside hold the first and want the second.
 func TestLockOrder(t *testing.T) {
 	b := newBench(t)
-	for _, out := range []Outcome{{Result: OK, Anchor: &b.fleet.Anchors[0], Certificate: &b.view.Certificates[0]}, {Result: OK, Certificate: &b.view.Certificates[0]}} {
+	for _, out := range []Outcome{{Result: OK, Anchor: &b.fleet.Anchors[0], Certificate: &b.view.Certificates[0]}, {Result: OK, Checked: &b.fleet.Anchors[0]}, {Result: OK, Certificate: &b.view.Certificates[0]}} {
 		r := &Reconciler{members: map[string]*member{}}
 		m := &member{name: "eu"}
 		r.mu.Lock()

@@ -42,6 +42,8 @@ type member struct {
 	signed       map[lane][]time.Time // when CA signatures were made, of the last hour or more
 	webhookCAs   []WebhookCA
 	evidence     map[string]WebhookEvidence
+	proxies      Proxies
+	counting     bool // a census is under way
 	requests     map[Target]*Request
 	waiters      []waiter
 	pending      []PendingIntent
@@ -80,7 +82,7 @@ func (m *member) view() View {
 	defer m.mu.Unlock()
 	return View{Policy: m.policy, Record: m.record, Certificates: slices.Clone(m.certificates), Observed: m.observed, Err: m.obsErr, ErrSince: m.errSince,
 		Request: m.requests[TargetIssuer], Repairs: maps.Clone(m.repairs), Failures: maps.Clone(m.failures), Signed: maps.Clone(m.signed),
-		WebhookCAs: slices.Clone(m.webhookCAs), Evidence: maps.Clone(m.evidence), WebhookRequest: m.requests[TargetWebhooks], CARequest: m.requests[TargetWebhookCA]}
+		WebhookCAs: slices.Clone(m.webhookCAs), Evidence: maps.Clone(m.evidence), WebhookRequest: m.requests[TargetWebhooks], CARequest: m.requests[TargetWebhookCA], Proxies: m.proxies}
 }
 
 // newMember knows nothing yet but what the configuration says.
@@ -156,6 +158,11 @@ func (r *Reconciler) remember(m *member, in Intent, out Outcome) {
 		r.rememberAnchor(*a)
 		r.mu.Unlock()
 	}
+	if a := out.Checked; a != nil {
+		r.mu.Lock()
+		r.rememberChecked(*a)
+		r.mu.Unlock()
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.record.Enrolled = m.record.Enrolled || out.Enrolled
@@ -202,6 +209,16 @@ func (r *Reconciler) clockDoubt() string {
 		return ""
 	}
 	return fmt.Sprintf("certd's clock disagrees with %d of %d API servers", disagree, agree+disagree)
+}
+
+// rememberChecked takes over what the key backend says of an anchor's key, and
+// that alone: the rest may have moved on meanwhile. The caller holds the lock.
+func (r *Reconciler) rememberChecked(a Anchor) {
+	if i := slices.IndexFunc(r.anchors, func(x Anchor) bool { return x.ID == a.ID }); i >= 0 {
+		now := r.anchors[i]
+		now.Backend, now.Exportable, now.CheckedAt = a.Backend, a.Exportable, a.CheckedAt
+		r.rememberAnchor(now)
+	}
 }
 
 // rememberAnchor replaces or appends; the caller holds the lock.

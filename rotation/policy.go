@@ -1,6 +1,9 @@
 package rotation
 
-import "time"
+import (
+	"crypto/x509"
+	"time"
+)
 
 // FleetPolicy is what the configuration asks for, checked and with every
 // default filled in. Nothing in it changes after it was built.
@@ -15,7 +18,8 @@ type FleetPolicy struct {
 type TrustPolicy struct {
 	Lifetime    time.Duration
 	Backdate    time.Duration // how far notBefore lies in the past
-	RenewBefore time.Duration // a finding from here on
+	RenewBefore time.Duration // from here on it is renewed or, without Renews, a finding
+	Renews      bool          // with new dates for the same key, by itself
 }
 
 // Policy is what the configuration asks for in one cluster.
@@ -30,7 +34,15 @@ type Policy struct {
 	Repair          time.Duration // how long an outage must be survivable
 	Issuer          RenewalPolicy
 	Webhooks        WebhookPolicy
-	Directory       bool // a folder: no identity runs there
+	// Foreign are the anchors of partner meshes that the cluster trusts besides.
+	Foreign   []ForeignAnchor
+	Directory bool // a folder: no identity runs there
+}
+
+// ForeignAnchor is a trust anchor of a mesh that certd does not look after.
+type ForeignAnchor struct {
+	Name        string // the configuration's
+	Certificate *x509.Certificate
 }
 
 // RenewalPolicy is about certificates of one kind in one cluster: how long

@@ -118,15 +118,20 @@ type Cluster interface {
 	// still at w.Revision, and nothing else of it but certd's annotations.
 	WriteCABundle(ctx context.Context, w CABundleWrite) (revision string, err error)
 
-	// RestartWebhook rolls the pods of a webhook's owner out anew, as
-	// `kubectl rollout restart` does.
-	RestartWebhook(ctx context.Context, w WebhookSpec, owner ObjectRef) error
+	// Restart rolls the pods of a Deployment, DaemonSet or StatefulSet out anew,
+	// one after another, as `kubectl rollout restart` does.
+	Restart(ctx context.Context, namespace string, owner ObjectRef) error
 
 	// ProbeWebhooks finds out what each replica of these webhooks serves, and
 	// whether they do what they are for. There is an answer for each, by name:
 	// what could not be seen is unknown and says why. Webhooks come with the
 	// namespace and names that Observe filled in.
 	ProbeWebhooks(ctx context.Context, webhooks []WebhookSpec) map[string]WebhookEvidence
+
+	// CountProxies looks at every meshed pod of the cluster. There is always an
+	// answer: what could not be seen is in it. A cluster without pods answers
+	// with the zero Proxies.
+	CountProxies(ctx context.Context) Proxies
 
 	// Event tells people who look at the object (a Kubernetes Event). A
 	// backend without such a thing does nothing.
@@ -181,11 +186,14 @@ type Observation struct {
 
 	Namespace bool // the Linkerd namespace exists
 
-	Bundle     ObjectState
-	BundleText []byte // ca-bundle.crt as it stands
+	Bundle          ObjectState
+	BundleText      []byte    // ca-bundle.crt as it stands
+	BundleWrittenAt time.Time // when certd last changed it; zero: never, or not known
 
-	Issuer      ObjectState
-	IssuerFacts pki.IssuerFacts
+	Issuer          ObjectState
+	IssuerFacts     pki.IssuerFacts
+	IssuerWrittenAt time.Time // when certd last changed the Secret; zero likewise
+	IssuerReload    string    // what WriteIssuer last gave as Reload
 
 	Identity *Identity // nil where no linkerd-identity can run
 
@@ -230,6 +238,9 @@ type IssuerWrite struct {
 	Serial     string
 	Credential *pki.Credential
 	Bundle     pki.Bundle // for ca.crt
+	// Reload, if not "", is put beside them under a key that Linkerd does not
+	// read: a change of it makes the kubelet swap the files once more.
+	Reload string
 }
 
 // Event is one thing to tell people in the cluster.

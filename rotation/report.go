@@ -112,8 +112,28 @@ type ClusterStatus struct {
 	Issuer      *IssuerStatus     `json:"issuer,omitempty"`
 	WebhookCA   *WebhookCAStatus  `json:"webhookCA,omitempty"`
 	Webhooks    []WebhookStatus   `json:"webhooks,omitzero"` // absent where none can run, or the cluster was not seen
+	Proxies     *ProxiesStatus    `json:"proxies,omitempty"`
 	Findings    []Finding         `json:"findings"`
 	NextStep    *PlanItem         `json:"nextStep,omitempty"`
+}
+
+// ProxiesStatus counts the meshed pods by what they trust.
+type ProxiesStatus struct {
+	Total   int          `json:"total"`
+	Current int          `json:"current"` // trust the keys of the bundle, and no others
+	Stale   int          `json:"stale"`   // trust something else
+	Unknown int          `json:"unknown"`
+	At      *time.Time   `json:"at,omitempty"`
+	Restart []StaleOwner `json:"restart"`           // whose pods are stale; not all, where they are many
+	Problem string       `json:"problem,omitempty"` // why there is no count, or not a whole one
+}
+
+// StaleOwner is a workload whose pods have to be created anew.
+type StaleOwner struct {
+	Namespace string `json:"namespace"`
+	Kind      string `json:"kind"`
+	Name      string `json:"name"`
+	Pods      int    `json:"pods"`
 }
 
 // WebhookCAStatus is the CA over a cluster's webhooks.
@@ -169,6 +189,7 @@ type BundleStatus struct {
 // AnchorRef names an anchor; ID is absent where certd did not make it.
 type AnchorRef struct {
 	ID       string    `json:"id,omitempty"`
+	Foreign  string    `json:"foreign,omitempty"` // name of the partner mesh whose it is
 	Subject  string    `json:"subject"`
 	SHA256   string    `json:"sha256"`
 	NotAfter time.Time `json:"notAfter"`

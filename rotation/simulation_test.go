@@ -205,6 +205,7 @@ func TestAnEmptyFleetBecomesValidAndThenStaysUntouched(t *testing.T) {
 }
 
 func TestTenYears(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "east", "north", "west")
 		berlin, err := time.LoadLocation("Europe/Berlin")
@@ -288,6 +289,7 @@ func TestTenYears(t *testing.T) {
 // not answer. While it is calm again everything converges, and nothing is
 // unaccounted for.
 func TestFaultsNeverLeaveAFleetBroken(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { faultyMonths(t, seed) })

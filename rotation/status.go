@@ -126,7 +126,11 @@ func newFleetStatus(f Fleet, now time.Time, source string) FleetStatus {
 		s.Findings = append(s.Findings, Finding{ID: "NoAnchor", Severity: StateWarning, Message: "there is no trust anchor yet", Fix: "certd init"})
 	default:
 		end := active.Certificate.NotAfter
-		if left := end.Sub(now); left < f.Policy.Trust.RenewBefore {
+		warn := f.Policy.Trust.RenewBefore
+		if f.Policy.Trust.Renews { // it is news only that this did not happen
+			warn -= warn / 4
+		}
+		if left := end.Sub(now); left < warn {
 			severity := StateWarning
 			if left < f.Policy.Trust.RenewBefore/4 {
 				severity = StateCritical
@@ -243,9 +247,10 @@ func clusterStatus(f Fleet, v View, d Decision, now time.Time) ClusterStatus {
 	}
 	if o := v.Observed; o != nil {
 		c.Version = o.Version
-		c.Bundle = bundleStatus(f, o)
+		c.Bundle = bundleStatus(f, v.Policy, o)
 		c.Issuer = issuerStatus(f, v, d)
 		c.WebhookCA, c.Webhooks = webhookCAStatus(v), webhookStatuses(v, d)
+		c.Proxies = proxiesStatus(f, v)
 		if d.Mode == Managed && d.Step != "" && v.Err == nil {
 			c.NextStep = &PlanItem{Cluster: c.Name, Step: d.Step, Webhook: d.Webhook, Due: now.Truncate(time.Second), At: now.Truncate(time.Second), Reason: d.Why, Undo: undo(d.Step)}
 		}
@@ -259,12 +264,12 @@ func clusterStatus(f Fleet, v View, d Decision, now time.Time) ClusterStatus {
 	return c
 }
 
-func bundleStatus(f Fleet, o *Observation) *BundleStatus {
+func bundleStatus(f Fleet, p Policy, o *Observation) *BundleStatus {
 	if !o.Bundle.Exists {
 		return nil
 	}
 	b := &BundleStatus{Anchors: []AnchorRef{}}
-	want, err := f.Bundle()
+	want, err := f.BundleOf(p)
 	b.Current = err == nil && !want.IsZero() && string(want.PEM()) == string(o.BundleText)
 	have, err := pki.ParseBundle(o.BundleText)
 	if err != nil {
@@ -276,6 +281,11 @@ func bundleStatus(f Fleet, o *Observation) *BundleStatus {
 		for _, a := range f.Anchors {
 			if a.Certificate != nil && a.Certificate.Equal(c) {
 				ref.ID = a.ID
+			}
+		}
+		for _, a := range p.Foreign {
+			if a.Certificate.Equal(c) {
+				ref.Foreign = a.Name
 			}
 		}
 		b.Anchors = append(b.Anchors, ref)

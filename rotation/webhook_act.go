@@ -80,7 +80,7 @@ func (r *Reconciler) actOnWebhook(ctx, hand context.Context, m *member, f Fleet,
 		return r.publishServing(ctx, hand, m, f, v, w, d, in)
 	case StepWebhookRestart:
 		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
-			return Outcome{}, m.cluster.RestartWebhook(ctx, d.spec, d.owner)
+			return Outcome{}, m.cluster.Restart(ctx, d.spec.Namespace, d.owner)
 		})
 	case StepWebhookReload:
 		in.Serial = pki.Serial(w.Facts.Chain[0])

@@ -115,10 +115,13 @@ func (w Webhook) ignores() bool {
 // judgeWebhooks says what each installed webhook is worth: its dates, what is
 // really served, whether the API server takes it.
 func (d *Decision) judgeWebhooks(f Fleet, v View, now time.Time) {
+	denied, unseen := []Webhook{}, []Webhook{}
 	for _, w := range v.Observed.Webhooks {
 		switch {
+		case errors.Is(w.Err, ErrDenied):
+			denied = append(denied, w)
 		case w.Err != nil:
-			d.unseenWebhook(v, w)
+			unseen = append(unseen, w)
 		case w.installed():
 			d.Webhooks = append(d.Webhooks, d.judgeWebhook(f, v, w, now))
 		case w.Spec.Own && v.Err == nil:
@@ -129,17 +132,23 @@ func (d *Decision) judgeWebhooks(f Fleet, v View, now time.Time) {
 			d.find(StateWarning, "WebhookMissing", fmt.Sprintf("webhook %s is configured, and nothing calls it: %s", w.Spec.Name, strings.Join(names, ", ")), nil, "certd config show")
 		}
 	}
+	if v.Err == nil {
+		d.unseenWebhooks(StateWarning, "WebhookDenied", denied, "kubectl apply -f deploy/rbac/certd.yaml")
+		d.unseenWebhooks(StateUnknown, "WebhookUnseen", unseen, "certd inspect "+v.Policy.Cluster)
+	}
 }
 
-func (d *Decision) unseenWebhook(v View, w Webhook) {
-	if v.Err != nil {
+// unseenWebhooks makes one finding of several: what prevents certd from looking
+// at one of them, as a rule, is in the way of the others, too.
+func (d *Decision) unseenWebhooks(severity State, id string, all []Webhook, fix string) {
+	if len(all) == 0 {
 		return
 	}
-	id, severity, fix := "WebhookUnseen", StateUnknown, "certd inspect "+v.Policy.Cluster
-	if errors.Is(w.Err, ErrDenied) {
-		id, severity, fix = "WebhookDenied", StateWarning, "kubectl apply -f deploy/rbac/certd.yaml"
+	names := make([]string, len(all))
+	for i, w := range all {
+		names[i] = w.Spec.Name
 	}
-	d.find(severity, id, fmt.Sprintf("webhook %s could not be seen: %v", w.Spec.Name, w.Err), nil, fix)
+	d.find(severity, id, fmt.Sprintf("webhook %s could not be seen: %v", strings.Join(names, ", "), all[0].Err), nil, fix)
 }
 
 func (d *Decision) judgeWebhook(f Fleet, v View, w Webhook, now time.Time) WebhookDecision {
@@ -459,7 +468,7 @@ func (d *Decision) reportUnproved(v View, wd *WebhookDecision, end *time.Time, n
 // restartable is what to name to kubectl.
 func restartable(ev WebhookEvidence) string {
 	for _, r := range ev.Replicas {
-		if r.Owner.Kind != "" {
+		if r.Owner.Kind != "" && plain(r.Owner.Name) {
 			return strings.ToLower(r.Owner.Kind) + "/" + r.Owner.Name
 		}
 	}

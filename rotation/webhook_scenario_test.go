@@ -214,6 +214,7 @@ func TestWebhooksAreTakenOverFromHelm(t *testing.T) {
 // A new CA, and new certificates under the same one, whatever the replicas do:
 // no call fails, each replica is moved, and the old CA is gone in the end.
 func TestWebhookCARotation(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		name    string
 		trouble func(c *memory.Cluster)
@@ -287,6 +288,7 @@ func (w *world) entries() []rotation.Entry {
 // certificates are back without one more failed call. It does so in the middle
 // of a CA rotation, too.
 func TestAHelmUpgradeIsMendedInSeconds(t *testing.T) {
+	t.Parallel()
 	for _, rotating := range []time.Duration{0, 10 * time.Second, 45 * time.Second, 2 * time.Minute, 5 * time.Minute} {
 		t.Run(fmt.Sprintf("%s into a rotation", rotating), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -389,6 +391,7 @@ func TestWebhooksAreTakenOverFromCertManager(t *testing.T) {
 // Two years: certificates and CA are renewed within their windows, never below
 // the floor, and no call ever fails.
 func TestTwoYearsOfWebhooks(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := hooked(t, "east")
 		w.policy.Clusters[0].Webhooks.ProbeEvery = 30 * day
@@ -437,6 +440,7 @@ func TestTwoYearsOfWebhooks(t *testing.T) {
 // call fails but for want of what a hand took away before; when it is calm
 // again everything is served and accepted.
 func TestFaultsNeverBreakAdmission(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { faultyHooks(t, seed) })
@@ -532,6 +536,7 @@ func faultyHooks(t *testing.T, seed uint64) {
 // their CA changes, certd always comes to the same end, with each signature
 // accounted for, and no call fails on the way.
 func TestACrashAtAnyWriteAboutWebhooks(t *testing.T) {
+	t.Parallel()
 	for _, rotating := range []bool{false, true} {
 		for _, late := range []bool{false, true} {
 			for _, lost := range []bool{false, true} {

@@ -124,6 +124,11 @@ func (j *Journal) finish(t *txn, id uint64, out rotation.Outcome, again bool) er
 			return err
 		}
 	}
+	if out.Checked != nil {
+		if err := t.putChecked(*out.Checked); err != nil {
+			return err
+		}
+	}
 	if out.WebhookCA != nil {
 		if err := t.putWebhookCA(*out.WebhookCA); err != nil {
 			return err
@@ -169,6 +174,11 @@ func checkOutcome(out *rotation.Outcome) error {
 			return errors.New("the anchor has no generation id")
 		}
 		if err := checkFields([]field{{"anchor", out.Anchor.ID}, {"key", out.Anchor.Key}, {"backend", out.Anchor.Backend}}); err != nil {
+			return err
+		}
+	}
+	if out.Checked != nil {
+		if err := checkFields([]field{{"anchor", out.Checked.ID}, {"backend", out.Checked.Backend}}); err != nil {
 			return err
 		}
 	}

@@ -162,6 +162,19 @@ func (j *Journal) Anchors() ([]rotation.Anchor, error) {
 	return anchors, err
 }
 
+// putChecked replaces what the key backend says of an anchor's key, and leaves
+// the rest of its record alone. An anchor that is not there stays away.
+func (t *txn) putChecked(a rotation.Anchor) error {
+	var r anchorRecord
+	found, err := t.get(bucketAnchors, []byte(a.ID), &r)
+	if err != nil || !found {
+		return err
+	}
+	r.Backend, r.Exportable, r.CheckedAt = a.Backend, a.Exportable, utc(a.CheckedAt)
+	_, err = t.put(bucketAnchors, []byte(a.ID), r)
+	return err
+}
+
 // older orders generations, the oldest first.
 func older(a, b rotation.Anchor) int {
 	if ga, gb := generation(a.ID), generation(b.ID); ga > 0 && gb > 0 {

@@ -113,6 +113,10 @@ func TestWhatIsRecordedIsThereAfterReopening(t *testing.T) {
 	anchor := rotation.Anchor{ID: "g1", Key: "acme-anchor-1", Backend: "vault", CheckedAt: noon, CreatedAt: noon, Certificate: testCertificate(t)}
 	step(t, j, rotation.Intent{Step: rotation.StepAnchor, Actor: "lee@cli", Reason: "ceremony", Anchor: "g1"}, rotation.Outcome{Result: rotation.OK, Anchor: &anchor})
 	step(t, j, rotation.Intent{Step: rotation.StepBundle, Cluster: "eu", Actor: "certd", Reason: "listed"}, rotation.Outcome{Result: rotation.OK, Enrolled: true})
+	// Flags of its key alone, and those of an anchor that there is not.
+	anchor.Exportable = true
+	step(t, j, signing("eu", "00"), rotation.Outcome{Result: rotation.OK, Checked: &rotation.Anchor{ID: "g1", Backend: "vault", Exportable: true, CheckedAt: noon}})
+	step(t, j, signing("eu", "00"), rotation.Outcome{Result: rotation.OK, Checked: &rotation.Anchor{ID: "g9"}})
 	c.advance(time.Hour)
 	cert := issuer("eu", "01", noon)
 	signID := must[uint64](t)(j.Begin(signing("eu", "01")))
@@ -143,12 +147,12 @@ func TestWhatIsRecordedIsThereAfterReopening(t *testing.T) {
 	check("last signed", c.t, must[time.Time](t)(j.LastSigned("acme-anchor-1")))
 	check("never signed", time.Time{}, must[time.Time](t)(j.LastSigned("other")))
 	entries := must[[]rotation.Entry](t)(j.Entries(Filter{}))
-	if len(entries) != 3 {
+	if len(entries) != 5 {
 		t.Fatalf("%d entries", len(entries))
 	}
-	last := entries[2]
-	check("entry", rotation.Entry{Seq: 3, IntentID: signID, IntentAt: c.t.Add(-time.Second), At: c.t, Intent: signing("eu", "01"),
-		Result: rotation.OK, SignRequest: "req-1", PrevHash: entries[1].Hash, Hash: last.Hash}, last)
+	last := entries[4]
+	check("entry", rotation.Entry{Seq: 5, IntentID: signID, IntentAt: c.t.Add(-time.Second), At: c.t, Intent: signing("eu", "01"),
+		Result: rotation.OK, SignRequest: "req-1", PrevHash: entries[3].Hash, Hash: last.Hash}, last)
 	if entries[0].PrevHash != strings.Repeat("00", 32) {
 		t.Errorf("the first entry follows %s", entries[0].PrevHash)
 	}

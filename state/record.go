@@ -59,6 +59,7 @@ type anchorRecord struct {
 	Exportable  bool      `json:"exportable"`
 	CheckedAt   time.Time `json:"checkedAt,omitzero"`
 	Certificate []byte    `json:"certificate,omitempty"` // DER
+	Formerly    []byte    `json:"formerly,omitempty"`    // DER, since schema 2
 	CreatedAt   time.Time `json:"createdAt,omitzero"`
 	RetiredAt   time.Time `json:"retiredAt,omitzero"`
 }
@@ -107,6 +108,9 @@ func fromAnchor(a rotation.Anchor) anchorRecord {
 	if a.Certificate != nil {
 		r.Certificate = a.Certificate.Raw
 	}
+	if a.Formerly != nil {
+		r.Formerly = a.Formerly.Raw
+	}
 	return r
 }
 
@@ -121,6 +125,12 @@ func (r anchorRecord) anchor() (rotation.Anchor, error) {
 		return a, fmt.Errorf("its certificate: %v: %w", err, ErrDamaged)
 	}
 	a.Certificate = cert
+	if r.Formerly == nil {
+		return a, nil
+	}
+	if a.Formerly, err = x509.ParseCertificate(r.Formerly); err != nil {
+		return a, fmt.Errorf("its former certificate: %v: %w", err, ErrDamaged)
+	}
 	return a, nil
 }
 

@@ -731,7 +731,7 @@ func hookContextEnded(t *testing.T, w *hookWorld) {
 	cancel()
 	_, secretErr := w.c.WriteWebhook(ctx, w.servingWrite(secret, &cred, 5))
 	_, caBundleErr := w.c.WriteCABundle(ctx, w.caWrite(caBundle, 5))
-	restartErr := w.c.RestartWebhook(ctx, w.spec, rotation.ObjectRef{Kind: "Deployment", Name: w.spec.Service})
+	restartErr := w.c.Restart(ctx, w.spec.Namespace, rotation.ObjectRef{Kind: "Deployment", Name: w.spec.Service})
 	for call, err := range map[string]error{"Secret": secretErr, "caBundle": caBundleErr, "restart": restartErr} {
 		if !errors.Is(err, context.Canceled) || !errors.Is(err, rotation.ErrUnavailable) {
 			t.Errorf("%s: %v; want ErrUnavailable and the context's error", call, err)

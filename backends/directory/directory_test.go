@@ -388,7 +388,7 @@ func TestNoWebhooksRunInAFolder(t *testing.T) {
 	spec := rotation.LinkerdWebhooks()[0]
 	_, secretErr := c.WriteWebhook(t.Context(), rotation.WebhookWrite{Spec: spec})
 	_, caBundleErr := c.WriteCABundle(t.Context(), rotation.CABundleWrite{Spec: spec, Object: spec.Objects[0]})
-	restartErr := c.RestartWebhook(t.Context(), spec, rotation.ObjectRef{Kind: "Deployment", Name: spec.Service})
+	restartErr := c.Restart(t.Context(), spec.Namespace, rotation.ObjectRef{Kind: "Deployment", Name: spec.Service})
 	for call, err := range map[string]error{"Secret": secretErr, "caBundle": caBundleErr, "restart": restartErr} {
 		if !errors.Is(err, rotation.ErrUnsupported) || !strings.Contains(err.Error(), spec.Name) {
 			t.Errorf("%s: %v; want ErrUnsupported and the webhook's name", call, err)

@@ -20,9 +20,9 @@ func (c *Cluster) WriteCABundle(_ context.Context, w rotation.CABundleWrite) (st
 	return "", c.noWebhooks("write the caBundle of", w.Spec)
 }
 
-// RestartWebhook implements rotation.Cluster.
-func (c *Cluster) RestartWebhook(_ context.Context, w rotation.WebhookSpec, _ rotation.ObjectRef) error {
-	return c.noWebhooks("restart", w)
+// Restart implements rotation.Cluster.
+func (c *Cluster) Restart(_ context.Context, namespace string, owner rotation.ObjectRef) error {
+	return fmt.Errorf("restart %s in namespace %s of %s: nothing runs in a folder: %w", owner, namespace, c.root, rotation.ErrUnsupported)
 }
 
 // ProbeWebhooks implements rotation.Cluster: where nothing runs there is nothing
@@ -34,3 +34,6 @@ func (c *Cluster) ProbeWebhooks(context.Context, []rotation.WebhookSpec) map[str
 func (c *Cluster) noWebhooks(doing string, w rotation.WebhookSpec) error {
 	return fmt.Errorf("%s webhook %s in %s: a folder runs no webhooks: %w", doing, w.Name, c.root, rotation.ErrUnsupported)
 }
+
+// CountProxies implements rotation.Cluster: no pod runs in a folder.
+func (c *Cluster) CountProxies(context.Context) rotation.Proxies { return rotation.Proxies{} }

@@ -60,6 +60,8 @@ func (c *Cluster) fail(a call, err error) error {
 		return fmt.Errorf("%s: %w: the verb %q on %q is missing; grant it: kubectl apply -f deploy/rbac/%s (%s)", a, rotation.ErrDenied, a.verb, a.resource, c.manifest(a), said)
 	case code == 409:
 		return fmt.Errorf("%s: %w (%s)", a, rotation.ErrChanged, said)
+	case code == 410:
+		return fmt.Errorf("%s: the list expired before all of it was read (%s): %w", a, said, rotation.ErrUnavailable)
 	case code == 404 && a.write:
 		return fmt.Errorf("%s: it or its namespace is gone: %w", a, rotation.ErrChanged)
 	case code == 429:
@@ -84,6 +86,8 @@ func (c *Cluster) manifest(a call) string {
 	switch {
 	case own:
 		return "certd-webhook.yaml"
+	case a.in == "" && a.resource == "pods":
+		return "certd-proxies.yaml"
 	case a.in == "", a.in == c.cfg.Namespace, a.in == c.cfg.ProbeNamespace:
 		return "certd.yaml"
 	case strings.HasSuffix(a.in, "viz"):

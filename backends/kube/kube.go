@@ -63,6 +63,8 @@ type Cluster struct {
 	any    dynamic.Interface  // for kinds that client-go has no types for, or that differ in nothing certd reads
 	server string             // for texts
 
+	podPage int64 // how many pods a census asks for at a time
+
 	mu        sync.Mutex
 	known     map[ref]object          // managed objects as last read or written
 	sights    map[string]sight        // webhooks by name, as last observed
@@ -106,7 +108,7 @@ func New(cfg Config, log *slog.Logger) (*Cluster, error) {
 	// An API server does not redirect; one that does would have certd call
 	// hosts of its choice, with its credentials.
 	hc.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	c := &Cluster{cfg: cfg, log: log.With("cluster", cfg.Cluster), http: hc, server: rc.Host,
+	c := &Cluster{cfg: cfg, log: log.With("cluster", cfg.Cluster), http: hc, server: rc.Host, podPage: podsPerPage,
 		known: map[ref]object{}, sights: map[string]sight{}, moved: make(chan struct{}), unreached: map[types.UID]time.Time{}}
 	if c.stream, err = streamClient(rc); err != nil {
 		return nil, fmt.Errorf("cluster %s: set up TLS: %w", cfg.Cluster, err)

@@ -68,6 +68,7 @@ func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 	case cmErr == nil:
 		o.Bundle = c.state(c.managed(rotation.BundleObject), cm.ObjectMeta, payload.BundleKeys())
 		o.BundleText = bundleText(cm)
+		o.BundleWrittenAt = writtenAt(cm.ManagedFields, dataFields(payload.BundleKeys()))
 	case apierrors.IsNotFound(cmErr):
 		c.remember(c.managed(rotation.BundleObject), object{})
 	default:
@@ -76,6 +77,8 @@ func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 	switch {
 	case issuErr == nil:
 		o.Issuer = c.state(c.managed(rotation.IssuerObject), secret.ObjectMeta, payload.IssuerKeys())
+		o.IssuerWrittenAt = writtenAt(secret.ManagedFields, dataFields(payload.IssuerKeys()))
+		o.IssuerReload = string(secret.Data[payload.ReloadKey])
 		o.IssuerFacts = c.issuer.Issuer(secret.Data, pki.Identity{Namespace: c.cfg.Namespace, TrustDomain: c.cfg.TrustDomain}, o.At)
 	case apierrors.IsNotFound(issuErr):
 		c.remember(c.managed(rotation.IssuerObject), object{})

@@ -170,12 +170,21 @@ func owner(pod *corev1.Pod) rotation.ObjectRef {
 	case "DaemonSet", "StatefulSet":
 		return rotation.ObjectRef{Kind: by.Kind, Name: by.Name}
 	case "ReplicaSet":
-		hash := pod.Labels["pod-template-hash"]
-		if name, ok := strings.CutSuffix(by.Name, "-"+hash); ok && hash != "" && name != "" {
+		if name := beforeHash(by.Name, pod.Labels["pod-template-hash"]); name != "" {
 			return rotation.ObjectRef{Kind: "Deployment", Name: name}
 		}
 	}
 	return rotation.ObjectRef{}
+}
+
+// beforeHash is the name of what makes a ReplicaSet of that name, "" if it does
+// not end in the hash.
+func beforeHash(replicaSet, hash string) string {
+	name, ok := strings.CutSuffix(replicaSet, "-"+hash)
+	if !ok || hash == "" {
+		return ""
+	}
+	return name
 }
 
 // served finds out the chain that a pod presents: at its address, or by way of
@@ -265,9 +274,11 @@ func handshake(ctx context.Context, conn net.Conn, w rotation.WebhookSpec) ([]*x
 }
 
 // short is quote for a reason that stands among others.
-func short(err error) string {
+func short(err error) string { return shortText(err.Error()) }
+
+func shortText(text string) string {
 	const most = 200
-	s := quote(err)
+	s := quoteText(text)
 	if len(s) > most {
 		s = strings.ToValidUTF8(s[:most], "") + " …"
 	}

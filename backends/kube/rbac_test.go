@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -313,7 +314,7 @@ func newGuarded(t testing.TB, bootstrap bool) *guarded {
 func (g *guarded) restarts() map[string][]string {
 	all := map[string][]string{"tap": {"tap"}, "tap-injector": {"tap-injector"}, "jaeger-injector": {"jaeger-injector"}, "gatekeeper": {"gatekeeper-controller-manager"}}
 	if !g.bootstrap {
-		all["proxy-injector"], all["sp-validator"] = []string{"linkerd-proxy-injector"}, []string{"linkerd-destination"}
+		all["proxy-injector"], all["sp-validator"] = []string{"linkerd-proxy-injector", "linkerd-identity"}, []string{"linkerd-destination"}
 	}
 	return all
 }
@@ -419,7 +420,7 @@ func (g *guarded) takeOver(t testing.TB, c *Cluster, w rotation.WebhookSpec, not
 		note(err)
 	}
 	for _, name := range g.restarts()[w.Name] {
-		note(c.RestartWebhook(t.Context(), w, rotation.ObjectRef{Kind: "Deployment", Name: name}))
+		note(c.Restart(t.Context(), w.Namespace, rotation.ObjectRef{Kind: "Deployment", Name: name}))
 	}
 	note(c.Event(t.Context(), rotation.Event{Reason: "CertdWebhookRotated", Object: w.Secret, Namespace: w.Namespace, Message: "renewed"}))
 }
@@ -556,7 +557,8 @@ func TestShippedRightsEndThere(t *testing.T) {
 			_, err := certd.CoreV1().Secrets("default").Get(ctx, rotation.IssuerObject, metav1.GetOptions{})
 			return err
 		},
-		"list namespaces": func() error { _, err := certd.CoreV1().Namespaces().List(ctx, metav1.ListOptions{}); return err },
+		"list the pods of all namespaces": func() error { _, err := certd.CoreV1().Pods("").List(ctx, metav1.ListOptions{}); return err },
+		"list namespaces":                 func() error { _, err := certd.CoreV1().Namespaces().List(ctx, metav1.ListOptions{}); return err },
 		"change linkerd-identity": func() error {
 			return certd.AppsV1().Deployments(ns).Delete(ctx, "linkerd-identity", metav1.DeleteOptions{})
 		},
@@ -571,8 +573,8 @@ func TestShippedRightsEndThere(t *testing.T) {
 		"delete a webhook": func() error {
 			return certd.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(ctx, renamed("linkerd-proxy-injector-webhook-config", ns), metav1.DeleteOptions{})
 		},
-		"restart linkerd-identity": func() error {
-			_, err := certd.AppsV1().Deployments(ns).Patch(ctx, "linkerd-identity", types.MergePatchType, []byte(`{}`), metav1.PatchOptions{})
+		"restart an application": func() error {
+			_, err := certd.AppsV1().Deployments(ns).Patch(ctx, "web", types.MergePatchType, []byte(`{}`), metav1.PatchOptions{})
 			return err
 		},
 		"run a pod": func() error {
@@ -583,5 +585,50 @@ func TestShippedRightsEndThere(t *testing.T) {
 		if err := try(); !apierrors.IsForbidden(err) {
 			t.Errorf("%s: %v; want it forbidden", what, err)
 		}
+	}
+}
+
+// Counting proxies takes a file of its own. (It is not one of TestShippedRights:
+// who may list all pods may do so in each namespace, and other files' rights to
+// that would be idle.)
+func TestRightToCountProxies(t *testing.T) {
+	h := newHooks(t)
+	_, rc, admin := lab(t)
+	for _, name := range []string{h.ns, elsewhere("certd", h.ns), h.ns + "-apps"} {
+		h.namespace(t, name)
+	}
+	h.account(t, h.ns+"-apps")
+	anchors, _, names := twoSets(t, h.ns)
+	h.run(t, meshed(h.ns+"-apps", "p", told(string(anchors.PEM()))), corev1.PodStatus{Phase: corev1.PodRunning})
+	certd := func(account string, files ...string) *Cluster {
+		t.Helper()
+		var granted []*manifest
+		for _, file := range files {
+			granted = append(granted, readManifest(t, file, h.ns))
+		}
+		c, err := New(Config{Cluster: "c", Namespace: h.ns, TrustDomain: "cluster.local", Access: grantTo(t, account+"-"+h.ns, admin, rc, granted...)}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+
+	without := certd("without", "certd.yaml").CountProxies(t.Context())
+	if !errors.Is(without.Err, rotation.ErrDenied) || without.Total() != 0 || without.At.IsZero() {
+		t.Errorf("without the right: %+v", without)
+	} else if !strings.Contains(without.Err.Error(), `the verb "list" on "pods" is missing; grant it: kubectl apply -f deploy/rbac/certd-proxies.yaml`) {
+		t.Errorf("without the right: %v", without.Err)
+	}
+
+	c := certd("with", "certd.yaml", "certd-proxies.yaml")
+	var with rotation.Proxies
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		if with = c.CountProxies(t.Context()); with.Err == nil { // RBAC takes a moment to take effect
+			break
+		}
+	}
+	if want := "both: 1 pods\n  Pod " + h.ns + "-apps/p 1\n"; summary(with, names) != want || with.Err != nil {
+		t.Errorf("with the right:\n%s%v\nwant:\n%s", summary(with, names), with.Err, want)
 	}
 }

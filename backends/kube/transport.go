@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// maxAnswer bounds any answer but a watch. Kubernetes itself keeps an object
-// under 1.5 MiB (etcd's request limit); more comes from something that is not
-// an honest API server.
+// maxAnswer bounds any answer but a watch, and each item of a list that is read
+// item by item. Kubernetes itself keeps an object under 1.5 MiB (etcd's request
+// limit); more comes from something that is not an honest API server.
 const maxAnswer = 2 << 20
 
 // bounded refuses answers that are too large and notes the server's clock for
@@ -27,7 +27,8 @@ func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 		c.note(resp.Header.Get("Date"), sent, time.Now())
 	}
 	// What follows a switch of protocols is no answer, and is written to, too.
-	if r.URL.Query().Get("watch") == "" && resp.StatusCode != http.StatusSwitchingProtocols {
+	items := resp.StatusCode == http.StatusOK && r.Context().Value(itemsKey{}) != nil
+	if r.URL.Query().Get("watch") == "" && resp.StatusCode != http.StatusSwitchingProtocols && !items {
 		resp.Body = &limited{resp.Body, maxAnswer}
 	}
 	return resp, nil
@@ -50,6 +51,12 @@ func (l *limited) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+type itemsKey struct{}
+
+// withItems has lists under ctx pass whatever their size: the caller bounds each
+// item. Refusals are bounded as ever.
+func withItems(ctx context.Context) context.Context { return context.WithValue(ctx, itemsKey{}, true) }
 
 type clockKey struct{}
 

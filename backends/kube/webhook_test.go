@@ -487,7 +487,7 @@ func TestRestartRollsOutAnew(t *testing.T) {
 	}
 	w := h.injector()
 	for _, kind := range []string{"Deployment", "DaemonSet", "StatefulSet"} {
-		if err := c.RestartWebhook(t.Context(), w, rotation.ObjectRef{Kind: kind, Name: "hook"}); err != nil {
+		if err := c.Restart(t.Context(), w.Namespace, rotation.ObjectRef{Kind: kind, Name: "hook"}); err != nil {
 			t.Errorf("%s: %v", kind, err)
 		}
 	}
@@ -503,10 +503,10 @@ func TestRestartRollsOutAnew(t *testing.T) {
 			t.Errorf("%d: annotations %v", i, a)
 		}
 	}
-	if err := c.RestartWebhook(t.Context(), w, rotation.ObjectRef{Kind: "Deployment", Name: "gone"}); !errors.Is(err, rotation.ErrChanged) {
+	if err := c.Restart(t.Context(), w.Namespace, rotation.ObjectRef{Kind: "Deployment", Name: "gone"}); !errors.Is(err, rotation.ErrChanged) {
 		t.Errorf("one that is gone: %v", err)
 	}
-	if err := c.RestartWebhook(t.Context(), w, rotation.ObjectRef{Kind: "ReplicaSet", Name: "hook"}); err == nil {
+	if err := c.Restart(t.Context(), w.Namespace, rotation.ObjectRef{Kind: "ReplicaSet", Name: "hook"}); err == nil {
 		t.Error("a ReplicaSet was rolled out anew")
 	}
 }

@@ -82,8 +82,8 @@ func caBundleApply(w rotation.CABundleWrite, entries []entry, text []byte, annot
 // restartedAt is what kubectl rollout restart changes in a pod template.
 const restartedAt = "kubectl.kubernetes.io/restartedAt"
 
-// RestartWebhook implements rotation.Cluster.
-func (c *Cluster) RestartWebhook(ctx context.Context, w rotation.WebhookSpec, owner rotation.ObjectRef) error {
+// Restart implements rotation.Cluster.
+func (c *Cluster) Restart(ctx context.Context, namespace string, owner rotation.ObjectRef) error {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
 	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"metadata": map[string]any{
@@ -92,11 +92,11 @@ func (c *Cluster) RestartWebhook(ctx context.Context, w rotation.WebhookSpec, ow
 		return err
 	}
 	var (
-		at      = ref{strings.ToLower(owner.Kind) + "s", w.Namespace, owner.Name}
+		at      = ref{strings.ToLower(owner.Kind) + "s", namespace, owner.Name}
 		options = metav1.PatchOptions{FieldManager: FieldManager}
 	)
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("restart webhook %s: %s: %w: %w", w.Name, at.call("patch"), err, rotation.ErrUnavailable)
+		return fmt.Errorf("restart %s: %s: %w: %w", owner, at.call("patch"), err, rotation.ErrUnavailable)
 	}
 	switch owner.Kind {
 	case "Deployment":
@@ -106,14 +106,14 @@ func (c *Cluster) RestartWebhook(ctx context.Context, w rotation.WebhookSpec, ow
 	case "StatefulSet":
 		_, err = c.apps.StatefulSets(at.in).Patch(ctx, at.name, types.StrategicMergePatchType, patch, options)
 	default:
-		return fmt.Errorf("restart webhook %s: %s in namespace %s is nothing that can be rolled out anew; delete its pods by hand", w.Name, owner, w.Namespace)
+		return fmt.Errorf("restart %s in namespace %s: that is nothing which can be rolled out anew; delete its pods by hand", owner, namespace)
 	}
 	if err == nil {
 		return nil
 	}
 	err = c.fail(at.call("patch"), err)
 	if errors.Is(err, rotation.ErrDenied) {
-		return fmt.Errorf("restart webhook %s: %w; or do it by hand: kubectl -n %s rollout restart %s/%s", w.Name, err, at.in, strings.ToLower(owner.Kind), owner.Name)
+		return fmt.Errorf("restart %s: %w; or do it by hand: kubectl -n %s rollout restart %s/%s", owner, err, at.in, strings.ToLower(owner.Kind), owner.Name)
 	}
-	return fmt.Errorf("restart webhook %s: %w", w.Name, err)
+	return fmt.Errorf("restart %s: %w", owner, err)
 }

@@ -26,6 +26,15 @@ type ClusterConfig struct {
 	Replicas int           // of linkerd-identity; 0: it is not installed
 	Lag      time.Duration // from a write until a replica's volume shows it
 
+	// Proxies are meshed pods, in Deployments app-0, app-1, … of three each in
+	// namespace app, and beside them those of the control plane: Replicas each
+	// of linkerd-identity, linkerd-destination and linkerd-proxy-injector. 0:
+	// no pod has a proxy.
+	Proxies      int
+	LeafLifetime time.Duration // of their certificates; 0: Linkerd's 24 h
+	LeafSkew     time.Duration // that these begin and end beyond it; 0: Linkerd's 20 s
+	Seed         uint64        // of what is chance: which replica answers, when a proxy refreshes
+
 	// Webhooks are those that Observe looks for, as other backends are told.
 	// What is there is another matter: see InstallWebhook.
 	Webhooks []rotation.WebhookSpec
@@ -52,8 +61,8 @@ type Cluster struct {
 	events    []rotation.Event
 	fault     func(Call) ClusterFault
 	skew      time.Duration
-	identity  *identity
-	hooks     *hooks // nil: no webhook was ever installed
+	linkerd   *linkerd // nil: it is not installed
+	hooks     *hooks   // nil: no webhook was ever installed
 }
 
 var _ rotation.Cluster = (*Cluster)(nil)
@@ -80,7 +89,7 @@ func NewCluster(cfg ClusterConfig) *Cluster {
 		objects: map[string]*object{}, watchers: map[int]func(){}, writes: map[string]int{}, calls: map[Call]int{},
 	}
 	if cfg.Replicas > 0 {
-		c.identity = newIdentity(cfg)
+		c.linkerd = newLinkerd(cfg)
 	}
 	return c
 }
@@ -99,6 +108,7 @@ const (
 	CallCABundle  Call = "caBundle"
 	CallRestart   Call = "restart"
 	CallProbe     Call = "probe"
+	CallProxies   Call = "proxies"
 )
 
 // ClusterFault is what goes wrong with one call; the zero value is nothing.
@@ -184,15 +194,16 @@ func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 			o.Target = c.cfg.Name
 		}
 		if b := c.objects[rotation.BundleObject]; b != nil {
+			o.BundleWrittenAt = b.written
 			o.Bundle, o.BundleText = b.state(), payload.Text(b.data, payload.BundleKey)
 		}
 		if i := c.objects[rotation.IssuerObject]; i != nil {
 			o.Issuer = i.state()
+			o.IssuerWrittenAt, o.IssuerReload = i.written, string(i.data[payload.ReloadKey])
 			o.IssuerFacts = c.issuer.Issuer(i.data, pki.Identity{Namespace: c.cfg.Namespace, TrustDomain: c.cfg.TrustDomain}, now)
 		}
-		if c.identity != nil {
-			c.identity.catchUp(now)
-			o.Identity = c.identity.observe(now)
+		if c.linkerd != nil {
+			o.Identity = c.linkerd.observe(now)
 		}
 		o.Webhooks = slices.Grow(o.Webhooks, len(c.cfg.Webhooks))
 		for _, spec := range c.cfg.Webhooks {
@@ -308,8 +319,8 @@ func (c *Cluster) stored(key, by string) string {
 	if c.hooks != nil {
 		c.hooks.stored(time.Now(), key, o, by)
 	}
-	if c.identity != nil && (c.hooks == nil || !c.hooks.concerns(key)) {
-		c.identity.project(time.Now(), c.data(rotation.BundleObject)[payload.BundleKey], c.data(rotation.IssuerObject))
+	if c.linkerd != nil && (c.hooks == nil || !c.hooks.concerns(key)) {
+		c.linkerd.write(by, c.data(rotation.BundleObject)[payload.BundleKey], c.data(rotation.IssuerObject))
 	}
 	if o == nil {
 		return ""

@@ -30,7 +30,7 @@ type hooks struct {
 
 	views   [apiServers]map[string]*caView // by key of the object
 	lives   map[string]int                 // how often an object was deleted, by key
-	pending []happening                    // by time; of one time in the order of their making
+	pending agenda
 
 	judge
 }
@@ -43,6 +43,24 @@ type happening struct {
 	at time.Time
 	by string // who has brought it about
 	do func(at time.Time)
+}
+
+// agenda is what is yet to come, by time; of one time in the order in which it
+// was planned.
+type agenda []happening
+
+func (a *agenda) add(h happening) {
+	i := len(*a)
+	for i > 0 && (*a)[i-1].at.After(h.at) {
+		i--
+	}
+	*a = slices.Insert(*a, i, h)
+}
+
+func (a *agenda) pop() happening {
+	next := (*a)[0]
+	*a = (*a)[1:]
+	return next
 }
 
 // caView is a caBundle as API servers know it.
@@ -128,11 +146,7 @@ func (h *hooks) concerns(key string) bool { return h.known[key] }
 
 // later queues what is to happen.
 func (h *hooks) later(at time.Time, by string, do func(at time.Time)) {
-	i := len(h.pending)
-	for i > 0 && h.pending[i-1].at.After(at) {
-		i--
-	}
-	h.pending = slices.Insert(h.pending, i, happening{at, by, do})
+	h.pending.add(happening{at, by, do})
 }
 
 // catchUp judges what was changed, then lets all happen that is due, and judges
@@ -151,8 +165,7 @@ func (h *hooks) catchUp(now time.Time) {
 		if !due {
 			return
 		}
-		next := h.pending[0]
-		h.pending = h.pending[1:]
+		next := h.pending.pop()
 		next.do(next.at)
 		h.look(next.at, next.by)
 	}

@@ -81,7 +81,7 @@ func (w *hookWorld) reload(token string) {
 
 func (w *hookWorld) restart() {
 	w.t.Helper()
-	if err := w.RestartWebhook(w.t.Context(), w.spec, rotation.ObjectRef{Kind: "Deployment", Name: "tap"}); err != nil {
+	if err := w.Restart(w.t.Context(), w.spec.Namespace, rotation.ObjectRef{Kind: "Deployment", Name: "tap"}); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -2,6 +2,7 @@ package memory
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"time"
 
@@ -10,133 +11,361 @@ import (
 	"certd.internal/rotation"
 )
 
-// identity simulates the replicas of linkerd-identity: each reads the trust
-// roots when it starts and never again, and takes an issuer up when its volume
-// shows a new one, unless that one does not load (linkerd2,
-// controller/cmd/identity/main.go, pkg/tls/creds_watcher.go). Replicas see a
-// write one after another, the last after Lag.
-type identity struct {
-	namespace string
-	lag       time.Duration
+// linkerd simulates what becomes of a cluster's bundle and issuer: kubelets
+// show changed files to the pods, one after another; the replicas of
+// linkerd-identity read the trust roots when they start and never again, and
+// take an issuer up when their volume shows a new one, unless that one does not
+// load (linkerd2, controller/cmd/identity/main.go, pkg/tls/creds_watcher.go);
+// proxies get their anchors when they are created and their leaves from a
+// replica (cluster_proxies.go). What is due happens when somebody asks, in the
+// order of time over all clusters of the mesh, whose lock guards all of this.
+type linkerd struct {
+	cfg       ClusterConfig
+	mesh      *Mesh
+	files     files      // as the API server has them
+	history   []snapshot // the last that every volume shows, and what came after
 	replicas  []*replica
-	swaps     []swap // what some volume has yet to show, oldest first
-	seq       int
+	injectors []*injector
+	places    []*place // of pods with a proxy, those of linkerd-identity first; none without ClusterConfig.Proxies
+	rollouts  map[string]int
+	pending   agenda
 }
 
-// swap is a payload as it was written at a time.
-type swap struct {
-	seq             int
-	at              time.Time
-	roots, crt, key []byte
+// files are what a volume shows; nil where there is nothing.
+type files struct {
+	roots  *rootsFile
+	issuer *issuerFile
+}
+
+// snapshot is what volumes are to show of what was written at a time. A volume
+// keeps what it had when its object goes.
+type snapshot struct {
+	at time.Time
+	files
+}
+
+// written is who wrote something, and when.
+type written struct {
+	at time.Time
+	by string
+}
+
+// rootsFile is a text of the bundle from a time until it was changed.
+type rootsFile struct {
+	written
+	text   []byte
+	parsed bool
+	bundle pki.Bundle
+	err    error
+}
+
+// issuerFile is a pair of the issuer from a time until it was changed.
+type issuerFile struct {
+	written
+	of       pki.Identity
+	crt, key []byte
+	reload   []byte // no replica reads it, but a change of it swaps the files
+	read     bool
+	issuer   pki.IssuerFacts
+}
+
+func (f *issuerFile) facts() pki.IssuerFacts {
+	if !f.read {
+		f.read = true
+		f.issuer = pki.ReadIssuer(map[string][]byte{payload.TLSCert: f.crt, payload.TLSKey: f.key}, f.of, f.at)
+	}
+	return f.issuer
 }
 
 type replica struct {
-	name    string
-	lag     time.Duration
-	seen    int       // seq of the last swap its volume showed
-	started time.Time // zero: it waits for its volumes
-	roots   []byte
-	loaded  time.Time // notAfter
-	skipped int
+	index    int
+	lag      time.Duration
+	restarts int
+	place    *place    // of its pod's proxy; nil without proxies
+	volume   files     // as it shows them
+	started  time.Time // zero: it waits for its volumes, or is in a crash loop
+	roots    *rootsFile
+	issuer   *issuerFile // loaded
+	tries    int         // at starting, so far in vain
+	deaf     bool
+	misses   int // how many changes it is yet to miss
+	skipped  int
 }
 
-func newIdentity(cfg ClusterConfig) *identity {
-	id := &identity{namespace: cfg.Namespace, lag: cfg.Lag}
-	for i := range cfg.Replicas {
-		id.replicas = append(id.replicas, &replica{
-			name: fmt.Sprintf("linkerd-identity-%d", i),
-			lag:  cfg.Lag * time.Duration(i+1) / time.Duration(cfg.Replicas),
-		})
+func (r *replica) pod() string {
+	if r.restarts == 0 {
+		return fmt.Sprintf("linkerd-identity-%d", r.index)
 	}
-	return id
+	return fmt.Sprintf("linkerd-identity-%d-%d", r.index, r.restarts)
 }
 
-// project remembers what was written.
-func (id *identity) project(now time.Time, roots []byte, issuer map[string][]byte) {
-	id.catchUp(now)
-	id.seq++
-	id.swaps = append(id.swaps, swap{id.seq, now, bytes.Clone(roots), bytes.Clone(issuer[payload.TLSCert]), bytes.Clone(issuer[payload.TLSKey])})
+func newLinkerd(cfg ClusterConfig) *linkerd {
+	l := &linkerd{cfg: cfg, rollouts: map[string]int{}}
+	for i := range cfg.Replicas {
+		lag := cfg.Lag * time.Duration(i+1) / time.Duration(cfg.Replicas)
+		l.replicas = append(l.replicas, &replica{index: i, lag: lag})
+		l.injectors = append(l.injectors, &injector{lag: lag})
+	}
+	l.place()
+	newMesh().join(l)
+	return l
 }
 
-// catchUp lets every replica see what its volume shows by now.
-func (id *identity) catchUp(now time.Time) {
-	for _, r := range id.replicas {
-		for _, s := range id.swaps {
-			if at := s.at.Add(r.lag); s.seq > r.seen && !at.After(now) {
-				r.see(s, at)
-				r.seen = s.seq
+// act lets all happen that is due, makes a change, and lets that be judged.
+func (l *linkerd) act(change func(now time.Time)) {
+	l.mesh.mu.Lock()
+	defer l.mesh.mu.Unlock()
+	now := time.Now()
+	l.mesh.catchUp(now)
+	change(now)
+	l.mesh.settle(now)
+}
+
+// write is told of each write; one that leaves the data alone changes no file.
+func (l *linkerd) write(by string, roots []byte, issuer map[string][]byte) {
+	l.act(func(now time.Time) {
+		next, shown := l.files, files{}
+		if len(l.history) > 0 {
+			shown = l.history[len(l.history)-1].files
+		}
+		crt, key, reload := issuer[payload.TLSCert], issuer[payload.TLSKey], issuer[payload.ReloadKey]
+		switch {
+		case len(roots) == 0:
+			next.roots = nil
+		case next.roots == nil || !bytes.Equal(next.roots.text, roots):
+			next.roots = &rootsFile{written: written{now, by}, text: roots}
+		}
+		switch {
+		case len(crt) == 0:
+			next.issuer = nil
+		case next.issuer == nil || !bytes.Equal(next.issuer.crt, crt) || !bytes.Equal(next.issuer.key, key) || !bytes.Equal(next.issuer.reload, reload):
+			next.issuer = &issuerFile{written: written{now, by}, of: pki.Identity{Namespace: l.cfg.Namespace, TrustDomain: l.cfg.TrustDomain}, crt: crt, key: key, reload: reload}
+		}
+		l.files = next
+		if next.roots != nil {
+			shown.roots = next.roots
+		}
+		if next.issuer != nil {
+			shown.issuer = next.issuer
+		}
+		if len(l.history) > 0 && shown == l.history[len(l.history)-1].files {
+			return
+		}
+		l.history = append(l.window(now), snapshot{now, shown})
+		for _, r := range l.replicas {
+			l.show(r, l.history[len(l.history)-1])
+		}
+	})
+}
+
+func (l *linkerd) later(at time.Time, do func(at time.Time)) {
+	l.pending.add(happening{at: at, do: do})
+}
+
+// window forgets what no volume shows any more.
+func (l *linkerd) window(at time.Time) []snapshot {
+	for len(l.history) > 1 && !l.history[1].at.Add(l.cfg.Lag).After(at) {
+		l.history = l.history[1:]
+	}
+	return l.history
+}
+
+// show has a pod see its files at the time its kubelet takes, if the pod is
+// still there by then.
+func (l *linkerd) show(r *replica, s snapshot) {
+	restarts := r.restarts
+	l.later(s.at.Add(r.lag), func(at time.Time) {
+		if r.restarts != restarts {
+			return
+		}
+		before := r.volume.issuer
+		if r.volume.roots == nil || s.roots != nil && !s.roots.at.Before(r.volume.roots.at) {
+			r.volume.roots = s.roots
+		}
+		if r.volume.issuer == nil || s.issuer != nil && !s.issuer.at.Before(r.volume.issuer.at) {
+			r.volume.issuer = s.issuer
+		}
+		switch {
+		case r.started.IsZero():
+			l.start(r, at)
+		case r.deaf || r.volume.issuer == before:
+		case r.misses > 0:
+			r.misses--
+		case l.loads(r.volume.issuer, r.roots, at) != nil:
+			r.skipped++
+		default:
+			r.issuer = r.volume.issuer
+		}
+		l.wake(at)
+	})
+}
+
+// loads says what linkerd-identity has against an issuer.
+func (l *linkerd) loads(f *issuerFile, roots *rootsFile, at time.Time) error {
+	err := pki.LoadsInIdentity(f.crt, f.key, roots.text, at)
+	if err == nil && len(f.facts().Chain) == 0 {
+		err = errors.New("there is no certificate")
+	}
+	return err
+}
+
+// start has a replica read its files. One that cannot use them is in a crash
+// loop: it tries again after a while, and when its volume shows others.
+func (l *linkerd) start(r *replica, at time.Time) {
+	v := r.volume
+	if v.roots == nil || v.issuer == nil {
+		return // its volumes cannot be mounted
+	}
+	if err := l.loads(v.issuer, v.roots, at); err != nil {
+		if r.tries == 0 {
+			l.crashes(r.pod(), v, at, err)
+		}
+		r.tries++
+		restarts, tries := r.restarts, r.tries
+		l.later(at.Add(backOff(tries)), func(at time.Time) {
+			if r.restarts == restarts && r.tries == tries && r.started.IsZero() {
+				l.start(r, at)
+				l.wake(at)
+			}
+		})
+		return
+	}
+	r.started, r.roots, r.issuer, r.tries = at, v.roots, v.issuer, 0
+}
+
+func (l *linkerd) crashes(pod string, v files, at time.Time, err error) {
+	by := newer(v.roots.written, v.issuer.written)
+	if l.loads(v.issuer, v.roots, by.at) == nil {
+		by.by = ByTime
+	}
+	l.mesh.tell(at, by.by, "%s in %s is in a crash loop: %v", pod, l.cfg.Name, err)
+}
+
+func newer(a, b written) written {
+	if a.at.After(b.at) {
+		return a
+	}
+	return b
+}
+
+// backOff is how long Kubernetes waits before it starts a container that has
+// ended so often in a row.
+func backOff(tries int) time.Duration {
+	return min(5*time.Minute, 10*time.Second<<min(tries-1, 5))
+}
+
+// renew replaces the pod of a replica. Its volume shows v, and what it is yet
+// to see as it comes.
+func (l *linkerd) renew(r *replica, v files, missing []snapshot, at time.Time) {
+	r.restarts++
+	r.volume, r.started, r.roots, r.issuer, r.tries, r.deaf, r.misses = v, time.Time{}, nil, nil, 0, false, 0
+	l.remove(r.place)
+	l.start(r, at)
+	for _, s := range missing {
+		l.show(r, s)
+	}
+	l.wake(at)
+}
+
+// stale is the worst that the volumes of a new pod may show, each as it was at
+// some time within Lag: what does not load, or else what is oldest.
+func (l *linkerd) stale(at time.Time) (v files, missing []snapshot) {
+	window := l.window(at)
+	if len(window) == 0 {
+		return files{}, nil
+	}
+	for _, r := range window {
+		for _, i := range window {
+			if r.roots != nil && i.issuer != nil && l.loads(i.issuer, r.roots, at) != nil {
+				return files{r.roots, i.issuer}, window[1:]
 			}
 		}
 	}
-	for len(id.swaps) > 0 && !id.swaps[0].at.Add(id.lag).After(now) {
-		id.swaps = id.swaps[1:]
-	}
+	return window[0].files, window[1:]
 }
 
-func (r *replica) see(s swap, at time.Time) {
-	if len(s.crt) == 0 || len(s.roots) == 0 {
-		return // a volume keeps what it had when its object goes
-	}
-	roots := r.roots
-	if r.started.IsZero() {
-		roots = s.roots
-	}
-	if err := pki.LoadsInIdentity(s.crt, s.key, roots, at); err != nil {
-		r.skipped++
-		return
-	}
-	chain := pki.ReadIssuer(map[string][]byte{payload.TLSCert: s.crt, payload.TLSKey: s.key}, pki.Identity{}, at).Chain
-	if len(chain) == 0 {
-		r.skipped++
-		return
-	}
-	if r.started.IsZero() {
-		r.started, r.roots = at, s.roots
-	}
-	r.loaded = chain[0].NotAfter
-}
-
-func (id *identity) observe(now time.Time) *rotation.Identity {
+func (l *linkerd) observe(now time.Time) *rotation.Identity {
 	o := &rotation.Identity{Deployed: true}
-	for _, r := range id.replicas {
-		if r.started.IsZero() {
-			continue
-		}
-		o.Replicas = append(o.Replicas, rotation.Replica{Pod: r.name, Started: r.started, NotAfter: r.loaded, Evidence: "metric", At: now})
+	if l.cfg.leafLifetime() != usualLeafLifetime {
+		o.LeafLifetime = l.cfg.LeafLifetime
 	}
+	if l.cfg.leafSkew() != usualLeafSkew {
+		o.ClockSkew = l.cfg.LeafSkew
+	}
+	l.act(func(time.Time) {
+		for _, r := range l.replicas {
+			if r.started.IsZero() {
+				continue
+			}
+			o.Replicas = append(o.Replicas, rotation.Replica{Pod: r.pod(), Started: r.started, NotAfter: r.issuer.facts().Chain[0].NotAfter, Evidence: "metric", At: now})
+		}
+	})
 	return o
 }
 
-// RestartIdentity starts every replica anew, with the trust roots of now.
+// RestartIdentity replaces all pods of linkerd-identity at once.
 func (c *Cluster) RestartIdentity() {
-	c.outside(func() {
-		if c.identity == nil {
+	c.onLinkerd(func(l *linkerd, now time.Time) {
+		for _, r := range l.replicas {
+			l.renew(r, l.files, nil, now)
+		}
+	})
+}
+
+// RestartIdentityReplica replaces a pod of linkerd-identity. A stale one comes
+// to the slowest kubelet and finds the worst that this may show: bundle and
+// issuer each as they were at some time within Lag. One that cannot use its
+// files is in a crash loop until its volume shows others.
+func (c *Cluster) RestartIdentityReplica(replica int, stale bool) {
+	c.onLinkerd(func(l *linkerd, now time.Time) {
+		if replica >= len(l.replicas) {
 			return
 		}
-		now := time.Now()
-		c.identity.catchUp(now)
-		for _, r := range c.identity.replicas {
-			r.started, r.loaded, r.roots, r.seen = time.Time{}, time.Time{}, nil, c.identity.seq
+		r, v, missing := l.replicas[replica], l.files, []snapshot(nil)
+		if stale {
+			v, missing = l.stale(now)
+			r.lag = l.cfg.Lag
 		}
-		issuer := c.data(rotation.IssuerObject)
-		s := swap{c.identity.seq, now, c.data(rotation.BundleObject)[payload.BundleKey], issuer[payload.TLSCert], issuer[payload.TLSKey]}
-		for _, r := range c.identity.replicas {
-			r.see(s, now)
+		l.renew(r, v, missing, now)
+	})
+}
+
+// DeafIdentity has a replica miss every further change of its files; the next
+// pod in its place hears again.
+func (c *Cluster) DeafIdentity(replica int) {
+	c.onLinkerd(func(l *linkerd, _ time.Time) {
+		if replica < len(l.replicas) {
+			l.replicas[replica].deaf = true
+		}
+	})
+}
+
+// MissIdentity has a replica miss the next change of its issuer, and hear those
+// that follow.
+func (c *Cluster) MissIdentity(replica int) {
+	c.onLinkerd(func(l *linkerd, _ time.Time) {
+		if replica < len(l.replicas) {
+			l.replicas[replica].misses++
 		}
 	})
 }
 
 // Skipped counts the issuers that replicas did not take up because they do
 // not load under the roots those started with (event IssuerUpdateSkipped).
-func (c *Cluster) Skipped() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n := 0
-	if c.identity != nil {
-		c.identity.catchUp(time.Now())
-		for _, r := range c.identity.replicas {
+func (c *Cluster) Skipped() (n int) {
+	c.onLinkerd(func(l *linkerd, _ time.Time) {
+		for _, r := range l.replicas {
 			n += r.skipped
 		}
-	}
+	})
 	return n
+}
+
+// onLinkerd runs change on the world by now, if there is one.
+func (c *Cluster) onLinkerd(change func(l *linkerd, now time.Time)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.linkerd != nil {
+		c.linkerd.act(func(now time.Time) { change(c.linkerd, now) })
+	}
 }

@@ -30,10 +30,11 @@ type judge struct {
 }
 
 // Violation is a call that an API server would have made in vain from a moment
-// on, and not before. One that goes on is not told again.
+// on, and not before, or what Mesh.Violations says. One that goes on is not told
+// again.
 type Violation struct {
 	At      time.Time
-	Webhook string
+	Webhook string // "" of a Mesh
 	By      string // whose change has come through: ByCertd, ByWorld, ByTime or a writer
 	Text    string
 }

@@ -108,16 +108,23 @@ func (c *Cluster) WriteCABundle(ctx context.Context, w rotation.CABundleWrite) (
 	return revision, err
 }
 
-// RestartWebhook implements rotation.Cluster. The pods go one after another,
+// Restart implements rotation.Cluster. The pods go one after another,
 // each once its successor could start.
-func (c *Cluster) RestartWebhook(ctx context.Context, spec rotation.WebhookSpec, owner rotation.ObjectRef) error {
+func (c *Cluster) Restart(ctx context.Context, namespace string, owner rotation.ObjectRef) error {
 	return c.do(ctx, CallRestart, func() error {
-		w := c.webhook(spec.Name)
-		if w == nil || owner != w.owner() {
-			return fmt.Errorf("restart webhook %s in %s: there is no %s that runs it", spec.Name, c.cfg.Name, owner)
+		known := c.linkerd != nil && owner.Kind == "Deployment" && c.linkerd.restart(namespace, owner.Name)
+		if c.hooks != nil {
+			for _, w := range c.hooks.installed {
+				if w.spec.Namespace == namespace && owner == w.owner() {
+					c.hooks.rollOut(w, time.Now())
+					known = true
+				}
+			}
 		}
-		c.hooks.rollOut(w, time.Now())
-		return nil
+		if known {
+			return nil
+		}
+		return fmt.Errorf("restart %s in namespace %s of %s: there is none: %w", owner, namespace, c.cfg.Name, rotation.ErrChanged)
 	})
 }
 

@@ -96,15 +96,23 @@ func Wipe(data map[string][]byte) {
 // or, if it brings none, the one that is in the object, proved to be a pair.
 // The caller wipes the result.
 func IssuerData(w rotation.IssuerWrite, current map[string][]byte) (map[string][]byte, error) {
-	if w.Credential != nil {
-		return Issuer(*w.Credential, w.Bundle), nil
+	cred := w.Credential
+	if cred == nil {
+		have, err := kept(current)
+		if err != nil {
+			return nil, fmt.Errorf("keep the issuer that is in %s: %w: %w", rotation.IssuerObject, err, rotation.ErrChanged)
+		}
+		defer have.Wipe()
+		cred = &have
 	}
-	cred, err := kept(current)
-	if err != nil {
-		return nil, fmt.Errorf("keep the issuer that is in %s: %w: %w", rotation.IssuerObject, err, rotation.ErrChanged)
+	data := Issuer(*cred, w.Bundle)
+	switch had := current[ReloadKey]; {
+	case w.Reload != "":
+		data[ReloadKey] = []byte(w.Reload)
+	case w.Credential == nil && len(had) > 0:
+		data[ReloadKey] = bytes.Clone(had)
 	}
-	defer cred.Wipe()
-	return Issuer(cred, w.Bundle), nil
+	return data, nil
 }
 
 // kept finds the pair in an issuer's data, the one that pki.ReadIssuer judged:

@@ -67,6 +67,16 @@ func (s *scripted) Export(_ context.Context, cluster string) (ClusterExport, err
 	return ClusterExport{Kind: "ClusterExport", Cluster: cluster, WebhookCAPEM: "pem\n"}, s.err
 }
 
+func (s *scripted) RenewTrust(_ context.Context, r RenewRequest) (RenewReply, error) {
+	return RenewReply{Before: rotation.AnchorStatus{ID: "g1"}, After: rotation.AnchorStatus{ID: "g1", Subject: r.Actor + " " + r.Reason}}, nil
+}
+
+func (s *scripted) Trust(context.Context) (TrustList, error) {
+	return TrustList{Kind: "TrustList", Clusters: 2, Items: []TrustAnchor{
+		{ID: "g2", State: AnchorUnsigned, Key: rotation.KeyStatus{Name: "k2"}},
+		{ID: "g1", State: AnchorActive, NotBefore: at, NotAfter: at.Add(time.Hour), Clusters: 2, CertificatePEM: "pem\n"}}}, s.err
+}
+
 func (s *scripted) Rotate(ctx context.Context, r RotateRequest) (RotateReply, error) {
 	if s.rotate != nil {
 		return s.rotate(ctx, r)
@@ -147,6 +157,10 @@ func TestEveryQuestionTravelsAndItsAnswerComesBack(t *testing.T) {
 	}
 	if got, err := c.Export(ctx, "eu & us"); err != nil || got.Cluster != "eu & us" || got.WebhookCAPEM != "pem\n" {
 		t.Errorf("Export: %+v %v", got, err)
+	}
+	anchors, _ := s.Trust(ctx)
+	if got, err := c.Trust(ctx); err != nil || !cmp.Equal(got, anchors) {
+		t.Errorf("Trust: %v %s", err, cmp.Diff(anchors, got))
 	}
 	in := InitRequest{Actor: "somebody else", Operator: "Dana", Witnesses: []string{"Sam"}, Reason: "first", Token: "hvs.secret", DryRun: true}
 	if got, err := c.Init(ctx, in); err != nil || got.Operator != "Dana" {

@@ -30,9 +30,9 @@ const (
 )
 
 // A Client is the Service behind a socket. Questions (Status, Plan, History,
-// Verify, Export) return ErrNoDaemon if the daemon does not begin to answer within
-// 2 s, so that a caller can turn to the journal. Init, and Rotate with Wait,
-// last as long as ctx does.
+// Verify, Export, Trust) return ErrNoDaemon if the daemon does not begin to
+// answer within 2 s, so that a caller can turn to the journal. Init, and Rotate
+// with Wait, last as long as ctx does.
 type Client struct {
 	socket string
 	asking *http.Client
@@ -96,6 +96,11 @@ func (c *Client) Export(ctx context.Context, cluster string) (doc ClusterExport,
 	return doc, c.ask(ctx, "/v1/export", url.Values{"cluster": {cluster}}, &doc)
 }
 
+// Trust asks the daemon for every generation of the trust anchor.
+func (c *Client) Trust(ctx context.Context) (doc TrustList, err error) {
+	return doc, c.ask(ctx, "/v1/trust", nil, &doc)
+}
+
 // Rotate asks the daemon for new certificates.
 func (c *Client) Rotate(ctx context.Context, r RotateRequest) (doc RotateReply, err error) {
 	if !r.Wait {
@@ -104,6 +109,11 @@ func (c *Client) Rotate(ctx context.Context, r RotateRequest) (doc RotateReply, 
 		defer cancel()
 	}
 	return doc, c.do(ctx, "/v1/rotate", r, &doc)
+}
+
+// RenewTrust asks the daemon for new dates for the trust anchor.
+func (c *Client) RenewTrust(ctx context.Context, r RenewRequest) (doc RenewReply, err error) {
+	return doc, c.do(ctx, "/v1/trust/renew", r, &doc)
 }
 
 // Init asks the daemon to make the trust anchor.

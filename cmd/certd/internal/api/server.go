@@ -84,10 +84,18 @@ func (s *Server) handler(socket string) http.Handler {
 	mux.HandleFunc("GET /v1/export", read(s, []string{"cluster"}, func(ctx context.Context, q url.Values) (any, error) {
 		return s.service.Export(ctx, q.Get("cluster"))
 	}))
+	mux.HandleFunc("GET /v1/trust", read(s, nil, func(ctx context.Context, _ url.Values) (any, error) {
+		return s.service.Trust(ctx)
+	}))
 	mux.HandleFunc("POST /v1/rotate", write(s, func(ctx context.Context, r RotateRequest, actor string) (any, error) {
 		r.Actor = actor
 		s.log.Info("request", "what", "rotate", "target", r.Target, "actor", actor, "clusters", r.Clusters, "reason", r.Reason, "dry_run", r.DryRun)
 		return s.service.Rotate(ctx, r)
+	}))
+	mux.HandleFunc("POST /v1/trust/renew", write(s, func(ctx context.Context, r RenewRequest, actor string) (any, error) {
+		r.Actor = actor
+		s.log.Info("request", "what", "trust renew", "actor", actor, "reason", r.Reason, "dry_run", r.DryRun)
+		return s.service.RenewTrust(ctx, r)
 	}))
 	mux.HandleFunc("POST /v1/init", write(s, func(ctx context.Context, r InitRequest, actor string) (any, error) {
 		r.Actor = actor

@@ -23,6 +23,10 @@ type Service interface {
 	Verify(ctx context.Context) (VerifyReport, error)
 	// Export is what other tools need to know of a cluster.
 	Export(ctx context.Context, cluster string) (ClusterExport, error)
+	// Trust lists every generation of the trust anchor.
+	Trust(ctx context.Context) (TrustList, error)
+	// RenewTrust gives the active trust anchor new dates. It needs the daemon.
+	RenewTrust(ctx context.Context, r RenewRequest) (RenewReply, error)
 	// Rotate renews issuers, webhooks' certificates or the CAs over them now.
 	// Without Wait it returns once the request is accepted, with Wait when each
 	// is done or has failed.
@@ -64,6 +68,59 @@ type ClusterExport struct {
 	// WebhookCAPEM is every webhook CA in use, the oldest first; absent before
 	// certd has made one.
 	WebhookCAPEM string `json:"webhookCAPEM,omitempty"`
+}
+
+// TrustList is the document behind `certd trust list`. Nothing in it is secret.
+type TrustList struct {
+	APIVersion string        `json:"apiVersion"`
+	Kind       string        `json:"kind"` // TrustList
+	Fleet      string        `json:"fleet"`
+	ObservedAt time.Time     `json:"observedAt"`
+	Source     string        `json:"source"`   // daemon or journal
+	Clusters   int           `json:"clusters"` // how many there are
+	Unseen     int           `json:"unseen"`   // of these, whose bundle is not known
+	Items      []TrustAnchor `json:"items"`    // the newest generation first
+}
+
+// What a generation of the trust anchor is for.
+const (
+	AnchorActive   = "active"   // signs, and is trusted
+	AnchorTrusted  = "trusted"  // is trusted, and signs nothing new
+	AnchorRetired  = "retired"  // was taken out of every bundle
+	AnchorUnsigned = "unsigned" // its key is made or about to be; it has no certificate yet
+)
+
+// TrustAnchor is one generation of the trust anchor. What its certificate says
+// is absent while it has none.
+type TrustAnchor struct {
+	ID             string             `json:"id"`
+	State          string             `json:"state"`
+	Subject        string             `json:"subject,omitempty"`
+	NotBefore      time.Time          `json:"notBefore,omitzero"`
+	NotAfter       time.Time          `json:"notAfter,omitzero"`
+	SHA256         string             `json:"sha256,omitempty"`
+	SKI            string             `json:"ski,omitempty"`
+	Key            rotation.KeyStatus `json:"key"`
+	Clusters       int                `json:"clusters"` // in whose bundle it was last seen
+	CreatedAt      time.Time          `json:"createdAt,omitzero"`
+	RetiredAt      time.Time          `json:"retiredAt,omitzero"`
+	CertificatePEM string             `json:"certificatePEM,omitempty"`
+}
+
+// Published says whether the anchor belongs to the bundle that certd publishes.
+func (t TrustAnchor) Published() bool { return t.State == AnchorActive || t.State == AnchorTrusted }
+
+// RenewRequest asks for new dates for the active trust anchor.
+type RenewRequest struct {
+	Actor  string `json:"actor"`
+	Reason string `json:"reason,omitempty"`
+	DryRun bool   `json:"dryRun"`
+}
+
+// RenewReply has the anchor before and after; they are equal in a dry run.
+type RenewReply struct {
+	Before rotation.AnchorStatus `json:"before"`
+	After  rotation.AnchorStatus `json:"after"`
 }
 
 // RotateRequest asks for new certificates in the named clusters.

@@ -200,6 +200,7 @@ func (b *builder) policy(p *rotation.Policy, l layers) {
 	}
 	p.Issuer.Schedule, _ = rotation.ParseSchedule(get("issuer", "schedule").text, zone)
 	b.webhooks(p, l, get, zone)
+	b.foreign(p, l)
 }
 
 func (b *builder) webhooks(p *rotation.Policy, l layers, get func(...string) *node, zone *time.Location) {
@@ -352,6 +353,10 @@ func (b *builder) trust(fleet layers) {
 		Lifetime:    b.value(fleet, b.table, "trust", "lifetime").duration,
 		RenewBefore: b.value(fleet, b.table, "trust", "renewBefore").duration,
 		Backdate:    anchorBackdate,
+		Renews:      b.text(fleet, "trust", "onDue") == "renew",
+	}
+	if k := b.config.Keys; k.Vault != nil && k.Vault.PKI != nil {
+		trust.Renews = false // the root is Vault's, and renewed there
 	}
 	b.config.Trust = trust
 	var longest time.Duration

@@ -225,7 +225,8 @@ type builder struct {
 	options  Options
 	problems Problems
 	proofs   map[string]proof
-	proving  bool // each value by itself is right, and proofs have begun
+	partners map[*node][]rotation.ForeignAnchor // by the list that names them
+	proving  bool                               // each value by itself is right, and proofs have begun
 }
 
 func (b *builder) build() {

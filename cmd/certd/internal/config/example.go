@@ -28,7 +28,8 @@ keys:                             # exactly one of vault, file, kms
 
 trust:
   lifetime: 10y
-  renewBefore: 2y                 # from then on status says that the anchor needs changing
+  renewBefore: 2y                 # from then on it is renewed: new dates for the same key, no workload restarted
+  onDue: renew                    # or ask: status says so, and certd trust renew does it
 
 defaults:                         # what holds in every cluster; groups override it, then the cluster
   timeZone: UTC
@@ -60,6 +61,7 @@ defaults:                         # what holds in every cluster; groups override
     probeEvery: 5m                # how often it is looked what is really served
     probeNamespace: certd         # where the dry runs for that are made
     # extra: [{name: quota, secret: {namespace: quota, name: quota-tls}, dnsNames: [quota.quota.svc], objects: [{kind: ValidatingWebhookConfiguration, name: quota}]}]
+  # foreignAnchors: [{name: partner, file: /etc/certd/partner.pem}]     # trusted besides certd's own
 
 groups:                           # by label, as in kubectl -l; the later group wins
   quiet:                          # no 60-day warnings in linkerd check

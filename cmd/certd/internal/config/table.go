@@ -58,8 +58,8 @@ func root() field {
 		{name: "keys", kind: kindObject, required: true, oneOf: []string{"vault", "file", "kms"}, fields: keyFields(), doc: "Where the CA keys live."},
 		{name: "trust", kind: kindObject, doc: "The trust anchor.", fields: []field{
 			{name: "lifetime", kind: kindDuration, builtin: "10y", min: time.Hour, doc: "How long a new trust anchor lives. A year is 365 days."},
-			{name: "renewBefore", kind: kindDuration, builtin: "2y", min: time.Minute, doc: "With no more than this left, status says that the anchor needs changing."},
-			{name: "onDue", later: true},
+			{name: "renewBefore", kind: kindDuration, builtin: "2y", min: time.Minute, doc: "With no more than this left, the anchor is renewed, or reported."},
+			{name: "onDue", kind: kindWord, words: []string{"renew", "ask"}, builtin: "renew", doc: "What happens then: renew gives the anchor new dates, with the same key, and no workload is restarted; ask reports it."},
 			{name: "restartWorkloads", later: true},
 		}},
 		{name: "defaults", kind: kindObject, fields: policyFields(), doc: "What holds in every cluster; groups override it, then the cluster."},
@@ -157,6 +157,10 @@ func policyFields() []field {
 			{name: "spread", kind: kindDuration, builtin: "30m", max: 30 * time.Minute, doc: "Firings are delayed by up to this and a tenth of the gap between them, each cluster by its own; 0s for none."},
 		}},
 		{name: "webhooks", kind: kindObject, fields: webhookFields(), doc: "The certificates of Linkerd's webhooks and of tap, and the CA over them."},
+		{name: "foreignAnchors", kind: kindList, doc: "Trust anchors of partner meshes, kept in the bundle besides certd's own. The list that stands closest to a cluster holds whole.", fields: []field{
+			{name: "name", kind: kindName, required: true, doc: "The partner's name, for status and findings."},
+			{name: "file", kind: kindPath, required: true, doc: "Its anchors, PEM. A changed file is taken over without a restart of certd."},
+		}},
 		{name: "windows", later: true},
 	}
 }

@@ -165,12 +165,12 @@ func (l *lazyCluster) WriteCABundle(ctx context.Context, w rotation.CABundleWrit
 	return c.WriteCABundle(ctx, w)
 }
 
-func (l *lazyCluster) RestartWebhook(ctx context.Context, w rotation.WebhookSpec, owner rotation.ObjectRef) error {
+func (l *lazyCluster) Restart(ctx context.Context, namespace string, owner rotation.ObjectRef) error {
 	c, err := l.get()
 	if err != nil {
 		return err
 	}
-	return c.RestartWebhook(ctx, w, owner)
+	return c.Restart(ctx, namespace, owner)
 }
 
 func (l *lazyCluster) ProbeWebhooks(ctx context.Context, webhooks []rotation.WebhookSpec) map[string]rotation.WebhookEvidence {
@@ -183,6 +183,14 @@ func (l *lazyCluster) ProbeWebhooks(ctx context.Context, webhooks []rotation.Web
 		all[w.Name] = rotation.WebhookEvidence{At: now, Check: rotation.WebhookCheck{State: "unknown", Evidence: err.Error(), At: now}}
 	}
 	return all
+}
+
+func (l *lazyCluster) CountProxies(ctx context.Context) rotation.Proxies {
+	c, err := l.get()
+	if err != nil {
+		return rotation.Proxies{At: time.Now(), Err: err}
+	}
+	return c.CountProxies(ctx)
 }
 
 func (l *lazyCluster) Event(ctx context.Context, e rotation.Event) error {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"certd.internal/cmd/certd/internal/api"
+	"certd.internal/pki"
 	"certd.internal/rotation"
 	"certd.internal/state"
 )
@@ -56,6 +57,10 @@ func (s *running) History(_ context.Context, q api.HistoryQuery) (rotation.Histo
 }
 
 func (s *running) Verify(context.Context) (api.VerifyReport, error) { return verify(s.journal) }
+
+func (s *running) Trust(context.Context) (api.TrustList, error) {
+	return s.trustList(s.reconciler.Status())
+}
 
 func (s *running) Rotate(ctx context.Context, req api.RotateRequest) (api.RotateReply, error) {
 	var reply api.RotateReply
@@ -202,6 +207,38 @@ func (s *offline) History(_ context.Context, q api.HistoryQuery) (rotation.Histo
 
 func (s *offline) Verify(context.Context) (api.VerifyReport, error) { return verify(s.journal) }
 
+func (s *running) RenewTrust(ctx context.Context, req api.RenewRequest) (api.RenewReply, error) {
+	active := s.reconciler.Status().Trust.Active
+	if active == nil {
+		return api.RenewReply{}, fmt.Errorf("trust renew: there is no trust anchor yet; run certd init first: %w", api.ErrNotNow)
+	}
+	reply := api.RenewReply{Before: *active, After: *active}
+	if req.DryRun {
+		return reply, nil
+	}
+	a, err := s.reconciler.RenewAnchor(ctx, req.Actor, cmp.Or(req.Reason, "asked for"))
+	switch {
+	case errors.Is(err, rotation.ErrUnsupported): // nothing to gain, or not certd's to renew
+		return reply, fmt.Errorf("%w: %w", err, api.ErrNotNow)
+	case err != nil:
+		return reply, asService(err)
+	}
+	reply.After = a.Status()
+	return reply, nil
+}
+
+func (s *offline) RenewTrust(context.Context, api.RenewRequest) (api.RenewReply, error) {
+	return api.RenewReply{}, fmt.Errorf("trust renew needs the daemon; start it with certd run: %w", api.ErrNoDaemon)
+}
+
+func (s *offline) Trust(ctx context.Context) (api.TrustList, error) {
+	st, err := s.Status(ctx)
+	if err != nil {
+		return api.TrustList{}, err
+	}
+	return s.trustList(st)
+}
+
 func (s *offline) Rotate(context.Context, api.RotateRequest) (api.RotateReply, error) {
 	return api.RotateReply{}, fmt.Errorf("rotate needs the daemon; start it with certd run: %w", api.ErrNoDaemon)
 }
@@ -211,6 +248,59 @@ func (s *offline) Init(ctx context.Context, req api.InitRequest) (api.InitReply,
 		return api.InitReply{}, err
 	}
 	return s.ceremony(ctx, req)
+}
+
+// trustList is what the journal knows of the anchors, and the status of the
+// clusters that have them.
+func (f *fleet) trustList(st rotation.FleetStatus) (api.TrustList, error) {
+	list := api.TrustList{APIVersion: rotation.APIVersion, Kind: "TrustList", Fleet: st.Fleet, ObservedAt: st.ObservedAt, Source: st.Source,
+		Clusters: len(st.Clusters), Items: []api.TrustAnchor{}}
+	known, err := f.known()
+	if err != nil {
+		return list, err
+	}
+	in := map[string]int{} // the anchor's SHA-256 → bundles that hold it
+	for _, c := range st.Clusters {
+		if c.Bundle == nil {
+			list.Unseen++
+			continue
+		}
+		for _, a := range c.Bundle.Anchors {
+			in[a.SHA256]++
+		}
+	}
+	active := known.Active()
+	for i := len(known.Anchors) - 1; i >= 0; i-- {
+		a := &known.Anchors[i]
+		item := trustAnchor(*a)
+		if item.State == api.AnchorTrusted && a == active {
+			item.State = api.AnchorActive
+		}
+		if item.SHA256 != "" {
+			item.Clusters = in[item.SHA256]
+		}
+		list.Items = append(list.Items, item)
+	}
+	return list, nil
+}
+
+// trustAnchor describes one generation, whichever of those in use signs.
+func trustAnchor(a rotation.Anchor) api.TrustAnchor {
+	item := api.TrustAnchor{ID: a.ID, State: api.AnchorUnsigned, Key: rotation.KeyStatus{Backend: a.Backend, Name: a.Key, Exportable: a.Exportable},
+		CreatedAt: a.CreatedAt.UTC().Truncate(time.Second), RetiredAt: a.RetiredAt.UTC().Truncate(time.Second)}
+	if !a.CheckedAt.IsZero() {
+		at := a.CheckedAt.UTC().Truncate(time.Second)
+		item.Key.CheckedAt = &at
+	}
+	if a.Certificate != nil {
+		s := a.Status()
+		item.State, item.Subject, item.NotBefore, item.NotAfter, item.SHA256, item.SKI = api.AnchorTrusted, s.Subject, s.NotBefore, s.NotAfter, s.SHA256, s.SKI
+		item.CertificatePEM = string(pki.EncodeCertificates(a.Certificate))
+	}
+	if !a.RetiredAt.IsZero() {
+		item.State = api.AnchorRetired
+	}
+	return item
 }
 
 func history(j *state.Journal, source string, q api.HistoryQuery) (rotation.HistoryList, error) {

@@ -1,0 +1,287 @@
+package memory
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Mesh is clusters whose proxies talk to each other. It keeps watch over
+// whether each could at any time: it looks whenever a pod starts or presents a
+// certificate of another issuer, and when any certificate begins or ends to be
+// valid.
+type Mesh struct {
+	mu         sync.Mutex
+	members    []*linkerd
+	verdicts   map[handshake]verdict
+	dirty      bool                 // something was changed and not looked at yet
+	recheck    time.Time            // when time alone may change a verdict; zero: never
+	broken     map[brokenPairs]bool // at the last look
+	violations []Violation
+	classes    []class // of the last look; kept for their memory
+}
+
+func newMesh() *Mesh { return &Mesh{verdicts: map[handshake]verdict{}} }
+
+// NewMesh links clusters, which until then each were a mesh of their own: their
+// violations until then are forgotten.
+func NewMesh(clusters ...*Cluster) *Mesh {
+	m := newMesh()
+	for _, c := range clusters {
+		c.mu.Lock()
+		if c.linkerd != nil {
+			m.join(c.linkerd)
+		}
+		c.mu.Unlock()
+	}
+	return m
+}
+
+func (m *Mesh) join(l *linkerd) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l.mesh = m
+	m.members = append(m.members, l)
+	m.dirty = true
+}
+
+// Refusal is what would come of connections made now: a pod refuses what
+// another presents. The two are examples where Pairs are alike. It does not
+// matter which of them is the client: each verifies the other.
+type Refusal struct {
+	Verifier, Peer string // "app/app-0-1 in east"
+	Pairs          int
+	Err            error
+
+	roots  *rootsFile
+	issuer *issuerFile
+	pod    *pod // whose own certificate has expired; nil: it is about the chain
+}
+
+func (r Refusal) String() string {
+	return fmt.Sprintf("%s refuses %s (such pairs: %d): %v", r.Verifier, r.Peer, r.Pairs, r.Err)
+}
+
+// brokenPairs tells refusals apart.
+type brokenPairs struct {
+	roots  *rootsFile
+	issuer *issuerFile
+	pod    *pod
+}
+
+// handshake is one half of one: an issuer's leaf, held against a bundle.
+type handshake struct {
+	issuer *issuerFile
+	roots  *rootsFile
+}
+
+// class is pods of a cluster that trust and present the same.
+type class struct {
+	of     *linkerd
+	roots  *rootsFile
+	issuer *issuerFile
+	pods   int
+	first  *place
+}
+
+func (c class) name() string { return c.first.String() + " in " + c.of.cfg.Name }
+
+var errExpired = errors.New("its certificate has expired")
+
+// catchUp lets all happen that is due, in the order of time, and judges after
+// each.
+func (m *Mesh) catchUp(now time.Time) {
+	for {
+		var next *linkerd
+		for _, l := range m.members {
+			if len(l.pending) > 0 && (next == nil || l.pending[0].at.Before(next.pending[0].at)) {
+				next = l
+			}
+		}
+		due := next != nil && !next.pending[0].at.After(now)
+		if !m.recheck.IsZero() && !m.recheck.After(now) && (!due || m.recheck.Before(next.pending[0].at)) {
+			m.look(m.recheck)
+			continue
+		}
+		if !due {
+			return
+		}
+		h := next.pending.pop()
+		h.do(h.at)
+		if m.dirty {
+			m.look(h.at)
+		}
+	}
+}
+
+// settle judges a change made now, and what comes of it at once.
+func (m *Mesh) settle(now time.Time) {
+	if m.dirty {
+		m.look(now)
+	}
+	m.catchUp(now)
+}
+
+// look judges all pairs at a moment.
+func (m *Mesh) look(at time.Time) {
+	m.dirty, m.recheck = false, time.Time{}
+	var broken map[brokenPairs]bool
+	for _, r := range m.refusals(at) {
+		k := brokenPairs{r.roots, r.issuer, r.pod}
+		if broken == nil {
+			broken = map[brokenPairs]bool{}
+		}
+		broken[k] = true
+		if !m.broken[k] {
+			var by string
+			if r.pod != nil {
+				by = cmp.Or(r.pod.by, ByTime) // who has kept it from getting another
+			} else {
+				by = m.blame(r.issuer, r.roots)
+			}
+			m.tell(at, by, "%s", r)
+		}
+	}
+	m.broken = broken
+}
+
+// refusals judges every class of pods by every other, so that their number
+// costs little.
+func (m *Mesh) refusals(at time.Time) (all []Refusal) {
+	type dead struct {
+		class
+		pod *pod
+	}
+	var (
+		classes = m.classes[:0]
+		expired []dead
+		total   int
+	)
+	for _, l := range m.members {
+		from := len(classes)
+		for _, pl := range l.places {
+			if pl.pod == nil || pl.pod.leaf == nil {
+				continue
+			}
+			total++
+			c := class{l, pl.pod.roots, pl.pod.leaf.issuer, 1, pl}
+			end := pl.pod.leaf.notAfter.Add(1) // it still belongs to the validity
+			if !end.After(at) {
+				expired = append(expired, dead{c, pl.pod})
+				continue
+			}
+			m.lookAgain(end)
+			i := slices.IndexFunc(classes[from:], func(o class) bool { return o.roots == c.roots && o.issuer == c.issuer })
+			if i < 0 {
+				classes = append(classes, c)
+			} else {
+				classes[from+i].pods++
+			}
+		}
+	}
+	m.classes = classes
+	for _, e := range expired {
+		r := Refusal{Verifier: "everybody", Peer: e.name(), Pairs: total - 1, Err: errExpired, pod: e.pod}
+		if len(classes) > 0 {
+			r.Verifier = classes[0].name()
+		}
+		all = append(all, r)
+	}
+	for _, v := range classes {
+		for _, p := range classes {
+			pairs := v.pods * p.pods
+			if v == p {
+				pairs -= v.pods
+			}
+			err := m.verify(p.issuer, v.roots, at)
+			if err == nil || pairs == 0 {
+				continue
+			}
+			all = append(all, Refusal{Verifier: v.name(), Peer: p.name(), Pairs: pairs, Err: err, roots: v.roots, issuer: p.issuer})
+		}
+	}
+	return all
+}
+
+// verify says what those who trust a bundle have against leaves of an issuer.
+// It remembers: between the ends of validity of all that takes part, time
+// changes nothing.
+func (m *Mesh) verify(f *issuerFile, roots *rootsFile, at time.Time) error {
+	k := handshake{f, roots}
+	v, ok := m.verdicts[k]
+	if !ok || at.Before(v.from) || !v.until.IsZero() && !at.Before(v.until) {
+		v = verdict{}
+		facts := f.facts()
+		set, err := roots.set()
+		if v.err = err; err == nil {
+			v.err = facts.Verify(set, at)
+		}
+		for _, c := range slices.Concat(facts.Chain, set.Anchors()) {
+			v.narrow(at, c.NotBefore)
+			v.narrow(at, c.NotAfter.Add(1)) // both ends belong to the validity
+		}
+		if len(m.verdicts) >= 1024 {
+			clear(m.verdicts)
+		}
+		m.verdicts[k] = v
+	}
+	if !v.until.IsZero() {
+		m.lookAgain(v.until)
+	}
+	return v.err
+}
+
+func (m *Mesh) lookAgain(at time.Time) {
+	if m.recheck.IsZero() || at.Before(m.recheck) {
+		m.recheck = at
+	}
+}
+
+// blame names who has published what does not go with what was there before;
+// time, where it went together then.
+func (m *Mesh) blame(f *issuerFile, roots *rootsFile) string {
+	by := newer(roots.written, f.written)
+	set, err := roots.set()
+	if err == nil && f.facts().Verify(set, by.at) == nil {
+		return ByTime
+	}
+	return by.by
+}
+
+func (m *Mesh) tell(at time.Time, by, format string, args ...any) {
+	m.violations = append(m.violations, Violation{At: at, By: by, Text: fmt.Sprintf(format, args...)})
+}
+
+// asked brings the clusters up to now and runs ask.
+func (m *Mesh) asked(ask func(now time.Time)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	m.catchUp(now)
+	m.settle(now)
+	ask(now)
+}
+
+// Broken are the handshakes that would fail now.
+func (m *Mesh) Broken() (all []Refusal) {
+	m.asked(func(now time.Time) { all = m.refusals(now) })
+	return all
+}
+
+// Violations are those so far, oldest first: handshakes that would have failed
+// from a moment on and not before, certificates that proxies did not get or did
+// not want, and replicas of linkerd-identity that could not start.
+func (m *Mesh) Violations() (all []Violation) {
+	m.asked(func(time.Time) { all = slices.Clone(m.violations) })
+	return all
+}
+
+// ForgetViolations returns the violations so far and starts anew. What is
+// broken and stays so is not told of again; to see it, ask Broken.
+func (m *Mesh) ForgetViolations() (all []Violation) {
+	m.asked(func(time.Time) { all, m.violations = m.violations, nil })
+	return all
+}

@@ -1,0 +1,152 @@
+package rotation
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"certd.internal/pki"
+)
+
+// Proxies is a census of the meshed pods of a cluster: which anchors each was
+// told to trust when it was created. A proxy reads them once, from its
+// environment, and never again (linkerd2-proxy, linkerd/app/src/env/identity.rs).
+type Proxies struct {
+	At   time.Time // when the census began, by certd's clock
+	Sets []ProxySet
+	// Unread are pods whose environment could not be made out, a few of them
+	// named in Odd ("namespace/pod: why").
+	Unread int
+	Odd    []string
+	// Err says why there is no census, or why it is not whole; it wraps
+	// ErrDenied where certd may not look. What was counted before it stands.
+	Err error
+}
+
+// ProxySet are the pods that trust one set of anchors.
+type ProxySet struct {
+	Anchors pki.Bundle
+	Pods    int
+	// Owners are what to restart, the largest first, at most MaxOwners; Others
+	// is how many pods are under none of these.
+	Owners []ProxyOwner
+	Others int
+}
+
+// MaxOwners bounds how many owners a census names for each set.
+const MaxOwners = 50
+
+// ProxyOwner is what makes pods: a Deployment, StatefulSet, DaemonSet, Job,
+// another kind, or the Pod itself where nothing does.
+type ProxyOwner struct {
+	Namespace, Kind, Name string
+	Pods                  int
+}
+
+// Total is how many pods were counted, those included that could not be read.
+func (p Proxies) Total() int {
+	n := p.Unread
+	for _, s := range p.Sets {
+		n += s.Pods
+	}
+	return n
+}
+
+const (
+	// censusEvery is how often the pods are counted while they are as they
+	// should be, and where certd may not look; censusSoon while they are not.
+	censusEvery = time.Hour
+	censusSoon  = 10 * time.Minute
+)
+
+// stale are the pods that do not trust exactly the keys that are wanted, and
+// whom to restart for it. An anchor's dates are nothing to a proxy.
+func (p Proxies) stale(want pki.Bundle) (pods int, owners []ProxyOwner) {
+	for _, s := range p.Sets {
+		if !s.Anchors.Trusts(want) {
+			pods += s.Pods
+			owners = append(owners, s.Owners...)
+		}
+	}
+	return pods, owners
+}
+
+// judgeProxies says whether the pods trust what the cluster publishes. A pod
+// keeps what it was created with, so only a restart helps.
+func (d *Decision) judgeProxies(v View, now time.Time) {
+	p := v.Proxies
+	if d.Mode != Managed || d.Bundle.IsZero() || v.Observed == nil || v.Observed.Version == "" {
+		return
+	}
+	every := censusEvery
+	stale, owners := p.stale(d.Bundle)
+	if stale > 0 && p.Err == nil {
+		every = censusSoon
+		d.find(StateWarning, "ProxiesStale", fmt.Sprintf("%d of %d meshed pods trust other anchors than the bundle, since they were created: %s", stale, p.Total(), namesOf(owners, 3)), nil, restartCommand(owners))
+	}
+	switch due := p.At.Add(every); {
+	case p.At.IsZero() || !now.Before(due) || p.At.After(now):
+		d.Census = true
+	case p.Total() > 0: // where there are none, the next regular look will do
+		d.wakeAt(due)
+	}
+}
+
+func namesOf(owners []ProxyOwner, most int) string {
+	var names []string
+	for i, o := range owners {
+		if i == most {
+			names = append(names, fmt.Sprintf("and %d more", len(owners)-most))
+			break
+		}
+		names = append(names, fmt.Sprintf("%s/%s %s", o.Namespace, o.Kind, o.Name))
+	}
+	return strings.Join(names, ", ")
+}
+
+// restartCommand is what to type for the first of the owners. Who may create
+// pods may give them an owner of any name, so only plain ones are repeated.
+func restartCommand(owners []ProxyOwner) string {
+	for _, o := range owners {
+		if !plain(o.Namespace) || !plain(o.Name) {
+			continue
+		}
+		switch o.Kind {
+		case "Deployment", "StatefulSet", "DaemonSet":
+			return fmt.Sprintf("kubectl -n %s rollout restart %s/%s", o.Namespace, strings.ToLower(o.Kind), o.Name)
+		case "Pod":
+			return fmt.Sprintf("kubectl -n %s delete pod %s", o.Namespace, o.Name)
+		}
+	}
+	return ""
+}
+
+// plain says whether a name is one that Kubernetes gives to objects, and no
+// option: safe to be typed.
+func plain(name string) bool {
+	odd := func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '.' }
+	return name != "" && name[0] != '-' && !strings.ContainsFunc(name, odd)
+}
+
+// proxiesStatus is absent where nothing was counted.
+func proxiesStatus(f Fleet, v View) *ProxiesStatus {
+	p := v.Proxies
+	if p.At.IsZero() || p.Total() == 0 && p.Err == nil {
+		return nil
+	}
+	s := &ProxiesStatus{Total: p.Total(), Unknown: p.Unread, At: wholeSecond(p.At), Restart: []StaleOwner{}}
+	if p.Err != nil {
+		s.Problem = p.Err.Error()
+	}
+	bundle, err := f.BundleOf(v.Policy)
+	if err != nil {
+		return nil
+	}
+	var owners []ProxyOwner
+	s.Stale, owners = p.stale(bundle)
+	s.Current = s.Total - s.Unknown - s.Stale
+	for _, o := range owners {
+		s.Restart = append(s.Restart, StaleOwner(o))
+	}
+	return s
+}

@@ -1,0 +1,129 @@
+package rotation
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"certd.internal/pki"
+)
+
+// ErrNoGain: a renewed anchor would not live noticeably longer.
+var ErrNoGain = fmt.Errorf("nothing to gain: %w", ErrUnsupported)
+
+// RenewAnchor gives the active trust anchor new dates: its key signs a new
+// certificate of the same subject. Proxies trust the one as the other, and no
+// pod has to be restarted for it; linkerd-identity is, in time (judgeDates).
+func (r *Reconciler) RenewAnchor(ctx context.Context, actor, reason string) (Anchor, error) {
+	r.renewing.Lock()
+	defer r.renewing.Unlock()
+	f := r.fleet()
+	active := f.Active()
+	if active == nil {
+		return Anchor{}, fmt.Errorf("renew the trust anchor: there is none yet; run certd init first: %w", ErrUnsupported)
+	}
+	a, now, t := *active, wall(), f.Policy.Trust
+	doing := fmt.Sprintf("renew trust anchor %s with its key %s", a.ID, a.Key)
+	if gain := now.Add(t.Lifetime - t.Backdate).Sub(a.Certificate.NotAfter); gain < t.Lifetime/100 {
+		return a, fmt.Errorf("%s: one made now would end %s after the one there is: %w", doing, short(max(gain, 0)), ErrNoGain)
+	}
+	key, err := r.signer.open(ctx, &a, now)
+	if err != nil {
+		return a, fmt.Errorf("%s: %w", doing, err)
+	}
+	k, ok := key.(DigestSigner)
+	if !ok {
+		return a, fmt.Errorf("%s: a CA of Vault's PKI engine is renewed there (vault write MOUNT/root/rotate/existing …), certd finds it: %w", doing, ErrUnsupported)
+	}
+	renewed, err := pki.RenewAnchor(now, a.Certificate, t.Lifetime, t.Backdate, &recordedSigner{ctx: ctx, journal: r.journal, key: k,
+		intent: Intent{Step: StepSign, Actor: actor, Reason: "renewal of trust anchor " + a.ID + ": " + reason, Anchor: a.ID, Key: a.Key}})
+	r.keyOutcome(*active, err)
+	if err != nil {
+		return a, fmt.Errorf("%s: %w", doing, err)
+	}
+	a.Formerly, a.Certificate = a.Certificate, renewed
+	rec := certificateRecord("", "anchor", a.ID, renewed, now)
+	rec.DeliveredAt = now
+	in := Intent{Step: StepTrustRenew, Actor: actor, Reason: reason, Anchor: a.ID, Serial: rec.Serial, Key: a.Key}
+	if err := r.enter(in, Outcome{Result: OK, Detail: "sha256 " + rec.SHA256, Anchor: &a, Certificate: &rec}); err != nil {
+		return a, fmt.Errorf("%s: record it: %w", doing, err)
+	}
+	r.mu.Lock()
+	r.rememberAnchor(a)
+	r.mu.Unlock()
+	r.log.Info("trust anchor renewed", "anchor", a.ID, "not_after", renewed.NotAfter, "serial", rec.Serial, "actor", actor)
+	r.lookAgain()
+	r.poke()
+	return a, nil
+}
+
+// renewalDue says whether the anchor is to be renewed without being asked.
+func (f Fleet) renewalDue(now time.Time) bool {
+	a := f.Active()
+	return a != nil && f.Policy.Trust.Renews && a.Certificate.NotAfter.Sub(now) <= f.Policy.Trust.RenewBefore
+}
+
+// renewIfDue renews the anchor when its time has come, as part of the daily
+// care; what prevents it is reported and tried again.
+func (r *Reconciler) renewIfDue(ctx context.Context) (again time.Duration) {
+	f := r.fleet()
+	if !f.renewalDue(wall()) {
+		r.Solved("AnchorNotRenewed")
+		return canaryEvery
+	}
+	left := f.Active().Certificate.NotAfter.Sub(wall())
+	_, err := r.RenewAnchor(ctx, "certd", fmt.Sprintf("%s left, and trust.renewBefore is %s", short(left), FormatDuration(f.Policy.Trust.RenewBefore)))
+	if err == nil {
+		r.Solved("AnchorNotRenewed")
+		return canaryEvery
+	}
+	r.Problem("AnchorNotRenewed", err)
+	return min(canaryEvery, max(time.Minute, left/1000))
+}
+
+const (
+	// restartIdentityFor is how long before the end of an anchor's former
+	// certificate certd restarts a linkerd-identity that has loaded it: Go's
+	// verifier, unlike the proxies', looks at an anchor's dates.
+	restartIdentityFor = 90 * 24 * time.Hour
+	// tellOfDates is how long before certd begins to tell of it.
+	tellOfDates = 180 * 24 * time.Hour
+)
+
+// judgeDates finds replicas of linkerd-identity that may still have loaded an
+// anchor's former certificate: those that started before the bundle with the
+// renewed one can have reached them.
+func (d *Decision) judgeDates(f Fleet, v View, now time.Time) (restart Action, due bool) {
+	a, o := f.Active(), v.Observed
+	if a == nil || a.Formerly == nil || o.Identity == nil || o.BundleWrittenAt.IsZero() {
+		return Action{}, false
+	}
+	end := a.Formerly.NotAfter
+	left := end.Sub(now)
+	if left > tellOfDates || !now.Before(end.Add(tellOfDates)) {
+		return Action{}, false
+	}
+	var behind []string
+	for _, r := range o.Identity.Replicas {
+		if r.Started.Before(o.BundleWrittenAt.Add(projectionOf(v.Policy))) {
+			behind = append(behind, r.Pod)
+		}
+	}
+	if len(behind) == 0 {
+		return Action{}, false
+	}
+	severity := StateWarning
+	if left < restartIdentityFor/6 {
+		severity = StateCritical
+	}
+	d.find(severity, "IdentityTrustsOldDates", fmt.Sprintf("%s started before trust anchor %s was renewed, and will refuse its own issuer when the former certificate ends, in %s", behind[0], a.ID, short(left)), &end,
+		"kubectl -n "+v.Policy.Namespace+" rollout restart deploy/linkerd-identity")
+	return Action{Step: StepIdentityRestart, Object: identityObject, Deadline: end,
+		Why: fmt.Sprintf("%s has loaded a certificate of trust anchor %s that ends in %s; a renewed one is in the bundle", behind[0], a.ID, short(left))}, left < restartIdentityFor
+}
+
+// projectionOf is from a change of an object until every kubelet shows it.
+func projectionOf(p Policy) time.Duration {
+	const usual = 3 * time.Minute
+	return max(usual, p.Webhooks.Projection)
+}
