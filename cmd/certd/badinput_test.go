@@ -327,7 +327,7 @@ func TestTooShortLifetimeNamesTheSmallestOneThatPasses(t *testing.T) {
 
 func TestWhatIsNotBuiltYetIsRefused(t *testing.T) {
 	s := newFolders(t)
-	for _, command := range []string{"check", "verify", "simulate", "rotate webhooks --all", "rotate webhook-ca east", "trust list", "trust rotate", "adopt east", "pause", "resume",
+	for _, command := range []string{"check", "verify", "simulate", "trust rotate", "adopt east", "pause", "resume",
 		"clusters list", "backup f", "restore f", "recover", "runbook", "debug bundle"} {
 		s.refused(64, "not supported yet", nil, strings.Fields(command)...)
 	}
@@ -627,6 +627,8 @@ func (s *site) account(i int, change func([]rbacv1.PolicyRule) []rbacv1.PolicyRu
 		{APIGroups: []string{""}, Resources: []string{"namespaces"}, ResourceNames: []string{"kube-system", "linkerd"}, Verbs: []string{"get", "watch"}},
 		{APIGroups: []string{"apps"}, Resources: []string{"deployments"}, ResourceNames: []string{"linkerd-identity"}, Verbs: []string{"get"}},
 		{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"list"}},
+		{APIGroups: []string{"admissionregistration.k8s.io"}, Resources: []string{"mutatingwebhookconfigurations", "validatingwebhookconfigurations"}, Verbs: []string{"get", "watch"}},
+		{APIGroups: []string{"apiregistration.k8s.io"}, Resources: []string{"apiservices"}, Verbs: []string{"get", "watch"}},
 	})
 	_, err = cs.RbacV1().ClusterRoles().Create(ctx, &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: rules}, metav1.CreateOptions{})
 	fail(err)

@@ -213,6 +213,15 @@ func random(r *rand.Rand) rotation.FleetStatus {
 			}
 			c.WebhookCA = &rotation.WebhookCAStatus{AnchorStatus: rotation.AnchorStatus{ID: "w1", Subject: say(), NotAfter: now.Add(time.Duration(r.Int64N(int64(9000*hour))) - 1000*hour)}}
 		}
+		if r.IntN(2) == 0 {
+			c.Proxies = &rotation.ProxiesStatus{Total: r.IntN(30000), Stale: r.IntN(3), Unknown: r.IntN(3), At: after(-time.Duration(r.Int64N(int64(9000 * hour))))}
+			if r.IntN(3) == 0 {
+				c.Proxies.Problem = say()
+			}
+			for range r.IntN(14) {
+				c.Proxies.Restart = append(c.Proxies.Restart, rotation.StaleOwner{Namespace: strings.Repeat("n", 1+r.IntN(63)), Kind: []string{"Deployment", "Pod", "Job", say()}[r.IntN(4)], Name: []string{strings.Repeat("o", 1+r.IntN(200)), say()}[r.IntN(2)], Pods: r.IntN(9)})
+			}
+		}
 		if r.IntN(3) == 0 {
 			c.NextStep = &rotation.PlanItem{Cluster: c.Name, Step: rotation.StepBundle, At: now.Add(time.Duration(r.IntN(3)) * hour), Due: now, Reason: say()}
 		}

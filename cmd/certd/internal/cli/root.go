@@ -16,7 +16,6 @@ var later = [...]struct {
 	subs string
 }{
 	{"check", ""}, {"verify", ""}, {"simulate", ""},
-	{"trust", "list rotate renew import status advance hold resume rollback export"},
 	{"adopt", ""}, {"pause", ""}, {"resume", ""},
 	{"clusters", "list test rbac"},
 	{"backup", ""}, {"restore", ""}, {"recover", ""}, {"runbook", ""},
@@ -61,7 +60,7 @@ func (a *App) root() *cobra.Command {
 	}
 	root.AddCommand(
 		a.initCommand(), a.runCommand(), a.statusCommand(), a.planCommand(), a.rotateCommand(), a.historyCommand(),
-		a.inspectCommand(), a.exportCommand(), a.configCommand(), a.versionCommand(), a.completionCommand(root),
+		a.inspectCommand(), a.trustCommand(), a.exportCommand(), a.configCommand(), a.versionCommand(), a.completionCommand(root),
 	)
 	root.AddCommand(helpTopics()...)
 	root.SetHelpCommand(helpCommand(root))

@@ -295,6 +295,11 @@ func (a *App) changes(st rotation.FleetStatus, last map[string]string) map[strin
 				line += " ended"
 			}
 		}
+		if p := c.Proxies; p != nil {
+			// Pods come and go all day; it is news when others are stale.
+			key = append(key, fmt.Sprint(p.Stale, p.Problem != ""))
+			line += " proxies=" + strings.ReplaceAll(v.proxies(c).text, " ", "")
+		}
 		for _, f := range c.Findings {
 			key = append(key, f.ID)
 			line += "; " + v.clean(f.Message)

@@ -35,6 +35,7 @@ func (v statusView) lines() []string {
 	lines = append(lines, v.clusters()...)
 	if v.all && len(v.doc.Clusters) == 1 {
 		lines = append(lines, v.webhookSection(v.doc.Clusters[0])...)
+		lines = append(lines, v.proxySection(v.doc.Clusters[0])...)
 	}
 	lines = append(lines, v.footer()...)
 	return lines
@@ -145,7 +146,8 @@ func (v statusView) trust() []string {
 		}
 	}
 	if known > 0 {
-		lines = append(lines, fmt.Sprintf("  bundle   current in %d of %s", current, count(len(v.doc.Clusters), "cluster")))
+		text := fmt.Sprintf("current in %d of %s", current, count(len(v.doc.Clusters), "cluster")) + v.plain(proxyTotal(v.doc.Clusters))
+		lines = append(lines, v.wrap("  bundle   ", "           ", text)...)
 	}
 	return lines
 }
@@ -218,6 +220,12 @@ func (v statusView) clusterTable(clusters []rotation.ClusterStatus) []string {
 	if webhooks {
 		cols = append(cols, column{name: "WEBHOOKS", rank: 6})
 	}
+	proxies := hasProxies(clusters)
+	if proxies {
+		// Equal ranks go from the left: after WEBHOOKS, before how long it is
+		// until what comes next.
+		cols = append(cols, column{name: "PROXIES", rank: 5})
+	}
 	if !managed {
 		cols = append(cols, column{name: "MODE", rank: 1})
 	}
@@ -230,6 +238,9 @@ func (v statusView) clusterTable(clusters []rotation.ClusterStatus) []string {
 		row := []cell{text(v.clean(c.Name)), v.issuer(c), v.loaded(c), v.bundle(c)}
 		if webhooks {
 			row = append(row, v.webhooks(c))
+		}
+		if proxies {
+			row = append(row, v.proxies(c))
 		}
 		if !managed {
 			row = append(row, text(v.clean(c.Mode)))

@@ -171,6 +171,7 @@ func TestMarksStandWhereTheTroubleIs(t *testing.T) {
 	}{
 		{"nothing is wrong", nil, rotation.StateOK, rotation.StateOK},
 		{"a webhook", []rotation.Finding{{ID: "WebhookOverdue", Severity: rotation.StateWarning}}, rotation.StateOK, rotation.StateWarning},
+		{"pods that trust other anchors", []rotation.Finding{{ID: "ProxiesStale", Severity: rotation.StateWarning}}, rotation.StateOK, rotation.StateOK},
 		{"the issuer", []rotation.Finding{{ID: "IssuerExpired", Severity: rotation.StateCritical}}, rotation.StateCritical, rotation.StateOK},
 		{"both", []rotation.Finding{{ID: "RenewalOverdue", Severity: rotation.StateWarning}, {ID: "WebhookExpired", Severity: rotation.StateCritical}}, rotation.StateWarning, rotation.StateCritical},
 		{"the way to it", []rotation.Finding{{ID: "ClusterUnreachable", Severity: rotation.StateUnknown}}, rotation.StateUnknown, rotation.StateUnknown},

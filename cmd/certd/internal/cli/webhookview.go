@@ -75,12 +75,14 @@ func webhookState(c rotation.ClusterStatus) rotation.State {
 	return state
 }
 
-// issuerState is the worst that is known of a cluster beside its webhooks.
+// issuerState is the worst that is known of a cluster beside its webhooks and
+// its pods.
 func issuerState(c rotation.ClusterStatus) rotation.State {
-	if !slices.ContainsFunc(c.Findings, aboutWebhooks) || slices.ContainsFunc(c.Findings, func(f rotation.Finding) bool { return !aboutWebhooks(f) && f.Severity == c.State }) {
+	apart := func(f rotation.Finding) bool { return aboutWebhooks(f) || aboutProxies(f) }
+	if !slices.ContainsFunc(c.Findings, apart) || slices.ContainsFunc(c.Findings, func(f rotation.Finding) bool { return !apart(f) && f.Severity == c.State }) {
 		return c.State
 	}
-	if rest := gather(slices.DeleteFunc(slices.Clone(c.Findings), aboutWebhooks), nil); len(rest) > 0 {
+	if rest := gather(slices.DeleteFunc(slices.Clone(c.Findings), apart), nil); len(rest) > 0 {
 		return rest[0].Severity
 	}
 	return rotation.StateOK
