@@ -138,8 +138,12 @@ func (l *linkerd) write(by string, roots []byte, issuer map[string][]byte) {
 		switch {
 		case len(crt) == 0:
 			next.issuer = nil
-		case next.issuer == nil || !bytes.Equal(next.issuer.crt, crt) || !bytes.Equal(next.issuer.key, key) || !bytes.Equal(next.issuer.reload, reload):
+		case next.issuer == nil || !bytes.Equal(next.issuer.crt, crt) || !bytes.Equal(next.issuer.key, key):
 			next.issuer = &issuerFile{written: written{now, by}, of: pki.Identity{Namespace: l.cfg.Namespace, TrustDomain: l.cfg.TrustDomain}, crt: crt, key: key, reload: reload}
+		case !bytes.Equal(next.issuer.reload, reload):
+			again := *next.issuer // whoever wrote the pair is still to blame for it
+			again.reload = reload
+			next.issuer = &again
 		}
 		l.files = next
 		if next.roots != nil {

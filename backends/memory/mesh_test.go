@@ -194,6 +194,28 @@ func (w *meshWorld) count(c *Cluster, ends ...time.Time) (n int) {
 	return n
 }
 
+// leaves are the ends of all that pods present.
+func (w *meshWorld) leaves(c *Cluster) map[time.Time]int {
+	ends := map[time.Time]int{}
+	c.onLinkerd(func(l *linkerd, _ time.Time) {
+		for _, pl := range l.places {
+			if pl.pod != nil && pl.pod.leaf != nil {
+				ends[pl.pod.leaf.notAfter.UTC()]++
+			}
+		}
+	})
+	return ends
+}
+
+func publicOf(t testing.TB, c pki.Credential) *ecdsa.PublicKey {
+	t.Helper()
+	pub, ok := c.Chain()[0].PublicKey.(*ecdsa.PublicKey)
+	if !ok {
+		t.Fatalf("a key is %T", c.Chain()[0].PublicKey)
+	}
+	return pub
+}
+
 func (w *meshWorld) sound(when string) {
 	w.t.Helper()
 	for _, v := range w.mesh.ForgetViolations() {
@@ -379,6 +401,49 @@ func TestSimulatedMesh(t *testing.T) {
 				w.t.Errorf("%d replicas run; want 2", n)
 			}
 		}},
+		{"without identity every certificate ends, at its own time", func(w *meshWorld) {
+			w.east.Edit(rotation.IssuerObject, "kubectl-edit", func(data map[string][]byte, _ *rotation.Marks) { data[payload.TLSCert] = []byte("garbage") })
+			time.Sleep(meshLag)
+			w.east.RestartIdentity()
+			w.violated("kubectl-edit", "linkerd-identity-0-1 in east is in a crash loop", "linkerd-identity-1-1 in east is in a crash loop")
+			var first time.Time
+			for end := range w.leaves(w.east) {
+				if first.IsZero() || end.Before(first) {
+					first = end
+				}
+			}
+			n := w.count(w.east)
+			time.Sleep(time.Until(first) - time.Second)
+			w.sound("until the first ends")
+			time.Sleep(drain)
+			all := w.violated(ByTime, "has expired")
+			if len(all) != n || !all[0].At.Equal(first.Add(1)) {
+				w.t.Errorf("violations %v; want %d, the first right after %s", all, n, first)
+			}
+			w.issue(w.east, signedBy(w.t, quarter, w.a))
+			time.Sleep(time.Hour)
+			w.sound("after the repair")
+		}},
+		{"a leaf ends no later than anything in the issuer's file", func(w *meshWorld) {
+			dual := signedBy(w.t, quarter, w.a, w.b)
+			brief := w.b.sign(w.t, &x509.Certificate{Subject: pkix.Name{CommonName: "identity.linkerd.cluster.local"}, MaxPathLenZero: true}, publicOf(w.t, dual), 30*time.Hour)
+			key, err := pki.ParsePrivateKey(dual.KeyPEM())
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			cred, err := pki.NewCredential(key, dual.Chain()[0], brief)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			w.issue(w.east, cred)
+			time.Sleep(20 * time.Hour)
+			for end := range w.leaves(w.east) {
+				if !end.Equal(brief.NotAfter) {
+					w.t.Errorf("a leaf ends at %s; want %s", end, brief.NotAfter)
+				}
+			}
+			w.sound("while all of it is valid")
+		}},
 		{"a deaf replica goes on issuing under what it has", func(w *meshWorld) {
 			w.east.DeafIdentity(1)
 			next := signedBy(w.t, 80*24*time.Hour, w.a)
@@ -391,6 +456,12 @@ func TestSimulatedMesh(t *testing.T) {
 			time.Sleep(drain)
 			if n, all := w.count(w.east, next.Chain()[0].NotAfter), w.count(w.east); n != all {
 				w.t.Errorf("%d of %d pods have the new issuer", n, all)
+			}
+			last := signedBy(w.t, 70*24*time.Hour, w.a)
+			w.issue(w.east, last)
+			time.Sleep(drain)
+			if n, all := w.count(w.east, last.Chain()[0].NotAfter), w.count(w.east); n != all {
+				w.t.Errorf("%d of %d pods have the last issuer: the new pod is deaf, too", n, all)
 			}
 		}},
 		{"a pod made while an injector lags gets the old bundle", func(w *meshWorld) {
@@ -459,7 +530,7 @@ func TestSimulatedMesh(t *testing.T) {
 	}
 }
 
-// stage is one of the steps of DESIGN section 6, by hand.
+// stage is one step of a change of the trust anchor, by hand.
 type stage struct {
 	name string
 	do   func(w *meshWorld)
