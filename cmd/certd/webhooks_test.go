@@ -315,6 +315,15 @@ func TestNoAdmissionFails(t *testing.T) {
 		}
 	}
 	s.auditMatchesHistory()
+	// A webhook of the user's own is looked after as Linkerd's are, and told of.
+	for _, step := range []rotation.Step{rotation.StepWebhook, rotation.StepWebhookTrust, rotation.StepWebhookRetire} {
+		if !slices.ContainsFunc(s.history(), func(e rotation.HistoryItem) bool { return e.Webhook == "gatekeeper" && e.Step == step }) {
+			t.Errorf("the history has no %s of gatekeeper", step)
+		}
+	}
+	if plan, errs, _ := s.certd("plan", "--config", "certd.yaml", "-o", "json"); !strings.Contains(plan, `"gatekeeper"`) {
+		t.Errorf("the plan says nothing of gatekeeper: %s%s", plan, errs)
+	}
 
 	// Helm renders everything anew. What fails then fails within two seconds.
 	for i, policy := range []string{"Fail", "Ignore"} {
