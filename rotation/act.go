@@ -47,7 +47,7 @@ func (r *Reconciler) act(ctx, hand context.Context, m *member, f Fleet, v View, 
 		})
 	case StepIdentityRestart:
 		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
-			return Outcome{}, m.cluster.Restart(ctx, v.Policy.Namespace, ObjectRef{"Deployment", "linkerd-identity"})
+			return Outcome{}, m.cluster.Restart(ctx, v.Policy.Namespace, identityOwner())
 		})
 	case StepIssuer, StepRepairIssuer:
 		return r.publishIssuer(ctx, hand, m, f, v, d, in)

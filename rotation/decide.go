@@ -400,10 +400,12 @@ func (d *Decision) judgeForeign(v View, now time.Time) {
 		switch left := end.Sub(now); {
 		case left <= 0:
 			d.find(StateCritical, "ForeignAnchorExpired", fmt.Sprintf("the anchor of partner mesh %s ended %s ago: `linkerd check` fails for it, and Linkerd's own programs trust nobody under it", a.Name, short(-left)), &end, "certd config show")
-		case left < alarm:
-			d.find(StateCritical, "ForeignAnchorExpiring", fmt.Sprintf("the anchor of partner mesh %s ends in %s: ask them for the one that follows", a.Name, short(left)), &end, "certd config show")
 		case left < warn:
-			d.find(StateWarning, "ForeignAnchorExpiring", fmt.Sprintf("the anchor of partner mesh %s ends in %s: ask them for the one that follows", a.Name, short(left)), &end, "certd config show")
+			severity := StateWarning
+			if left < alarm {
+				severity = StateCritical
+			}
+			d.find(severity, "ForeignAnchorExpiring", fmt.Sprintf("the anchor of partner mesh %s ends in %s: ask them for the one that follows", a.Name, short(left)), &end, "certd config show")
 		}
 	}
 }
@@ -719,15 +721,15 @@ func (d *Decision) helpIdentity(v View, now time.Time) (Action, bool) {
 			continue
 		}
 		if r.Started.Before(o.IssuerWrittenAt) {
-			a.Step, a.Object, a.Why = StepIdentityRestart, identityObject, r.Pod+" did not load the issuer, also not after its files were swapped once more"
+			a.Step, a.Object, a.Why = StepIdentityRestart, identityOwner().String(), r.Pod+" did not load the issuer, also not after its files were swapped once more"
 			return a, true
 		}
 	}
 	return Action{}, false
 }
 
-// identityObject is what runs linkerd-identity, in text.
-const identityObject = "Deployment/linkerd-identity"
+// identityOwner is what runs linkerd-identity.
+func identityOwner() ObjectRef { return ObjectRef{Kind: "Deployment", Name: "linkerd-identity"} }
 
 func deliveredAt(c *x509.Certificate, v View) time.Time {
 	serial := pki.Serial(c)

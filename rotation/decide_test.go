@@ -181,7 +181,7 @@ func TestDecide(t *testing.T) {
 		{"a rollout that goes on is waited for", hours(1), func(b *bench) {
 			b.replica(hours(100), hours(1))
 			b.view.Observed.IssuerReload, b.view.Observed.IssuerWrittenAt = pki.Serial(b.view.Observed.IssuerFacts.Chain[0]), hours(0.5)
-			b.view.Repairs = map[lane][]time.Time{{StepIdentityRestart, identityObject}: {hours(0.9)}}
+			b.view.Repairs = map[lane][]time.Time{{StepIdentityRestart, identityOwner().String()}: {hours(0.9)}}
 		}, "", "IssuerNotLoaded"},
 		{"a partner mesh's anchor is added", hours(1), func(b *bench) { b.partner(start.Add(time.Hour * 24 * 365)) }, StepBundle, ""},
 		{"a partner mesh's anchor is near its end", hours(1), func(b *bench) { b.partner(hours(1).Add(30 * 24 * time.Hour)) }, StepBundle, "ForeignAnchorExpiring"},

@@ -3,6 +3,7 @@ package rotation
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"certd.internal/pki"
@@ -103,23 +104,20 @@ func (d *Decision) judgeDates(f Fleet, v View, now time.Time) (restart Action, d
 	if left > tellOfDates || !now.Before(end.Add(tellOfDates)) {
 		return Action{}, false
 	}
-	var behind []string
-	for _, r := range o.Identity.Replicas {
-		if r.Started.Before(o.BundleWrittenAt.Add(projectionOf(v.Policy))) {
-			behind = append(behind, r.Pod)
-		}
-	}
-	if len(behind) == 0 {
+	shown := o.BundleWrittenAt.Add(projectionOf(v.Policy))
+	i := slices.IndexFunc(o.Identity.Replicas, func(r Replica) bool { return r.Started.Before(shown) })
+	if i < 0 {
 		return Action{}, false
 	}
+	pod := o.Identity.Replicas[i].Pod
 	severity := StateWarning
 	if left < restartIdentityFor/6 {
 		severity = StateCritical
 	}
-	d.find(severity, "IdentityTrustsOldDates", fmt.Sprintf("%s started before trust anchor %s was renewed, and will refuse its own issuer when the former certificate ends, in %s", behind[0], a.ID, short(left)), &end,
+	d.find(severity, "IdentityTrustsOldDates", fmt.Sprintf("%s started before trust anchor %s was renewed, and will refuse its own issuer when the former certificate ends, in %s", pod, a.ID, short(left)), &end,
 		"kubectl -n "+v.Policy.Namespace+" rollout restart deploy/linkerd-identity")
-	return Action{Step: StepIdentityRestart, Object: identityObject, Deadline: end,
-		Why: fmt.Sprintf("%s has loaded a certificate of trust anchor %s that ends in %s; a renewed one is in the bundle", behind[0], a.ID, short(left))}, left < restartIdentityFor
+	return Action{Step: StepIdentityRestart, Object: identityOwner().String(), Deadline: end,
+		Why: fmt.Sprintf("%s has loaded a certificate of trust anchor %s that ends in %s; a renewed one is in the bundle", pod, a.ID, short(left))}, left < restartIdentityFor
 }
 
 // projectionOf is from a change of an object until every kubelet shows it.
