@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,20 +57,35 @@ func TestLockOrder(t *testing.T) {
 			defer close(done)
 			r.remember(m, Intent{Step: StepIssuer}, out)
 		}()
-		held := 0
-		for range 10_000 {
+		for waiting := false; !waiting; {
 			runtime.Gosched()
-			if m.mu.TryLock() {
-				m.mu.Unlock()
-				held = 0
-			} else if held++; held > 5_000 {
-				t.Error("a member's lock is held while the Reconciler's is waited for")
-				break
+			select {
+			case <-done:
+				waiting = true
+			default:
+				waiting = waitsIn("(*Reconciler).remember")
 			}
+		}
+		if !m.mu.TryLock() {
+			t.Error("a member's lock is held while the Reconciler's is waited for")
+		} else {
+			m.mu.Unlock()
 		}
 		r.mu.Unlock()
 		<-done
 	}
+}
+
+// waitsIn says whether a goroutine waits for a lock in a function.
+func waitsIn(function string) bool {
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	for g := range strings.SplitSeq(string(stacks), "\n\n") {
+		if head, rest, _ := strings.Cut(g, "\n"); strings.Contains(head, "sync.Mutex.Lock") && strings.Contains(rest, function+"(") {
+			return true
+		}
+	}
+	return false
 }
 
 // A slot is given back once: when the pass ends or has had it for long enough.
