@@ -1,7 +1,6 @@
 package rotation
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +19,9 @@ func (r *Reconciler) act(ctx, hand context.Context, m *member, f Fleet, v View, 
 	if d.Webhook != "" || d.Step == StepWebhookCA || d.ca != nil {
 		return r.actOnWebhook(ctx, hand, m, f, v, d, in)
 	}
+	if d.Object == BundleObject {
+		in.Wanted = d.Bundle.SHA256()
+	}
 	switch d.Step {
 	case StepNamespace:
 		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
@@ -36,18 +38,22 @@ func (r *Reconciler) act(ctx, hand context.Context, m *member, f Fleet, v View, 
 				rev, err := m.cluster.WriteBundle(ctx, BundleWrite{Revision: o.Bundle.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Bundle: d.Bundle})
 				return Outcome{Revision: rev}, err
 			}
-			rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: o.Issuer.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: pki.Serial(d.Issuer), Bundle: d.Bundle})
+			rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: o.Issuer.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: pki.Serial(d.Issuer), Bundle: d.beside})
 			return Outcome{Revision: rev}, err
 		})
 	case StepIssuerReload:
 		in.Serial = pki.Serial(d.Issuer)
 		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
-			rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: o.Issuer.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: in.Serial, Bundle: d.Bundle, Reload: in.Serial})
+			rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: o.Issuer.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: in.Serial, Bundle: d.beside, Reload: in.Serial})
 			return Outcome{Revision: rev}, err
 		})
 	case StepIdentityRestart:
 		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
 			return Outcome{}, m.cluster.Restart(ctx, v.Policy.Namespace, identityOwner())
+		})
+	case StepControlRestart:
+		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
+			return Outcome{}, m.cluster.Restart(ctx, v.Policy.Namespace, d.owner)
 		})
 	case StepIssuer, StepRepairIssuer:
 		return r.publishIssuer(ctx, hand, m, f, v, d, in)
@@ -58,7 +64,13 @@ func (r *Reconciler) act(ctx, hand context.Context, m *member, f Fleet, v View, 
 // publishIssuer signs a new issuer and writes it, in this order: a signature
 // that reaches no cluster does no harm, a key without certificate would.
 func (r *Reconciler) publishIssuer(ctx, hand context.Context, m *member, f Fleet, v View, d Decision, in Intent) error {
-	a := *f.Active()
+	if len(d.signers) == 0 {
+		return fmt.Errorf("sign an issuer for %s: there is no trust anchor to sign it", m.name)
+	}
+	signers := make([]Anchor, len(d.signers))
+	for i, a := range d.signers {
+		signers[i] = *a
+	}
 	p := pki.IssuerProfile{Namespace: v.Policy.Namespace, TrustDomain: v.Policy.TrustDomain, Lifetime: v.Policy.Issuer.Lifetime, Backdate: v.Policy.Issuer.Backdate}
 	for _, c := range v.Certificates {
 		p.NotAfterTaken = append(p.NotAfterTaken, c.NotAfter)
@@ -66,8 +78,11 @@ func (r *Reconciler) publishIssuer(ctx, hand context.Context, m *member, f Fleet
 	if d.Issuer != nil {
 		p.NotAfterTaken = append(p.NotAfterTaken, d.Issuer.NotAfter)
 	}
-	cred, rec, err := r.signer.issuer(ctx, &a, d.Bundle, p, caller{m.name, d.Actor, d.Why}, wall())
-	r.keyOutcome(a, err)
+	cred, rec, err := r.signer.issuer(ctx, signers, d.Bundle, p, caller{m.name, d.Actor, d.Why}, wall())
+	for _, a := range signers {
+		r.keyOutcome(a, err)
+	}
+	a := signers[0]
 	if !notSigned(err) {
 		m.hasSigned(d.Action, wall())
 	}
@@ -77,7 +92,7 @@ func (r *Reconciler) publishIssuer(ctx, hand context.Context, m *member, f Fleet
 	defer cred.Wipe()
 	in.Serial, in.Anchor, in.Key = rec.Serial, a.ID, a.Key
 	return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
-		rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: v.Observed.Issuer.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: rec.Serial, Credential: &cred, Bundle: d.Bundle})
+		rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: v.Observed.Issuer.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: rec.Serial, Credential: &cred, Bundle: d.beside})
 		rec.DeliveredAt = wall()
 		return Outcome{Revision: rev, Certificate: &rec, Checked: &a, Enrolled: true}, err
 	})
@@ -111,7 +126,7 @@ func (r *Reconciler) recorded(ctx, hand context.Context, m *member, f Fleet, in 
 	switch {
 	case err == nil:
 		out.Result = OK
-	case errors.Is(err, ErrOutcomeUnknown) && tookEffect(in, m.view().Observed, f):
+	case errors.Is(err, ErrOutcomeUnknown) && tookEffect(in, m.view().Observed):
 		out.Result, out.Detail, err = OK, "the answer was lost; the effect was seen afterwards", nil
 	default:
 		// Either refused, or looked for and not there.
@@ -129,12 +144,12 @@ func (r *Reconciler) recorded(ctx, hand context.Context, m *member, f Fleet, in 
 }
 
 // tookEffect says whether the world shows what the intent wanted.
-func tookEffect(in Intent, o *Observation, f Fleet) bool {
+func tookEffect(in Intent, o *Observation) bool {
 	if o == nil {
 		return false
 	}
-	bundle, err := f.bundleOfCluster(in.Cluster)
-	bundleHolds := err == nil && o.Bundle.Exists && bytes.Equal(o.BundleText, bundle.PEM())
+	have, err := pki.ParseBundle(o.BundleText)
+	bundleHolds := err == nil && o.Bundle.Exists && have.SHA256() == in.Wanted
 	switch in.Step {
 	case StepNamespace:
 		return o.Namespace
@@ -190,11 +205,14 @@ func (r *Reconciler) settle(m *member, f Fleet) error {
 			continue // the key backend knows; it is asked when the key is wanted
 		}
 		out := Outcome{Result: Abandoned, Detail: "looked for afterwards, and not there"}
-		if tookEffect(p.Intent, v.Observed, f) {
+		if tookEffect(p.Intent, v.Observed) {
 			out = Outcome{Result: OK, Detail: "its answer was lost; seen afterwards to have taken effect", Enrolled: p.Step == StepBundle}
 			switch p.Step {
 			case StepIssuer, StepRepairIssuer:
 				rec := certificateRecord(m.name, "issuer", p.Anchor, v.Observed.IssuerFacts.Chain[0], p.At)
+				if chain := v.Observed.IssuerFacts.Chain; len(chain) > 1 && f.anchorOf(chain[1]) != nil {
+					rec.Second = f.anchorOf(chain[1]).ID
+				}
 				rec.DeliveredAt = p.At
 				out.Certificate, out.Enrolled = &rec, true
 			case StepWebhook, StepRepairWebhook:

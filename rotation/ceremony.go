@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,6 +18,15 @@ const maxGenerations = 32
 func anchorKeyName(prefix string, n int) string { return fmt.Sprintf("%s-anchor-%d", prefix, n) }
 
 func generationID(n int) string { return fmt.Sprintf("g%d", n) }
+
+// generationOf is the number in an id, 0 where there is none.
+func generationOf(id string) int {
+	n, err := strconv.Atoi(strings.TrimPrefix(id, "g"))
+	if err != nil {
+		return 0
+	}
+	return n
+}
 
 // Ceremony makes the first trust anchor. It can be repeated at will: what is
 // there already is found, and what was begun is ended.
@@ -60,7 +70,7 @@ func (c Ceremony) Run(ctx context.Context) (a Anchor, created bool, err error) {
 	if c.DryRun {
 		return a, false, nil
 	}
-	if a.Certificate, err = c.certificate(ctx, key, a); err != nil {
+	if a.Certificate, err = c.certificate(ctx, key, a, 1); err != nil {
 		return a, false, err
 	}
 	if a.CreatedAt.IsZero() {
@@ -173,7 +183,7 @@ func settleKeyIntents(ctx context.Context, j Journal, keys Keys, name string, en
 
 // certificate has the anchor's certificate signed by its own key, or takes the
 // one that the backend already has.
-func (c Ceremony) certificate(ctx context.Context, key Key, a Anchor) (*x509.Certificate, error) {
+func (c Ceremony) certificate(ctx context.Context, key Key, a Anchor, generation int) (*x509.Certificate, error) {
 	now := wall()
 	switch k := key.(type) {
 	case IssuerSigner:
@@ -188,7 +198,7 @@ func (c Ceremony) certificate(ctx context.Context, key Key, a Anchor) (*x509.Cer
 		if len(c.Policy.Clusters) > 0 {
 			domain = c.Policy.Clusters[0].TrustDomain
 		}
-		p := pki.AnchorProfile{CommonName: pki.AnchorCommonName(domain, now.Year(), 1), Lifetime: c.Policy.Trust.Lifetime, Backdate: c.Policy.Trust.Backdate}
+		p := pki.AnchorProfile{CommonName: pki.AnchorCommonName(domain, now.Year(), generation), Lifetime: c.Policy.Trust.Lifetime, Backdate: c.Policy.Trust.Backdate}
 		crt, err := pki.SelfSignAnchor(now, p, &recordedSigner{ctx: ctx, journal: c.Journal, key: k,
 			intent: Intent{Step: StepSign, Actor: c.Actor, Reason: "certificate of trust anchor " + a.ID, Anchor: a.ID, Key: a.Key}})
 		if err != nil {

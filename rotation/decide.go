@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -32,19 +33,33 @@ type Fleet struct {
 	Policy  FleetPolicy
 	Anchors []Anchor // all generations, oldest first
 	Epoch   uint64
+	Change  *Change // of the trust anchor; nil: none is under way
 	// ClockDoubt is why certd's own clock is not to be trusted, "" if it is.
 	ClockDoubt string
 }
 
 // Active returns the anchor that signs: the newest with a certificate that is
-// not retired, or nil.
+// not retired, or nil. While it is being changed, that is the one whose
+// certificate comes first in most clusters' issuers.
 func (f Fleet) Active() *Anchor {
+	if f.Change != nil {
+		return f.anchor(f.Change.leading())
+	}
 	for i := len(f.Anchors) - 1; i >= 0; i-- {
 		if a := &f.Anchors[i]; a.Certificate != nil && a.RetiredAt.IsZero() {
 			return a
 		}
 	}
 	return nil
+}
+
+// anchor returns a generation by its id, nil if it is not known.
+func (f Fleet) anchor(id string) *Anchor {
+	i := slices.IndexFunc(f.Anchors, func(a Anchor) bool { return a.ID == id && a.Certificate != nil })
+	if i < 0 {
+		return nil
+	}
+	return &f.Anchors[i]
 }
 
 // BundleOf returns the anchors that one cluster is to trust: the fleet's, and
@@ -59,15 +74,6 @@ func (f Fleet) BundleOf(p Policy) (pki.Bundle, error) {
 		all = append(all, a.Certificate)
 	}
 	return pki.NewBundle(all...)
-}
-
-// bundleOfCluster is BundleOf by name.
-func (f Fleet) bundleOfCluster(name string) (pki.Bundle, error) {
-	i := slices.IndexFunc(f.Policy.Clusters, func(p Policy) bool { return p.Cluster == name })
-	if i < 0 {
-		return f.Bundle()
-	}
-	return f.BundleOf(f.Policy.Clusters[i])
 }
 
 // Bundle returns the fleet's own anchors, which every cluster is to trust.
@@ -193,6 +199,7 @@ type Decision struct {
 
 	Mode     Mode
 	Bundle   pki.Bundle // what the cluster is to trust
+	Progress *Progress  // in a change of the trust anchor; nil: none is under way, or nothing is known
 	Dates    RenewalDates
 	Issuer   *x509.Certificate // the first certificate in the issuer file, if it can serve
 	Loaded   *Loaded
@@ -200,6 +207,11 @@ type Decision struct {
 	Probe    []WebhookSpec     // whose evidence is missing or too old
 	Census   bool              // the meshed pods are to be counted anew
 	Findings []Finding
+	// What stands beside the issuer (ca.crt), who signs it, and which anchors pods
+	// may hold for now beside those of Bundle.
+	beside    pki.Bundle
+	signers   []*Anchor
+	tolerated []pki.Bundle
 	// Wake is when the answer can change by the passing of time alone; zero:
 	// it cannot.
 	Wake time.Time
@@ -222,6 +234,8 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 	if !ours && !empty {
 		d.Mode = Watched
 	}
+	g, err := f.goal(v, now)
+	d.Bundle, d.beside, d.signers, d.tolerated = g.bundle, g.beside, g.signers, g.tolerated
 	d.judgeIssuer(f, v, now)
 	d.judgeWebhooks(f, v, now)
 	wrong := clockProblem(f, v, now)
@@ -230,8 +244,6 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 		return d
 	}
 
-	bundle, err := f.BundleOf(v.Policy)
-	d.Bundle = bundle
 	active := f.Active()
 	switch epoch := o.epoch(f.Policy.Fleet); {
 	case v.SameTarget != "":
@@ -260,7 +272,8 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 		return d
 	}
 	d.judgeForeign(v, now)
-	d.nextStep(f, v, now)
+	d.nextStep(f, v, g, now)
+	d.changing(f, v, g, now)
 	mending, others := d.webhookActions(f, v, now)
 	d.Wanted = mending
 	if d.Step != "" {
@@ -278,7 +291,7 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 		d.Actor = "certd"
 	}
 	d.probeWhatIsUnproven(v, now)
-	d.judgeProxies(v, now)
+	d.judgeProxies(f, v, now)
 	return d
 }
 
@@ -319,8 +332,8 @@ func clockProblem(f Fleet, v View, now time.Time) string {
 }
 
 // nextStep picks the first thing that is not as it should be.
-func (d *Decision) nextStep(f Fleet, v View, now time.Time) {
-	o, active := v.Observed, f.Active()
+func (d *Decision) nextStep(f Fleet, v View, g goal, now time.Time) {
+	o, active := v.Observed, g.shortest()
 	marks := Marks{Fleet: f.Policy.Fleet, Keep: true, Label: true}
 	_, issued := v.delivered()
 	known := v.Record.Enrolled || len(v.Certificates) > 0
@@ -335,7 +348,7 @@ func (d *Decision) nextStep(f Fleet, v View, now time.Time) {
 		d.repair(StepRepairBundle, BundleObject, "the trust bundle is gone", o.Bundle)
 		return
 	case d.reconfigured(o):
-		d.Action = Action{Step: StepBundle, Object: BundleObject, Why: "the cluster is to trust other anchors than before: " + bundleDiff(o.BundleText, d.Bundle)}
+		d.Action = Action{Step: StepBundle, Object: BundleObject, Why: cmp.Or(g.why, "the cluster is to trust other anchors than before") + ": " + bundleDiff(o.BundleText, d.Bundle)}
 		return
 	case !bytes.Equal(o.BundleText, d.Bundle.PEM()):
 		d.repair(StepRepairBundle, BundleObject, "the trust bundle is not what certd published: "+bundleDiff(o.BundleText, d.Bundle), o.Bundle)
@@ -357,7 +370,9 @@ func (d *Decision) nextStep(f Fleet, v View, now time.Time) {
 	restart, outdated := d.judgeDates(f, v, now)
 	uptake, missed := d.helpIdentity(v, now)
 	switch {
-	case !o.IssuerFacts.Complete || !bytes.Equal(o.IssuerFacts.CABundle, d.Bundle.PEM()):
+	case f.Change != nil && !g.signs(f.position(v)):
+		d.sign(StepIssuer, cmp.Or(g.why, "it is to be signed by others")+" (signed by "+namesOfAnchors(g.signers)+")")
+	case !o.IssuerFacts.Complete || !bytes.Equal(o.IssuerFacts.CABundle, d.beside.PEM()):
 		d.repair(StepRepairMetadata, IssuerObject, "the copies beside the issuer (ca.crt, crt.pem, key.pem) were changed", o.Issuer)
 	case !marksHold(o.Issuer.Marks, marks):
 		d.repair(StepRepairMetadata, IssuerObject, "labels or annotations of the issuer were changed", o.Issuer)
@@ -365,6 +380,8 @@ func (d *Decision) nextStep(f Fleet, v View, now time.Time) {
 		d.Action = uptake
 	case outdated:
 		d.Action = restart
+	case g.restart.Step != "" && !f.Change.Held:
+		d.Action = g.restart
 	case !d.gains(v, active, now):
 		d.anchorEnds(active, now)
 	case !now.Before(d.Dates.MustRenewBy):
@@ -511,14 +528,14 @@ const rolloutTime = 10 * time.Minute
 
 // restarts says whether an action rolls pods out anew.
 func (a Action) restarts() bool {
-	return a.Step == StepWebhookRestart || a.Step == StepIdentityRestart
+	return a.Step == StepWebhookRestart || a.Step == StepIdentityRestart || a.Step == StepControlRestart
 }
 
 // contested says whether an action puts something right that somebody else has
 // changed, and may change again.
 func (a Action) contested() bool {
 	switch a.Step {
-	case StepRepairBundle, StepRepairIssuer, StepRepairMetadata, StepRepairWebhook, StepRepairTrust, StepWebhookReload, StepWebhookRestart, StepIssuerReload, StepIdentityRestart:
+	case StepRepairBundle, StepRepairIssuer, StepRepairMetadata, StepRepairWebhook, StepRepairTrust, StepWebhookReload, StepWebhookRestart, StepIssuerReload, StepIdentityRestart, StepControlRestart:
 		return true
 	}
 	return a.Writer != ""
@@ -582,8 +599,8 @@ func (d *Decision) judgeIssuer(f Fleet, v View, now time.Time) {
 	}
 	c := o.IssuerFacts.Chain[0]
 	if d.Mode == Managed && len(f.Anchors) > 0 {
-		bundle, err := f.Bundle()
-		if err == nil {
+		bundle, err := d.Bundle, error(nil)
+		if !bundle.IsZero() {
 			err = o.IssuerFacts.Verify(bundle, now)
 		}
 		if err != nil {

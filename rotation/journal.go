@@ -24,6 +24,10 @@ type Journal interface {
 	// Anchors returns all anchor generations, oldest first.
 	Anchors() ([]Anchor, error)
 
+	// Change returns the change of the trust anchor that is under way, nil if
+	// there is none.
+	Change() (*Change, error)
+
 	// WebhookCAs returns all generations of a cluster's webhook CA, oldest
 	// first.
 	WebhookCAs(cluster string) ([]WebhookCA, error)
@@ -79,6 +83,8 @@ const (
 	StepIssuerReload    Step = "issuer-reload"    // have kubelets swap the issuer's files once more
 	StepIdentityRestart Step = "identity-restart" // roll out a linkerd-identity that missed what was delivered
 	StepTrustRenew      Step = "trust-renew"      // give a trust anchor new dates; key and subject stay
+	StepTrustChange     Step = "trust-change"     // a change of the trust anchor begins, goes on, is held, turns back or ends
+	StepControlRestart  Step = "control-restart"  // roll out a part of the control plane that trusts other anchors
 	StepRecover         Step = "recover"          // learn an anchor from the world after the journal was lost
 	StepStart           Step = "start"            // the daemon started
 	StepReload          Step = "reload"           // the configuration was reloaded
@@ -130,6 +136,7 @@ type Outcome struct {
 	Anchor      *Anchor            // enters or replaces the anchor with that ID
 	Checked     *Anchor            // Backend, Exportable and CheckedAt of the anchor with that ID, whose certificate may have been renewed meanwhile
 	WebhookCA   *WebhookCA         // enters or replaces the cluster's webhook CA with that ID
+	Change      *Change            // takes the place of the one under way; without a Stage it ends that
 	Enrolled    bool               // the intent's cluster is managed from now on
 }
 
@@ -175,6 +182,7 @@ type CertificateRecord struct {
 	SKI, AKI    string
 	Subject     string
 	Anchor      string // generation id of the signer
+	Second      string // of the signer of the second certificate in an issuer's file; "": there is none
 	NotBefore   time.Time
 	NotAfter    time.Time
 	SignedAt    time.Time

@@ -65,6 +65,8 @@ type Reconciler struct {
 	mu        sync.Mutex
 	policy    FleetPolicy
 	anchors   []Anchor
+	change    *Change  // of the trust anchor; nil: none is under way
+	waiting   []string // what it waits for
 	epoch     uint64
 	members   map[string]*member
 	findings  map[string]Finding // about the fleet, by id
@@ -75,7 +77,7 @@ type Reconciler struct {
 	keyFails  int
 	slots     int // taken
 	counts    sync.WaitGroup
-	renewing  sync.Mutex // held while an anchor is renewed
+	renewing  sync.Mutex // held while an anchor is renewed, or its change begins or moves on
 	begun     time.Time
 	// pendings are intents of clusters that are not configured now.
 	pendings []PendingIntent
@@ -109,6 +111,9 @@ func NewReconciler(o Options) (*Reconciler, error) {
 	if r.anchors, err = o.Journal.Anchors(); err != nil {
 		return nil, fmt.Errorf("read the trust anchors from the journal: %w", err)
 	}
+	if r.change, err = o.Journal.Change(); err != nil {
+		return nil, fmt.Errorf("read the change of the trust anchor from the journal: %w", err)
+	}
 	// A journal begun anew would count from 1 again, below what an earlier one
 	// left in the clusters: the clock puts a daemon above all that started
 	// before it.
@@ -133,7 +138,7 @@ func SettleFleet(j Journal) ([]PendingIntent, error) {
 		out := Outcome{Result: Unknown, Detail: "certd ended before the answer was recorded"}
 		switch p.Step {
 		case StepSign, StepCanary:
-		case StepAnchor, StepRecover, StepStart, StepReload:
+		case StepAnchor, StepTrustChange, StepRecover, StepStart, StepReload:
 			out = Outcome{Result: Abandoned, Detail: "certd ended before it took effect"}
 		default:
 			rest = append(rest, p)
@@ -485,6 +490,7 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 			break
 		}
 	}
+	r.moveOn()
 	r.schedule(m, d)
 }
 

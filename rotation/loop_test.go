@@ -127,10 +127,10 @@ func TestAnIssuerIsProvedBeforeItIsUsed(t *testing.T) {
 	b, other := newBench(t), newBench(t)
 	s := signer{deaf{}, keyring{b.key}}
 	p := pki.IssuerProfile{Namespace: "linkerd", TrustDomain: "cluster.local", Lifetime: 168 * time.Hour, Backdate: 10 * time.Minute}
-	if _, _, err := s.issuer(t.Context(), &b.fleet.Anchors[0], b.bundle, p, caller{"eu", "certd", "test"}, hours(1)); err != nil {
+	if _, _, err := s.issuer(t.Context(), b.fleet.Anchors[:1], b.bundle, p, caller{"eu", "certd", "test"}, hours(1)); err != nil {
 		t.Errorf("under its own bundle: %v", err)
 	}
-	if _, _, err := s.issuer(t.Context(), &b.fleet.Anchors[0], other.bundle, p, caller{"eu", "certd", "test"}, hours(1)); err == nil {
+	if _, _, err := s.issuer(t.Context(), b.fleet.Anchors[:1], other.bundle, p, caller{"eu", "certd", "test"}, hours(1)); err == nil {
 		t.Error("an issuer that the bundle does not lead to passed")
 	}
 }

@@ -14,7 +14,7 @@ import (
 
 // recentCertificates is how many of a cluster's certificates the loop keeps at
 // hand: enough to keep notAfters apart when repairs come thick and fast.
-const recentCertificates = 16
+const recentCertificates = 64
 
 // member is one cluster in the loop. Fields above mu belong to the
 // Reconciler's lock, those below to the member's own.
@@ -361,7 +361,7 @@ func (r *Reconciler) twin(m *member) string {
 func (r *Reconciler) fleet() Fleet {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return Fleet{Policy: r.policy, Anchors: r.anchors, Epoch: r.epoch}
+	return Fleet{Policy: r.policy, Anchors: r.anchors, Change: r.change, Epoch: r.epoch}
 }
 
 // Problem reports something about the fleet as a whole until Solved takes it

@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,13 +58,14 @@ const (
 	// should be, and where certd may not look; censusSoon while they are not.
 	censusEvery = time.Hour
 	censusSoon  = 10 * time.Minute
+	censusOften = time.Minute // while the trust anchor is changed
 )
 
 // stale are the pods that do not trust exactly the keys that are wanted, and
 // whom to restart for it. An anchor's dates are nothing to a proxy.
-func (p Proxies) stale(want pki.Bundle) (pods int, owners []ProxyOwner) {
+func (p Proxies) stale(want ...pki.Bundle) (pods int, owners []ProxyOwner) {
 	for _, s := range p.Sets {
-		if !s.Anchors.Trusts(want) {
+		if !slices.ContainsFunc(want, s.Anchors.Trusts) {
 			pods += s.Pods
 			owners = append(owners, s.Owners...)
 		}
@@ -73,16 +75,19 @@ func (p Proxies) stale(want pki.Bundle) (pods int, owners []ProxyOwner) {
 
 // judgeProxies says whether the pods trust what the cluster publishes. A pod
 // keeps what it was created with, so only a restart helps.
-func (d *Decision) judgeProxies(v View, now time.Time) {
+func (d *Decision) judgeProxies(f Fleet, v View, now time.Time) {
 	p := v.Proxies
 	if d.Mode != Managed || d.Bundle.IsZero() || v.Observed == nil || v.Observed.Version == "" {
 		return
 	}
 	every := censusEvery
-	stale, owners := p.stale(d.Bundle)
+	stale, owners := p.stale(append(d.tolerated, d.Bundle)...)
 	if stale > 0 && p.Err == nil {
 		every = censusSoon
 		d.find(StateWarning, "ProxiesStale", fmt.Sprintf("%d of %d meshed pods trust other anchors than the bundle, since they were created: %s", stale, p.Total(), namesOf(owners, 3)), nil, restartCommand(owners))
+	}
+	if f.Change != nil {
+		every = censusOften
 	}
 	switch due := p.At.Add(every); {
 	case p.At.IsZero() || !now.Before(due) || p.At.After(now):
@@ -108,15 +113,23 @@ func namesOf(owners []ProxyOwner, most int) string {
 // pods may give them an owner of any name, so only plain ones are repeated.
 func restartCommand(owners []ProxyOwner) string {
 	for _, o := range owners {
-		if !plain(o.Namespace) || !plain(o.Name) {
-			continue
+		if command := RestartCommand(o); command != "" {
+			return command
 		}
-		switch o.Kind {
-		case "Deployment", "StatefulSet", "DaemonSet":
-			return fmt.Sprintf("kubectl -n %s rollout restart %s/%s", o.Namespace, strings.ToLower(o.Kind), o.Name)
-		case "Pod":
-			return fmt.Sprintf("kubectl -n %s delete pod %s", o.Namespace, o.Name)
-		}
+	}
+	return ""
+}
+
+// RestartCommand is what to type for an owner; "" where certd knows of none.
+func RestartCommand(o ProxyOwner) string {
+	if !plain(o.Namespace) || !plain(o.Name) {
+		return ""
+	}
+	switch o.Kind {
+	case "Deployment", "StatefulSet", "DaemonSet":
+		return fmt.Sprintf("kubectl -n %s rollout restart %s/%s", o.Namespace, strings.ToLower(o.Kind), o.Name)
+	case "Pod":
+		return fmt.Sprintf("kubectl -n %s delete pod %s", o.Namespace, o.Name)
 	}
 	return ""
 }
@@ -129,7 +142,7 @@ func plain(name string) bool {
 }
 
 // proxiesStatus is absent where nothing was counted.
-func proxiesStatus(f Fleet, v View) *ProxiesStatus {
+func proxiesStatus(d Decision, v View) *ProxiesStatus {
 	p := v.Proxies
 	if p.At.IsZero() || p.Total() == 0 && p.Err == nil {
 		return nil
@@ -138,12 +151,8 @@ func proxiesStatus(f Fleet, v View) *ProxiesStatus {
 	if p.Err != nil {
 		s.Problem = p.Err.Error()
 	}
-	bundle, err := f.BundleOf(v.Policy)
-	if err != nil {
-		return nil
-	}
 	var owners []ProxyOwner
-	s.Stale, owners = p.stale(bundle)
+	s.Stale, owners = p.stale(append(d.tolerated, d.Bundle)...)
 	s.Current = s.Total - s.Unknown - s.Stale
 	for _, o := range owners {
 		s.Restart = append(s.Restart, StaleOwner(o))

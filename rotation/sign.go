@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"certd.internal/pki"
@@ -99,41 +100,73 @@ func (s signer) open(ctx context.Context, a *Anchor, now time.Time) (Key, error)
 	return key, nil
 }
 
-// issuer makes a new issuer under anchor a for one cluster, proves that leaves
-// of it will verify under bundle, and returns it with its key. The caller
-// wipes the credential.
-func (s signer) issuer(ctx context.Context, a *Anchor, bundle pki.Bundle, p pki.IssuerProfile, who caller, now time.Time) (pki.Credential, CertificateRecord, error) {
+// issuer makes a new issuer for one cluster, proves that leaves of it will verify
+// under bundle, and returns it with its key. The caller wipes the credential.
+// With two anchors there are two certificates, which differ in who signed them
+// and in their ends: one key and one name, so that leaves verify under either.
+func (s signer) issuer(ctx context.Context, anchors []Anchor, bundle pki.Bundle, p pki.IssuerProfile, who caller, now time.Time) (pki.Credential, CertificateRecord, error) {
 	var rec CertificateRecord
-	key, err := s.open(ctx, a, now)
-	if err != nil {
-		return pki.Credential{}, rec, err
+	keys := make([]Key, len(anchors))
+	var err error
+	for i := range anchors {
+		if keys[i], err = s.open(ctx, &anchors[i], now); err != nil {
+			return pki.Credential{}, rec, err
+		}
 	}
 	priv, err := pki.GenerateKey()
 	if err != nil {
 		return pki.Credential{}, rec, fmt.Errorf("generate an issuer key for %s: %w", who.cluster, err)
 	}
-	var cert *x509.Certificate
-	switch k := key.(type) {
-	case DigestSigner:
-		cert, err = s.signIssuer(ctx, a, k, p, priv, who, now)
-	case IssuerSigner:
-		cert, err = s.askIssuer(ctx, a, k, p, priv, who, now)
-	default:
-		err = fmt.Errorf("CA key %s can sign neither digests nor issuers", a.Key)
+	chain := make([]*x509.Certificate, len(anchors))
+	// The last is signed first: ends are kept apart by taking from the next, and
+	// the first in the file, whose end linkerd-identity shows, ends first.
+	for i := len(anchors) - 1; i >= 0; i-- {
+		a := &anchors[i]
+		switch k := keys[i].(type) {
+		case DigestSigner:
+			chain[i], err = s.signIssuer(ctx, a, k, p, priv, who, now)
+		case IssuerSigner:
+			chain[i], err = s.askIssuer(ctx, a, k, p, priv, who, now)
+		default:
+			err = fmt.Errorf("CA key %s can sign neither digests nor issuers", a.Key)
+		}
+		if err != nil {
+			priv.Wipe()
+			return pki.Credential{}, rec, fmt.Errorf("sign an issuer for %s under anchor %s: %w", who.cluster, a.ID, err)
+		}
+		p.NotAfterTaken = append(slices.Clone(p.NotAfterTaken), chain[i].NotAfter)
 	}
-	if err != nil {
-		priv.Wipe()
-		return pki.Credential{}, rec, fmt.Errorf("sign an issuer for %s under anchor %s: %w", who.cluster, a.ID, err)
-	}
-	cred, err := pki.NewCredential(priv, cert)
+	cred, err := pki.NewCredential(priv, chain...)
 	if err == nil {
-		err = cred.Prove(bundle, pki.Identity{Namespace: p.Namespace, TrustDomain: p.TrustDomain}, now)
+		err = proveUnder(cred, anchors, bundle, pki.Identity{Namespace: p.Namespace, TrustDomain: p.TrustDomain}, now)
 	}
 	if err != nil {
 		priv.Wipe()
 		return pki.Credential{}, rec, fmt.Errorf("prove the new issuer of %s: %w; it was thrown away", who.cluster, err)
 	}
-	return cred, certificateRecord(who.cluster, "issuer", a.ID, cert, now), nil
+	rec = certificateRecord(who.cluster, "issuer", anchors[0].ID, chain[0], now)
+	if len(anchors) > 1 {
+		rec.Second = anchors[1].ID
+	}
+	return cred, rec, nil
+}
+
+// proveUnder proves an issuer under the bundle it is for, and under each of its
+// anchors alone, since there are pods that hold no other.
+func proveUnder(cred pki.Credential, anchors []Anchor, bundle pki.Bundle, id pki.Identity, now time.Time) error {
+	if err := cred.Prove(bundle, id, now); err != nil || len(anchors) < 2 {
+		return err
+	}
+	for _, a := range anchors {
+		alone, err := pki.NewBundle(a.Certificate)
+		if err == nil {
+			err = cred.Prove(alone, id, now)
+		}
+		if err != nil {
+			return fmt.Errorf("under anchor %s alone: %w", a.ID, err)
+		}
+	}
+	return nil
 }
 
 func (s signer) signIssuer(ctx context.Context, a *Anchor, k DigestSigner, p pki.IssuerProfile, priv pki.PrivateKey, who caller, now time.Time) (*x509.Certificate, error) {

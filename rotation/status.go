@@ -22,6 +22,9 @@ func (r *Reconciler) Status() FleetStatus {
 	for _, p := range r.policy.Clusters {
 		members = append(members, r.members[p.Cluster])
 	}
+	if f.Change != nil {
+		s.Trust.Rotation.WaitingFor = append(s.Trust.Rotation.WaitingFor, r.waiting...)
+	}
 	s.Daemon = &DaemonStatus{Epoch: r.epoch}
 	if !r.cycleAt.IsZero() {
 		at := r.cycleAt.Truncate(time.Second)
@@ -110,7 +113,7 @@ func (c *ClusterStatus) expire(now time.Time) {
 
 func newFleetStatus(f Fleet, now time.Time, source string) FleetStatus {
 	s := FleetStatus{APIVersion: APIVersion, Kind: "FleetStatus", Fleet: f.Policy.Fleet, ObservedAt: now.Truncate(time.Second), Source: source,
-		Trust:    TrustStatus{Others: []AnchorStatus{}, Rotation: &RotationStatus{Phase: "idle", Of: 6, SafeToStop: true, WaitingFor: []string{}}},
+		Trust:    TrustStatus{Others: []AnchorStatus{}, Rotation: f.rotationStatus()},
 		Clusters: []ClusterStatus{}, Findings: []Finding{}}
 	active := f.Active()
 	for i := range f.Anchors {
@@ -247,10 +250,10 @@ func clusterStatus(f Fleet, v View, d Decision, now time.Time) ClusterStatus {
 	}
 	if o := v.Observed; o != nil {
 		c.Version = o.Version
-		c.Bundle = bundleStatus(f, v.Policy, o)
+		c.Bundle = bundleStatus(f, v.Policy, d, o)
 		c.Issuer = issuerStatus(f, v, d)
 		c.WebhookCA, c.Webhooks = webhookCAStatus(v), webhookStatuses(v, d)
-		c.Proxies = proxiesStatus(f, v)
+		c.Proxies = proxiesStatus(d, v)
 		if d.Mode == Managed && d.Step != "" && v.Err == nil {
 			c.NextStep = &PlanItem{Cluster: c.Name, Step: d.Step, Webhook: d.Webhook, Due: now.Truncate(time.Second), At: now.Truncate(time.Second), Reason: d.Why, Undo: undo(d.Step)}
 		}
@@ -264,13 +267,12 @@ func clusterStatus(f Fleet, v View, d Decision, now time.Time) ClusterStatus {
 	return c
 }
 
-func bundleStatus(f Fleet, p Policy, o *Observation) *BundleStatus {
+func bundleStatus(f Fleet, p Policy, d Decision, o *Observation) *BundleStatus {
 	if !o.Bundle.Exists {
 		return nil
 	}
 	b := &BundleStatus{Anchors: []AnchorRef{}}
-	want, err := f.BundleOf(p)
-	b.Current = err == nil && !want.IsZero() && string(want.PEM()) == string(o.BundleText)
+	b.Current = !d.Bundle.IsZero() && string(d.Bundle.PEM()) == string(o.BundleText)
 	have, err := pki.ParseBundle(o.BundleText)
 	if err != nil {
 		return b
@@ -302,6 +304,11 @@ func issuerStatus(f Fleet, v View, d Decision) *IssuerStatus {
 	s := &IssuerStatus{Delivered: &Delivered{Serial: pki.Serial(c), SHA256: pki.Fingerprint(c), NotBefore: c.NotBefore, NotAfter: c.NotAfter}, Loaded: d.Loaded}
 	if a := f.anchorOf(c); a != nil {
 		s.Delivered.Anchor = a.ID
+	}
+	if chain := o.IssuerFacts.Chain; len(chain) > 1 {
+		if a := f.anchorOf(chain[1]); a != nil {
+			s.Delivered.Second = a.ID
+		}
 	}
 	if l := d.Loaded; l != nil && l.At != nil {
 		whole := *l

@@ -40,6 +40,8 @@ func sample(t testing.TB, dir string) {
 		ca := rotation.WebhookCA{Cluster: "c1", Anchor: rotation.Anchor{ID: id, Key: "k-" + id, CreatedAt: c.t}}
 		step(t, j, signing("c1", "1"), rotation.Outcome{Result: rotation.OK, WebhookCA: &ca})
 	}
+	change := rotation.Change{From: "g1", To: "g2", Stage: rotation.StageBridge, StartedAt: c.t, StageAt: c.t}
+	step(t, j, signing("", "1"), rotation.Outcome{Result: rotation.OK, Change: &change})
 	for range 3 {
 		must[uint64](t)(j.Begin(signing("c0", "77")))
 	}
@@ -51,6 +53,11 @@ func readAll(j *Journal) (string, error) {
 	var b strings.Builder
 	var errs []error
 	add := func(v any, err error) { fmt.Fprintf(&b, "%+v\n", v); errs = append(errs, err) }
+	change, err := j.Change()
+	if change == nil {
+		change = &rotation.Change{}
+	}
+	add(*change, err)
 	e, err := j.Entries(Filter{})
 	add(e, err)
 	p, err := j.Pending()
@@ -520,7 +527,7 @@ func TestSchema1IsMigrated(t *testing.T) {
 	// A certd of schema 1 would take webhooks' certificates for issuers.
 	for _, readOnly := range []bool{true, false} {
 		_, err := open(dir, Options{Fleet: "acme", ReadOnly: readOnly, Reserve: -1}, layout{version: 1, minReader: 1})
-		if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "schema 2") {
+		if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "schema 3") {
 			t.Errorf("a certd of schema 1, read-only %v: %v", readOnly, err)
 		}
 	}

@@ -134,6 +134,11 @@ func (j *Journal) finish(t *txn, id uint64, out rotation.Outcome, again bool) er
 			return err
 		}
 	}
+	if out.Change != nil {
+		if err := t.putChange(*out.Change); err != nil {
+			return err
+		}
+	}
 	if out.Enrolled {
 		if err := t.enroll(p.Intent.Cluster); err != nil {
 			return err
@@ -179,6 +184,11 @@ func checkOutcome(out *rotation.Outcome) error {
 	}
 	if out.Checked != nil {
 		if err := checkFields([]field{{"anchor", out.Checked.ID}, {"backend", out.Checked.Backend}}); err != nil {
+			return err
+		}
+	}
+	if out.Change != nil {
+		if err := checkFields([]field{{"anchor", out.Change.From}, {"anchor", out.Change.To}, {"actor", out.Change.Actor}, {"reason", out.Change.Reason}}); err != nil {
 			return err
 		}
 	}

@@ -45,7 +45,7 @@ func checkCertificate(c rotation.CertificateRecord) error {
 	}
 	return checkFields([]field{
 		{"cluster", c.Cluster}, {"kind", c.Kind}, {"name", c.Name}, {"serial", c.Serial}, {"sha256", c.SHA256},
-		{"SKI", c.SKI}, {"AKI", c.AKI}, {"subject", c.Subject}, {"anchor", c.Anchor},
+		{"SKI", c.SKI}, {"AKI", c.AKI}, {"subject", c.Subject}, {"anchor", c.Anchor}, {"second anchor", c.Second},
 	})
 }
 
@@ -261,6 +261,35 @@ func (t *txn) pruneWebhookCAs(before time.Time) (dropped int, err error) {
 		dropped++
 	}
 	return dropped, nil
+}
+
+// putChange replaces the change that is under way; one without a stage ends it.
+func (t *txn) putChange(c rotation.Change) error {
+	if c.Stage == "" {
+		return t.remove(bucketChanges, []byte(keyTrust))
+	}
+	r := changeRecord(c)
+	r.StartedAt, r.StageAt, r.CanaryAt, r.ProvedAt = utc(c.StartedAt), utc(c.StageAt), utc(c.CanaryAt), utc(c.ProvedAt)
+	_, err := t.put(bucketChanges, []byte(keyTrust), r)
+	return err
+}
+
+// Change implements [rotation.Journal].
+func (j *Journal) Change() (*rotation.Change, error) {
+	var r changeRecord
+	found := false
+	err := j.view("read the change of the trust anchor", func(t *txn) (err error) {
+		if t.bucket(bucketChanges) == nil { // schema 1 or 2
+			return nil
+		}
+		found, err = t.get(bucketChanges, []byte(keyTrust), &r)
+		return err
+	})
+	if err != nil || !found {
+		return nil, err
+	}
+	c := rotation.Change(r)
+	return &c, nil
 }
 
 // Cluster implements [rotation.Journal].

@@ -80,10 +80,27 @@ type certificateRecord struct {
 	AKI         string    `json:"aki,omitempty"`
 	Subject     string    `json:"subject,omitempty"`
 	Anchor      string    `json:"anchor,omitempty"`
+	Second      string    `json:"second,omitempty"` // since schema 3
 	NotBefore   time.Time `json:"notBefore"`
 	NotAfter    time.Time `json:"notAfter"`
 	SignedAt    time.Time `json:"signedAt,omitzero"`
 	DeliveredAt time.Time `json:"deliveredAt,omitzero"`
+}
+
+// changeRecord is a change of the trust anchor.
+type changeRecord struct {
+	From      string         `json:"from"`
+	To        string         `json:"to"`
+	Stage     rotation.Stage `json:"stage"`
+	Back      bool           `json:"back,omitempty"`
+	Held      bool           `json:"held,omitempty"`
+	Without   []string       `json:"without,omitempty"`
+	Actor     string         `json:"actor"`
+	Reason    string         `json:"reason"`
+	StartedAt time.Time      `json:"startedAt"`
+	StageAt   time.Time      `json:"stageAt"`
+	CanaryAt  time.Time      `json:"canaryAt,omitzero"`
+	ProvedAt  time.Time      `json:"provedAt,omitzero"`
 }
 
 type clusterRecord struct {

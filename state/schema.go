@@ -8,6 +8,7 @@
 //	├── entries       seq              → a closed intent with its outcome: the hash chain
 //	├── anchors       generation id    → one generation of the trust anchor
 //	├── webhookCAs    cluster, id      → one generation of a cluster's webhook CA (since schema 2)
+//	├── changes       "trust"          → the change of the trust anchor that is under way (since schema 3)
 //	├── certificates  cluster, newest first → one certificate that was signed or met
 //	├── clusters      name             → what was last seen of a cluster
 //	└── signed        name of a CA key → when it last signed
@@ -46,25 +47,31 @@ const (
 	bucketEntries      = "entries"
 	bucketAnchors      = "anchors"
 	bucketWebhookCAs   = "webhookCAs"
+	bucketChanges      = "changes"
 	bucketCertificates = "certificates"
 	bucketClusters     = "clusters"
 	bucketSigned       = "signed"
 
 	keySchema = "schema"
 	keyState  = "state"
+	keyTrust  = "trust"
 )
 
 // sealedBuckets are those whose records "state" counts.
 func sealedBuckets() []string {
-	return append(sealedBucketsOf(1), bucketWebhookCAs)
+	return append(sealedBucketsOf(2), bucketChanges)
 }
 
 // sealedBucketsOf are those that a file of the schema has.
 func sealedBucketsOf(schema int) []string {
+	buckets := []string{bucketPending, bucketAnchors, bucketCertificates, bucketClusters, bucketSigned}
 	if schema > 1 {
-		return sealedBuckets()
+		buckets = append(buckets, bucketWebhookCAs)
 	}
-	return []string{bucketPending, bucketAnchors, bucketCertificates, bucketClusters, bucketSigned}
+	if schema > 2 {
+		buckets = append(buckets, bucketChanges)
+	}
+	return buckets
 }
 
 // A layout is what one certd makes of the file: the schema it writes, the
@@ -82,18 +89,22 @@ type layout struct {
 //	1  the first
 //	2  webhook CAs, and webhooks' certificates in the inventory. A certd that
 //	   knows only 1 would take those for issuers, so it must not read them.
+//	3  the change of the trust anchor. A certd that knows only 2 would publish
+//	   two anchors at once, so it must not read one.
 func currentLayout() layout {
-	return layout{version: 2, minReader: 2, steps: map[int]func(*txn) error{1: addWebhookCAs}, reads: 1}
+	return layout{version: 3, minReader: 3, steps: map[int]func(*txn) error{1: addBucket(bucketWebhookCAs), 2: addBucket(bucketChanges)}, reads: 1}
 }
 
-// addWebhookCAs leads from schema 1 to 2. The records that were there stay as
-// they are.
-func addWebhookCAs(t *txn) error {
-	if _, err := t.tx.CreateBucket([]byte(bucketWebhookCAs)); err != nil {
-		return fmt.Errorf("create bucket %s: %w", bucketWebhookCAs, err)
+// addBucket leads to a schema that has one bucket more. The records that were
+// there stay as they are.
+func addBucket(name string) func(t *txn) error {
+	return func(t *txn) error {
+		if _, err := t.tx.CreateBucket([]byte(name)); err != nil {
+			return fmt.Errorf("create bucket %s: %w", name, err)
+		}
+		t.state.Sums[name] = sum{}
+		return nil
 	}
-	t.state.Sums[bucketWebhookCAs] = sum{}
-	return nil
 }
 
 // schemaRecord stands under "schema". Every version of certd must be able to

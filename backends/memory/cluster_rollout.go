@@ -134,6 +134,15 @@ func (c *Cluster) HideProxy(place string) {
 	})
 }
 
+// ShowProxy takes back what HideProxy did.
+func (c *Cluster) ShowProxy(place string) {
+	c.onLinkerd(func(l *linkerd, _ time.Time) {
+		for _, pl := range l.places {
+			pl.hidden = pl.hidden && pl.String() != place
+		}
+	})
+}
+
 // Places are where pods with proxies are: "app/app-0-1".
 func (c *Cluster) Places() (all []string) {
 	c.onLinkerd(func(l *linkerd, _ time.Time) {

@@ -67,6 +67,10 @@ func (s *scripted) Export(_ context.Context, cluster string) (ClusterExport, err
 	return ClusterExport{Kind: "ClusterExport", Cluster: cluster, WebhookCAPEM: "pem\n"}, s.err
 }
 
+func (s *scripted) ChangeTrust(_ context.Context, r ChangeRequest) (ChangeReply, error) {
+	return ChangeReply{Rotation: rotation.RotationStatus{Phase: string(r.Order)}, Steps: []string{r.Actor}}, nil
+}
+
 func (s *scripted) RenewTrust(_ context.Context, r RenewRequest) (RenewReply, error) {
 	return RenewReply{Before: rotation.AnchorStatus{ID: "g1"}, After: rotation.AnchorStatus{ID: "g1", Subject: r.Actor + " " + r.Reason}}, nil
 }

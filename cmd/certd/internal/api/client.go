@@ -116,6 +116,11 @@ func (c *Client) RenewTrust(ctx context.Context, r RenewRequest) (doc RenewReply
 	return doc, c.do(ctx, "/v1/trust/renew", r, &doc)
 }
 
+// ChangeTrust asks the daemon to begin a change of the trust anchor, or to steer it.
+func (c *Client) ChangeTrust(ctx context.Context, r ChangeRequest) (doc ChangeReply, err error) {
+	return doc, c.do(ctx, "/v1/trust/change", r, &doc)
+}
+
 // Init asks the daemon to make the trust anchor.
 func (c *Client) Init(ctx context.Context, r InitRequest) (doc InitReply, err error) {
 	return doc, c.do(ctx, "/v1/init", r, &doc)

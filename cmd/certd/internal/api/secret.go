@@ -29,6 +29,26 @@ func (r InitRequest) LogValue() slog.Value {
 	return slog.AnyValue(plain(r.redacted()))
 }
 
+// redacted is the request without its token.
+func (r ChangeRequest) redacted() ChangeRequest {
+	if r.Token != "" {
+		r.Token = hidden
+	}
+	return r
+}
+
+// Format hides the token from every verb of fmt.
+func (r ChangeRequest) Format(f fmt.State, _ rune) {
+	type plain ChangeRequest // without this method
+	fmt.Fprintf(f, "%+v", plain(r.redacted()))
+}
+
+// LogValue hides the token from log/slog.
+func (r ChangeRequest) LogValue() slog.Value {
+	type plain ChangeRequest // without this method
+	return slog.AnyValue(plain(r.redacted()))
+}
+
 // scrub takes a token out of a text, should an error quote it.
 func scrub(text, token string) string {
 	if token == "" {

@@ -97,6 +97,15 @@ func (s *Server) handler(socket string) http.Handler {
 		s.log.Info("request", "what", "trust renew", "actor", actor, "reason", r.Reason, "dry_run", r.DryRun)
 		return s.service.RenewTrust(ctx, r)
 	}))
+	mux.HandleFunc("POST /v1/trust/change", write(s, func(ctx context.Context, r ChangeRequest, actor string) (any, error) {
+		r.Actor = actor
+		s.log.Info("request", "what", "trust "+string(r.Order), "actor", actor, "without", r.Without, "reason", r.Reason, "dry_run", r.DryRun)
+		reply, err := s.service.ChangeTrust(ctx, r)
+		if err != nil {
+			err = answer{scrub(err.Error(), r.Token), err}
+		}
+		return reply, err
+	}))
 	mux.HandleFunc("POST /v1/init", write(s, func(ctx context.Context, r InitRequest, actor string) (any, error) {
 		r.Actor = actor
 		s.log.Info("request", "what", "init", "actor", actor, "operator", r.Operator, "reason", r.Reason, "dry_run", r.DryRun)

@@ -27,6 +27,9 @@ type Service interface {
 	Trust(ctx context.Context) (TrustList, error)
 	// RenewTrust gives the active trust anchor new dates. It needs the daemon.
 	RenewTrust(ctx context.Context, r RenewRequest) (RenewReply, error)
+	// ChangeTrust begins a change of the trust anchor, or steers the one under
+	// way. It needs the daemon.
+	ChangeTrust(ctx context.Context, r ChangeRequest) (ChangeReply, error)
 	// Rotate renews issuers, webhooks' certificates or the CAs over them now.
 	// Without Wait it returns once the request is accepted, with Wait when each
 	// is done or has failed.
@@ -121,6 +124,29 @@ type RenewRequest struct {
 type RenewReply struct {
 	Before rotation.AnchorStatus `json:"before"`
 	After  rotation.AnchorStatus `json:"after"`
+}
+
+// ChangeBegin is the order that begins a change; the others are rotation's.
+const ChangeBegin rotation.ChangeOrder = "rotate"
+
+// ChangeRequest begins a change of the trust anchor, or steers the one under
+// way. Token, if any, creates the new anchor's key and is used for nothing
+// else; it is never logged or stored.
+type ChangeRequest struct {
+	Order   rotation.ChangeOrder `json:"order"`
+	Without []string             `json:"without,omitempty"` // for advance: clusters not to wait for
+	Actor   string               `json:"actor"`
+	Reason  string               `json:"reason,omitempty"`
+	Token   string               `json:"token,omitempty"`
+	DryRun  bool                 `json:"dryRun"`
+}
+
+// ChangeReply says what the change is now or, in a dry run, would be.
+type ChangeReply struct {
+	Rotation rotation.RotationStatus `json:"rotation"`
+	// Anchor is the new one, when a change begins; without dates in a dry run.
+	Anchor *rotation.AnchorStatus `json:"anchor,omitempty"`
+	Steps  []string               `json:"steps"` // what was checked and done, in order, in words
 }
 
 // RotateRequest asks for new certificates in the named clusters.

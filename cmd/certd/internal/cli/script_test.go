@@ -92,6 +92,35 @@ func (s *scripted) Export(_ context.Context, cluster string) (api.ClusterExport,
 	return e, nil
 }
 
+func (s *scripted) ChangeTrust(_ context.Context, r api.ChangeRequest) (api.ChangeReply, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	reply := api.ChangeReply{Steps: []string{"key acme-mesh-anchor-2 does not exist yet"}}
+	now := s.st.Trust.Rotation
+	if idle := now.Phase == "idle"; idle != (r.Order == api.ChangeBegin) {
+		return reply, fmt.Errorf("trust %s: the trust anchor is not being changed, or is already: %w", r.Order, api.ErrNotNow)
+	}
+	next := *now
+	switch r.Order {
+	case api.ChangeBegin:
+		next = rotation.RotationStatus{Phase: "bridge", Stage: "bridge", Number: 2, Of: 6, SafeToStop: true, From: "g1", To: "g2", Actor: "lee@cli", Reason: r.Reason, WaitingFor: []string{"prod-us-1: its issuer is to have two certificates"}}
+		reply.Anchor = &rotation.AnchorStatus{ID: "g2", Subject: "root.linkerd.cluster.local 2026-2", SHA256: digest, Key: rotation.KeyStatus{Backend: "vault-transit", Name: "acme-mesh-anchor-2"}}
+	case rotation.ChangeHold:
+		next.Held = true
+	case rotation.ChangeResume:
+		next.Held = false
+	case rotation.ChangeRollback:
+		next.From, next.To, next.Back, next.Phase = now.To, now.From, true, "rollback"
+	case rotation.ChangeAdvance:
+		next.Without = r.Without
+	}
+	reply.Rotation = next
+	if !r.DryRun {
+		s.st.Trust.Rotation = &next
+	}
+	return reply, nil
+}
+
 func (s *scripted) RenewTrust(_ context.Context, r api.RenewRequest) (api.RenewReply, error) {
 	reply := api.RenewReply{Before: *s.st.Trust.Active, After: *s.st.Trust.Active}
 	if !r.DryRun {

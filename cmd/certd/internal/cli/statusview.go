@@ -136,6 +136,9 @@ func (v statusView) trust() []string {
 		}
 		lines = append(lines, v.anchor("trusted", a)...)
 	}
+	if r := v.doc.Trust.Rotation; r != nil && r.Phase != "idle" {
+		lines = append(lines, v.wrap("  change   ", "           ", v.clean(changeHead(*r))+" (certd trust status)")...)
+	}
 	current, known := 0, 0
 	for _, c := range v.doc.Clusters {
 		if c.Bundle != nil {

@@ -14,10 +14,9 @@ import (
 )
 
 func (a *App) trustCommand() *cobra.Command {
-	cmd := noun("trust", "The trust anchors, and the bundle of them", a.trustListCommand(), a.trustExportCommand(), a.trustRenewCommand())
-	for _, sub := range []string{"rotate", "import", "status", "advance", "hold", "resume", "rollback"} {
-		cmd.AddCommand(notYet(sub))
-	}
+	cmd := noun("trust", "The trust anchors, and the bundle of them", a.trustListCommand(), a.trustExportCommand(), a.trustRenewCommand(), a.trustRotateCommand(), a.trustStatusCommand())
+	cmd.AddCommand(a.steering()...)
+	cmd.AddCommand(notYet("import"))
 	return cmd
 }
 

@@ -54,7 +54,11 @@ func (f *fleet) known() (rotation.Fleet, error) {
 	if err != nil {
 		return rotation.Fleet{}, fmt.Errorf("read the trust anchors from the journal: %w", err)
 	}
-	return rotation.Fleet{Policy: f.policy(), Anchors: anchors, Epoch: f.journal.Epoch()}, nil
+	change, err := f.journal.Change()
+	if err != nil {
+		return rotation.Fleet{}, fmt.Errorf("read the change of the trust anchor from the journal: %w", err)
+	}
+	return rotation.Fleet{Policy: f.policy(), Anchors: anchors, Change: change, Epoch: f.journal.Epoch()}, nil
 }
 
 // openCluster makes one cluster's backend. It asks nothing of it yet.

@@ -227,6 +227,72 @@ func (s *running) RenewTrust(ctx context.Context, req api.RenewRequest) (api.Ren
 	return reply, nil
 }
 
+func (s *running) ChangeTrust(ctx context.Context, req api.ChangeRequest) (api.ChangeReply, error) {
+	reply := api.ChangeReply{Steps: []string{}}
+	if req.Order == api.ChangeBegin {
+		return s.beginChange(ctx, req, reply)
+	}
+	steer := func() (rotation.Change, error) {
+		return s.reconciler.SteerChange(req.Order, req.Without, req.Actor, cmp.Or(req.Reason, "asked for"))
+	}
+	if req.DryRun {
+		steer = func() (rotation.Change, error) { return s.reconciler.CanSteer(req.Order, req.Without) }
+	}
+	c, err := steer()
+	switch {
+	case errors.Is(err, rotation.ErrNotNow):
+		return reply, fmt.Errorf("trust %s: %w: %w", req.Order, err, api.ErrNotNow)
+	case errors.Is(err, rotation.ErrUnsupported):
+		return reply, fmt.Errorf("trust %s: %w: %w", req.Order, err, api.ErrUsage)
+	case err != nil:
+		return reply, asService(fmt.Errorf("trust %s: %w", req.Order, err))
+	}
+	reply.Rotation = c.Status()
+	return reply, nil
+}
+
+// beginChange makes the next anchor, once the fleet is ready for it, and has the
+// fleet change to it.
+func (s *running) beginChange(ctx context.Context, req api.ChangeRequest, reply api.ChangeReply) (api.ChangeReply, error) {
+	asNotNow := func(err error) error {
+		if errors.Is(err, rotation.ErrNotNow) || errors.Is(err, rotation.ErrUnsupported) {
+			return fmt.Errorf("trust rotate: %w: %w", err, api.ErrNotNow)
+		}
+		return asService(fmt.Errorf("trust rotate: %w", err))
+	}
+	if err := s.reconciler.CheckChange(); err != nil {
+		return reply, asNotNow(err)
+	}
+	creator, done, err := s.creator(req.Token)
+	if err != nil {
+		return reply, asService(err)
+	}
+	defer done()
+	reason := cmp.Or(req.Reason, "asked for")
+	a, err := rotation.Ceremony{Journal: s.journal, Creator: creator, Signer: s.keys, Policy: s.policy(), Actor: req.Actor, Reason: "certd trust rotate: " + reason, DryRun: req.DryRun,
+		Say: func(format string, args ...any) { reply.Steps = append(reply.Steps, fmt.Sprintf(format, args...)) }}.Next(ctx)
+	if err != nil {
+		return reply, asNotNow(err)
+	}
+	st := rotation.AnchorStatus{ID: a.ID, Key: rotation.KeyStatus{Name: a.Key, Backend: a.Backend}}
+	if active := s.reconciler.Status().Trust.Active; st.Key.Backend == "" && active != nil { // not made yet
+		st.Key.Backend = active.Key.Backend
+	}
+	reply.Anchor = &st
+	if !req.DryRun {
+		st = a.Status()
+		if err := s.reconciler.BeginChange(a, req.Actor, reason); err != nil {
+			return reply, asNotNow(err)
+		}
+	}
+	reply.Rotation = *s.reconciler.Status().Trust.Rotation
+	return reply, nil
+}
+
+func (s *offline) ChangeTrust(_ context.Context, req api.ChangeRequest) (api.ChangeReply, error) {
+	return api.ChangeReply{}, fmt.Errorf("trust %s needs the daemon; start it with certd run: %w", req.Order, api.ErrNoDaemon)
+}
+
 func (s *offline) RenewTrust(context.Context, api.RenewRequest) (api.RenewReply, error) {
 	return api.RenewReply{}, fmt.Errorf("trust renew needs the daemon; start it with certd run: %w", api.ErrNoDaemon)
 }

@@ -1,0 +1,379 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"certd.internal/cmd/certd/internal/api"
+	"certd.internal/rotation"
+)
+
+// watchEvery is how often --watch looks.
+const watchEvery = 2 * time.Second
+
+func (a *App) trustRotateCommand() *cobra.Command {
+	var reason string
+	var dryRun, yes, watch, compromised, manual bool
+	cmd := &cobra.Command{
+		Use: "rotate", Short: "Change the trust anchor for a new one", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Long: `Makes a new trust anchor in the key backend and has the fleet change to it, so that every workload is restarted once
+and none refuses another:
+
+  1 create    the new key and its certificate
+  2 bridge    every cluster's issuer gets a second certificate, under the new anchor: one key, one name. Who trusts
+              either anchor accepts its leaves. Then the last leaf from before must end
+  3 spread    each cluster's bundle turns from the old anchor to the new, and linkerd-identity with it
+  4 restart   pods that hold the old anchor are created anew. certd restarts Linkerd's control plane; for the others
+              certd status and certd trust status name what to restart
+  5 finish    issuers are under the new anchor alone: in one cluster first, then everywhere
+  6 retire    nothing trusts or uses the old anchor; its key stays in the key backend until a person destroys it
+
+Every cluster must have come through a stage before the next begins. Pods that are found to lack the new anchor after
+that bring the second certificate back by themselves. Issuers are renewed on their schedule all the while.
+
+What stands against beginning is told before anything is made. The key is created with $VAULT_TOKEN, or the token that
+vault login left, as by certd init.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case compromised:
+				return usage("trust rotate --compromised: not supported yet")
+			case manual:
+				return usage("trust rotate --manual: not supported yet")
+			}
+			return a.beginChange(cmd.Context(), reason, dryRun, yes, watch)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&reason, "reason", "", "why, for the history")
+	f.BoolVar(&dryRun, "dry-run", false, "say what would be done, and what stands against it")
+	f.BoolVar(&yes, "yes", false, "do not ask")
+	f.BoolVar(&watch, "watch", false, "stay and tell of each stage, until it has ended")
+	f.BoolVar(&compromised, "compromised", false, "")
+	f.BoolVar(&manual, "manual", false, "")
+	cobra.CheckErr(errors.Join(f.MarkHidden("compromised"), f.MarkHidden("manual")))
+	return cmd
+}
+
+func (a *App) beginChange(ctx context.Context, reason string, dryRun, yes, watch bool) error {
+	socket, err := a.Socket(a.configPath)
+	if err != nil {
+		return err
+	}
+	daemon := api.NewClient(socket)
+	req := api.ChangeRequest{Order: api.ChangeBegin, Reason: reason, DryRun: true}
+	plan, err := daemon.ChangeTrust(ctx, req)
+	if err != nil {
+		return a.needsDaemon(err)
+	}
+	s := a.style()
+	lines := s.stepLines("Checked", append([]string{"every cluster answers, is as it should be, and so are its meshed pods"}, plan.Steps...))
+	if plan.Anchor != nil {
+		lines = append(append(lines, "", "What will be made"), s.anchorLines(*plan.Anchor)...)
+	}
+	if dryRun {
+		a.tell(lines...)
+		a.aside("Nothing was changed.")
+		return nil
+	}
+	a.aside(lines...)
+	if !yes {
+		st, err := daemon.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if err := a.confirm(ctx, "To change the trust anchor, type the fleet's name.", st.Fleet); err != nil {
+			return err
+		}
+	}
+	req.DryRun = false
+	if req.Token, err = a.creationToken(); err != nil {
+		return err
+	}
+	reply, err := daemon.ChangeTrust(ctx, req)
+	switch {
+	case errors.Is(err, context.Canceled):
+		return interrupted("the daemon has the request and goes on; certd trust status shows what came of it")
+	case err != nil:
+		return a.needsDaemon(err)
+	}
+	a.tell(s.wrap(s.mark(markOK)+" ", "  ", fmt.Sprintf("the trust anchor is being changed from %s to %s; sha256 %s", s.clean(reply.Rotation.From), s.clean(reply.Rotation.To), s.clean(reply.Anchor.SHA256)))...)
+	if watch {
+		return a.watchChange(ctx, daemon)
+	}
+	a.aside(s.next("certd trust status")...)
+	a.aside("  Undo: certd trust rollback, at any time before it has ended")
+	return nil
+}
+
+// watchChange tells of each stage until the change has ended.
+func (a *App) watchChange(ctx context.Context, daemon *api.Client) error {
+	last := ""
+	for {
+		st, err := daemon.Status(ctx)
+		if err != nil {
+			return a.needsDaemon(err)
+		}
+		s := a.style()
+		lines := s.changeLines(st)
+		if text := strings.Join(lines, "\n"); text != last {
+			last = text
+			a.tell(append([]string{s.now.In(s.zone).Format("15:04:05")}, lines...)...)
+		}
+		if st.Trust.Rotation == nil || st.Trust.Rotation.Phase == "idle" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return interrupted("the change goes on; certd trust status shows it")
+		case <-time.After(watchEvery):
+		}
+	}
+}
+
+// TrustReport is the document behind `certd trust status`.
+type TrustReport struct {
+	APIVersion string               `json:"apiVersion"`
+	Kind       string               `json:"kind"` // TrustStatus
+	Fleet      string               `json:"fleet"`
+	ObservedAt time.Time            `json:"observedAt"`
+	Source     string               `json:"source"`
+	Trust      rotation.TrustStatus `json:"trust"`
+	Clusters   []TrustCluster       `json:"clusters"`
+}
+
+// TrustCluster is what one cluster trusts and uses.
+type TrustCluster struct {
+	Name    string                  `json:"name"`
+	State   rotation.State          `json:"state"`
+	Bundle  *rotation.BundleStatus  `json:"bundle,omitempty"`
+	Issuer  *rotation.Delivered     `json:"issuer,omitempty"`
+	Loaded  *rotation.Loaded        `json:"loaded,omitempty"`
+	Proxies *rotation.ProxiesStatus `json:"proxies,omitempty"`
+}
+
+func (a *App) trustStatusCommand() *cobra.Command {
+	var format string
+	var watch bool
+	cmd := &cobra.Command{
+		Use: "status", Short: "How far a change of the trust anchor has come", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Long: `Shows at which stage a change of the trust anchor is, what it waits for, and in each cluster which anchors are
+published, which sign its issuer, and what has to be restarted.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o, err := outputOf(format, "table", "json", "yaml")
+			if err != nil {
+				return err
+			}
+			if watch {
+				socket, err := a.Socket(a.configPath)
+				if err != nil {
+					return err
+				}
+				return a.watchChange(cmd.Context(), api.NewClient(socket))
+			}
+			st, note, err := ask(cmd.Context(), a, func(ctx context.Context, s api.Service) (rotation.FleetStatus, error) { return s.Status(ctx) })
+			if err != nil {
+				return err
+			}
+			if note != "" {
+				a.aside(note)
+			}
+			if o.machine() {
+				return a.document(o, trustReport(st))
+			}
+			a.tell(a.style().changeLines(st)...)
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&watch, "watch", false, "stay and tell what changes, until it has ended")
+	outputFlag(cmd, &format, "table", "json", "yaml")
+	return cmd
+}
+
+func trustReport(st rotation.FleetStatus) TrustReport {
+	doc := TrustReport{APIVersion: st.APIVersion, Kind: "TrustStatus", Fleet: st.Fleet, ObservedAt: st.ObservedAt, Source: st.Source, Trust: st.Trust, Clusters: []TrustCluster{}}
+	for _, c := range st.Clusters {
+		t := TrustCluster{Name: c.Name, State: c.State, Bundle: c.Bundle, Proxies: c.Proxies}
+		if c.Issuer != nil {
+			t.Issuer, t.Loaded = c.Issuer.Delivered, c.Issuer.Loaded
+		}
+		doc.Clusters = append(doc.Clusters, t)
+	}
+	return doc
+}
+
+// changeLines is `certd trust status` as text.
+func (v style) changeLines(st rotation.FleetStatus) []string {
+	r := st.Trust.Rotation
+	if r == nil || r.Phase == "idle" {
+		if st.Trust.Active == nil {
+			return []string{"there is no trust anchor yet"}
+		}
+		return []string{v.mark(markOK) + " the trust anchor is " + v.clean(st.Trust.Active.ID) + "; it is not being changed"}
+	}
+	var lines []string
+	m, head := markWaiting, changeHead(*r)
+	if r.Held {
+		m = markWarning
+	}
+	lines = append(lines, v.wrap(v.mark(m)+" ", "  ", v.clean(head))...)
+	if r.StageAt != nil {
+		lines = append(lines, v.wrap("  ", "  ", "in this stage since "+v.when(*r.StageAt))...)
+	}
+	if r.Reason != "" {
+		lines = append(lines, v.wrap("  ", "  ", "by "+v.clean(r.Actor)+": "+v.clean(r.Reason))...)
+	}
+	if len(r.Without) > 0 {
+		lines = append(lines, v.wrap("  ", "  ", "nobody waits for "+v.clean(strings.Join(r.Without, ", ")))...)
+	}
+	if len(r.WaitingFor) > 0 {
+		lines = append(lines, "", "Waits for")
+		for _, w := range r.WaitingFor {
+			lines = append(lines, v.wrap("  ", "    ", v.clean(w))...)
+		}
+	}
+	cols := []column{{name: "CLUSTER", least: 8}, {name: "TRUSTS"}, {name: "ISSUER"}, {name: "PODS", rank: 1}, {name: "TO RESTART", rank: 1}}
+	var rows [][]cell
+	for _, c := range st.Clusters {
+		trusts, issuer, pods, stale := "-", "-", "-", "-"
+		if c.Bundle != nil {
+			var ids []string
+			for _, an := range c.Bundle.Anchors {
+				if an.ID != "" {
+					ids = append(ids, an.ID)
+				}
+			}
+			trusts = strings.Join(ids, ", ")
+		}
+		if c.Issuer != nil && c.Issuer.Delivered != nil {
+			issuer = c.Issuer.Delivered.Anchor
+			if c.Issuer.Delivered.Second != "" {
+				issuer += ", " + c.Issuer.Delivered.Second
+			}
+		}
+		if c.Proxies != nil {
+			pods, stale = fmt.Sprint(c.Proxies.Total), fmt.Sprint(c.Proxies.Stale)
+		}
+		rows = append(rows, []cell{text(v.clean(c.Name)), text(v.clean(trusts)), text(v.clean(issuer)), text(pods), text(stale)})
+	}
+	lines = append(append(lines, ""), v.table("", cols, rows)...)
+	if commands := v.restartLines(st); len(commands) > 0 {
+		lines = append(append(lines, "", "To be restarted"), commands...)
+	}
+	return lines
+}
+
+func changeHead(r rotation.RotationStatus) string {
+	head := fmt.Sprintf("the trust anchor is being changed from %s to %s: stage %d of %d, %s", r.From, r.To, r.Number, r.Of, r.Stage)
+	if r.Back {
+		head = fmt.Sprintf("the change of the trust anchor was turned around, from %s back to %s: stage %d of %d, %s", r.From, r.To, r.Number, r.Of, r.Stage)
+	}
+	if r.Held {
+		head += " (held: certd trust resume)"
+	}
+	return head
+}
+
+// restartLines name what people are to restart, with the command for it.
+func (v style) restartLines(st rotation.FleetStatus) (lines []string) {
+	for _, c := range st.Clusters {
+		if c.Proxies == nil {
+			continue
+		}
+		for i, o := range c.Proxies.Restart {
+			if i == mostOwners {
+				lines = append(lines, fmt.Sprintf("  %s: and more (certd status %s)", v.clean(c.Name), v.clean(c.Name)))
+				break
+			}
+			line := fmt.Sprintf("  %s: %s/%s %s (%s)", v.clean(c.Name), v.clean(o.Namespace), v.clean(o.Kind), v.clean(o.Name), count(o.Pods, "pod"))
+			if command := rotation.RestartCommand(rotation.ProxyOwner(o)); command != "" {
+				line += ": " + command
+			}
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+// steering are the commands that steer a change under way.
+func (a *App) steering() []*cobra.Command {
+	return []*cobra.Command{
+		a.steerCommand(rotation.ChangeHold, "Have a change of the trust anchor stay where it is", `Nothing moves on until certd trust resume: no bundle and no order of certificates is changed, and nothing is restarted.
+Issuers are renewed all the same, and what is damaged is repaired. Pods that would be cut off are still made good for.`, "certd trust resume"),
+		a.steerCommand(rotation.ChangeResume, "Have a change that was held go on", `Takes certd trust hold back.`, "certd trust hold"),
+		a.steerCommand(rotation.ChangeRollback, "Turn a change of the trust anchor around", `Leads the fleet back to the anchor it came from, the way it came: issuers are signed under both anchors again
+everywhere, then trust turns back, pods that lack the former anchor are to be restarted, and the newer one is retired.
+It can be turned around again by the same command.`, "certd trust rollback"),
+		a.steerCommand(rotation.ChangeAdvance, "Have a change go on without clusters that do not answer", `A cluster out of reach holds up every stage. With --without nobody waits for it any more: as soon as the others are
+through, their workloads and those of the clusters left behind refuse each other, until these are back and have been
+brought along. The change does not end, and the old anchor is not retired, before they are.`, "none: the clusters are brought along as soon as they answer"),
+	}
+}
+
+func (a *App) steerCommand(how rotation.ChangeOrder, short, long, undo string) *cobra.Command {
+	var reason string
+	var without []string
+	var dryRun, yes bool
+	cmd := &cobra.Command{
+		Use: string(how), Short: short, Long: long, Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if how == rotation.ChangeAdvance && len(without) == 0 {
+				return usage("trust advance: name the clusters to go on without: --without CLUSTER; a stage that waits for nothing ends by itself")
+			}
+			return a.steer(cmd.Context(), api.ChangeRequest{Order: how, Without: without, Reason: reason}, dryRun, yes, undo)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&reason, "reason", "", "why, for the history")
+	f.BoolVar(&dryRun, "dry-run", false, "say what would be done")
+	f.BoolVar(&yes, "yes", false, "do not ask")
+	if how == rotation.ChangeAdvance {
+		f.StringSliceVar(&without, "without", nil, "`clusters` not to wait for")
+		cobra.CheckErr(cmd.RegisterFlagCompletionFunc("without", a.completeClusters))
+	}
+	return cmd
+}
+
+func (a *App) steer(ctx context.Context, req api.ChangeRequest, dryRun, yes bool, undo string) error {
+	socket, err := a.Socket(a.configPath)
+	if err != nil {
+		return err
+	}
+	daemon := api.NewClient(socket)
+	plan := req
+	plan.DryRun = true
+	would, err := daemon.ChangeTrust(ctx, plan)
+	if err != nil {
+		return a.needsDaemon(err)
+	}
+	s := a.style()
+	if dryRun {
+		a.tell(s.wrap(s.mark(markWaiting)+" ", "  ", "it would be: "+s.clean(changeHead(would.Rotation)))...)
+		a.aside("Nothing was changed.")
+		return nil
+	}
+	if !yes {
+		question := fmt.Sprintf("%s the change from %s to %s?", strings.ToUpper(string(req.Order[:1]))+string(req.Order[1:]), s.clean(would.Rotation.From), s.clean(would.Rotation.To))
+		if len(req.Without) > 0 {
+			question = fmt.Sprintf("Go on without %s? Their workloads and the others' will refuse each other until they are back.", s.clean(strings.Join(req.Without, ", ")))
+		}
+		if err := a.confirm(ctx, question, "yes"); err != nil {
+			return err
+		}
+	}
+	reply, err := daemon.ChangeTrust(ctx, req)
+	switch {
+	case errors.Is(err, context.Canceled):
+		return interrupted("the daemon has the request; certd trust status shows what came of it")
+	case err != nil:
+		return a.needsDaemon(err)
+	}
+	a.tell(s.wrap(s.mark(markOK)+" ", "  ", s.clean(changeHead(reply.Rotation)))...)
+	a.aside(s.next("certd trust status")...)
+	a.aside("  Undo: " + undo)
+	return nil
+}

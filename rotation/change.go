@@ -1,0 +1,596 @@
+package rotation
+
+import (
+	"bytes"
+	"crypto/x509"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"certd.internal/pki"
+)
+
+// Stage is where a change of the trust anchor stands. The fleet goes from one
+// to the next when every cluster has what the stage is for. The words are part
+// of the surface (`status -o json`).
+type Stage string
+
+// The stages, in order. The key and certificate of the new anchor are made
+// before the first.
+const (
+	StageBridge  Stage = "bridge"  // issuers get a second certificate, so that who trusts either anchor accepts their leaves
+	StageSpread  Stage = "spread"  // bundles turn from the old anchor to the new, linkerd-identity with them
+	StageRestart Stage = "restart" // pods that hold anything but the new anchor are created anew
+	StageFinish  Stage = "finish"  // issuers are under the new anchor alone
+	StageRetire  Stage = "retire"  // it is proved once more that nothing needs the old anchor
+)
+
+// stages are all there are; the first of them is create, which takes no time.
+var stages = []Stage{"create", StageBridge, StageSpread, StageRestart, StageFinish, StageRetire}
+
+func (s Stage) number() int { return slices.Index(stages, s) + 1 }
+
+// Change is a change of the trust anchor. Where each cluster stands is read
+// from what is in it; this is what the fleet has agreed on.
+type Change struct {
+	From, To string // generation ids
+	Stage    Stage  // "": it has ended
+	Back     bool   // it was turned around: To was From before
+	Held     bool   // by a person; nothing moves on
+	// Without are clusters that nobody waits for.
+	Without   []string
+	Actor     string
+	Reason    string
+	StartedAt time.Time
+	StageAt   time.Time // when the stage began
+	CanaryAt  time.Time // in StageFinish: when the first cluster was seen to be through; zero: it was not
+	// ProvedAt is when every cluster was seen to have what the stage is for,
+	// and the wait for the last leaf began that was made before; zero: not yet.
+	ProvedAt time.Time
+}
+
+// leading is the generation whose certificate comes first in the issuers.
+func (c Change) leading() string {
+	if c.Stage == StageBridge || c.Stage == StageSpread {
+		return c.From
+	}
+	return c.To
+}
+
+// excepts says whether nobody waits for a cluster.
+func (c Change) excepts(cluster string) bool { return slices.Contains(c.Without, cluster) }
+
+// goal is what a cluster is to have now.
+type goal struct {
+	bundle  pki.Bundle
+	signers []*Anchor // of the certificates in the issuer file, in their order
+	beside  pki.Bundle
+	restart Action // rollout that is needed before it goes on; Step "": none
+	// tolerated are sets of anchors beside bundle that pods may hold for now.
+	tolerated []pki.Bundle
+	why       string
+	waits     string // what it takes to come to the end of the stage; "": it is there
+	again     time.Time
+}
+
+// wait keeps the first reason.
+func (g *goal) wait(format string, args ...any) {
+	if g.waits == "" {
+		g.waits = fmt.Sprintf(format, args...)
+	}
+}
+
+func (g *goal) look(at time.Time) {
+	if g.again.IsZero() || at.Before(g.again) {
+		g.again = at
+	}
+}
+
+// with makes a bundle of some generations and the partners' anchors.
+func (f Fleet) with(p Policy, anchors ...*Anchor) (pki.Bundle, error) {
+	var certs []*x509.Certificate
+	for _, a := range anchors {
+		certs = append(certs, a.Certificate)
+	}
+	for _, a := range p.Foreign {
+		certs = append(certs, a.Certificate)
+	}
+	return pki.NewBundle(certs...)
+}
+
+// goal works out what a cluster is to have. Without a change under way that is
+// every anchor in use, and an issuer under the active one. During one it
+// depends on the stage and on what is there, so that a cluster that comes late
+// takes each step that the others took.
+func (f Fleet) goal(v View, now time.Time) (g goal, err error) {
+	c := f.Change
+	if c == nil {
+		if g.bundle, err = f.BundleOf(v.Policy); err == nil && f.Active() != nil {
+			g.signers = []*Anchor{f.Active()}
+		}
+		g.beside = g.bundle
+		return g, err
+	}
+	from, to := f.anchor(c.From), f.anchor(c.To)
+	if from == nil || to == nil {
+		return g, fmt.Errorf("trust anchor %s is to be changed for %s, and one of them is not in the journal", c.From, c.To)
+	}
+	old, err1 := f.with(v.Policy, from)
+	both, err2 := f.with(v.Policy, from, to)
+	next, err3 := f.with(v.Policy, to)
+	for _, e := range []error{err1, err2, err3} {
+		if e != nil {
+			return g, e
+		}
+	}
+	w := f.position(v)
+	switch c.Stage {
+	case StageBridge:
+		g.bridge(w, from, to, old, both, next)
+	default:
+		g.spread(f, v, w, now, from, to, old, both, next)
+	}
+	if (c.Stage == StageFinish || c.Stage == StageRetire) && g.waits == "" {
+		g.finish(f, v, now, to)
+	}
+	g.beside = both
+	if len(g.signers) == 1 {
+		g.beside = g.bundle
+	}
+	return g, nil
+}
+
+// position is where a cluster stands, by what is in it.
+type position struct {
+	hasFrom, hasTo bool      // in its bundle
+	order          []*Anchor // of the certificates in the issuer file
+	since          time.Time // when the first issuer file with both, or with what is there now, was delivered
+	orderSince     time.Time // the same of this order
+	identity       bool      // linkerd-identity runs there
+}
+
+func (f Fleet) position(v View) (w position) {
+	o := v.Observed
+	from, to := f.anchor(f.Change.From), f.anchor(f.Change.To)
+	if have, err := pki.ParseBundle(o.BundleText); err == nil && o.Bundle.Exists {
+		w.hasFrom, w.hasTo = have.Covers(from.Certificate), have.Covers(to.Certificate)
+	}
+	for _, c := range o.IssuerFacts.Chain {
+		if a := f.anchorOf(c); a != nil && !slices.Contains(w.order, a) {
+			w.order = append(w.order, a)
+		}
+	}
+	w.identity = o.Identity != nil && (o.Identity.Deployed || len(o.Identity.Replicas) > 0)
+	w.since, w.orderSince = o.IssuerWrittenAt, o.IssuerWrittenAt
+	if len(w.order) == 0 {
+		return w
+	}
+	first, second := w.order[0].ID, ""
+	if len(w.order) > 1 {
+		second = w.order[1].ID
+	}
+	sameOrder := true
+	for _, r := range v.Certificates {
+		if r.DeliveredAt.IsZero() {
+			continue // it was signed, and is nowhere
+		}
+		same := r.Anchor == first && r.Second == second
+		if turned := r.Anchor == second && r.Second == first; !same && !turned {
+			break
+		}
+		w.since = r.DeliveredAt
+		if sameOrder = sameOrder && same; sameOrder {
+			w.orderSince = r.DeliveredAt
+		}
+	}
+	return w
+}
+
+func (w position) dual() bool { return len(w.order) > 1 }
+
+// bridge has issuers verify under both anchors. The bundle stays as it is, so
+// that nothing has to be restarted for it.
+func (g *goal) bridge(w position, from, to *Anchor, old, both, next pki.Bundle) {
+	g.bundle, g.signers = old, []*Anchor{from, to}
+	switch {
+	case w.hasFrom && w.hasTo:
+		g.bundle = both
+		if len(w.order) > 0 && w.order[0] == to {
+			g.signers = []*Anchor{to, from}
+		}
+	case w.hasTo:
+		g.bundle, g.signers = next, []*Anchor{to, from}
+	}
+	g.tolerated = []pki.Bundle{old, both, next}
+	g.why = "its leaves are to verify under " + to.ID + ", too"
+}
+
+// shown is when everybody in the cluster sees the bundle that is there. That it
+// was never written by certd, or so long ago that nobody knows, is long enough.
+func shown(v View) time.Time {
+	if v.Observed.BundleWrittenAt.IsZero() {
+		return time.Time{}
+	}
+	return v.Observed.BundleWrittenAt.Add(projectionOf(v.Policy))
+}
+
+// spread turns a cluster from one anchor to the other. The order of the cases
+// is the safety argument (I2): linkerd-identity loads the bundle when it
+// starts, and refuses an issuer whose first certificate is not under it.
+func (g *goal) spread(f Fleet, v View, w position, now time.Time, from, to *Anchor, old, both, next pki.Bundle) {
+	c := f.Change
+	g.bundle, g.signers, g.tolerated = both, []*Anchor{from, to}, []pki.Bundle{old, both, next}
+	g.why = fmt.Sprintf("trust turns from %s to %s", from.ID, to.ID)
+	first := w.dual() && w.order[0] == to
+	switch {
+	case !w.hasFrom && !w.hasTo:
+		if len(w.order) > 0 && w.order[0] == to {
+			g.signers = []*Anchor{to, from}
+		}
+		g.wait("it has no bundle that is known")
+	case !w.hasTo:
+		g.wait("its bundle is to hold both anchors")
+		switch {
+		case first:
+			g.signers = []*Anchor{to, from} // the bundle was changed back by somebody: it is mended first
+		case !w.dual():
+			g.bundle = old
+			g.wait("its issuer is to have two certificates")
+		case c.Held:
+			g.bundle = old
+		}
+	case w.hasFrom && !first:
+		g.wait("linkerd-identity is to start anew with both anchors")
+		if old := g.outdated(v, w, now); old || c.Held {
+			return
+		}
+		g.signers = []*Anchor{to, from}
+	case w.hasFrom:
+		g.signers = []*Anchor{to, from}
+		g.wait("each replica of linkerd-identity is to use the issuer under %s", to.ID)
+		if c.Held || !g.proved(f, v, w, now) {
+			return
+		}
+		g.bundle = next
+	default:
+		g.bundle, g.signers = next, []*Anchor{to, from}
+		if len(w.order) == 1 && w.order[0] == to && (c.Stage == StageFinish || c.Stage == StageRetire) {
+			g.signers = []*Anchor{to}
+		}
+		g.outdated(v, w, now)
+		if c.Stage != StageSpread {
+			g.tolerated = nil
+			g.restarted(v, now, next)
+		}
+	}
+}
+
+// outdated says whether a replica of linkerd-identity may have started with
+// another bundle than the one that is there, and has it restarted.
+func (g *goal) outdated(v View, w position, now time.Time) bool {
+	if !w.identity {
+		return false
+	}
+	from := shown(v)
+	if now.Before(from) {
+		g.wait("the bundle is to reach every node, by %s", clock(from))
+		g.look(from)
+		return true
+	}
+	for _, r := range v.Observed.Identity.Replicas {
+		if r.Started.Before(from) {
+			g.restart = Action{Step: StepIdentityRestart, Object: identityOwner().String(), Why: fmt.Sprintf("%s started before the bundle with the new anchor had reached it", r.Pod)}
+			g.wait("%s is to be replaced by one that knows the new bundle", r.Pod)
+			return true
+		}
+	}
+	if len(v.Observed.Identity.Replicas) == 0 {
+		g.wait("no replica of linkerd-identity runs")
+		return true
+	}
+	return false
+}
+
+// proved says whether every replica of linkerd-identity uses the issuer with
+// the first certificate that is there, and no leaf is left of one with fewer.
+func (g *goal) proved(f Fleet, v View, w position, now time.Time) bool {
+	if at := w.since.Add(v.drain()); now.Before(at) {
+		g.wait("leaves with one certificate live until %s", clock(at))
+		g.look(at)
+		return false
+	}
+	return g.loaded(v, w.orderSince, now)
+}
+
+// loaded says whether every replica has what was delivered at a time: by its
+// metric, or because it started when there was nothing else to load.
+func (g *goal) loaded(v View, delivered, now time.Time) bool {
+	o := v.Observed
+	if o.Identity == nil || !o.Identity.Deployed && len(o.Identity.Replicas) == 0 {
+		return true
+	}
+	everywhere := delivered.Add(projectionOf(v.Policy))
+	if now.Before(everywhere) {
+		g.wait("the issuer is to reach every node, by %s", clock(everywhere))
+		g.look(everywhere)
+		return false
+	}
+	if len(o.Identity.Replicas) == 0 {
+		g.wait("no replica of linkerd-identity runs")
+		return false
+	}
+	for _, r := range o.Identity.Replicas {
+		switch {
+		case !r.Started.Before(everywhere):
+		case r.NotAfter.IsZero() && now.After(everywhere.Add(loadGrace)):
+			g.restart = Action{Step: StepIdentityRestart, Object: identityOwner().String(), Why: fmt.Sprintf("what issuer %s uses cannot be seen: %s", r.Pod, r.Evidence)}
+			g.wait("what issuer %s uses cannot be seen: %s", r.Pod, r.Evidence)
+			return false
+		case now.Sub(r.At) > evidenceAge || r.NotAfter.IsZero() || !v.deliveredSince(delivered, r.NotAfter):
+			g.wait("%s is to load the issuer", r.Pod)
+			return false
+		}
+	}
+	return true
+}
+
+// deliveredSince says whether an issuer with that notAfter was delivered at a
+// time or later.
+func (v View) deliveredSince(at, notAfter time.Time) bool {
+	if chain := v.Observed.IssuerFacts.Chain; len(chain) > 0 && chain[0].NotAfter.Sub(notAfter).Abs() < 30*time.Second {
+		return true
+	}
+	return slices.ContainsFunc(v.Certificates, func(r CertificateRecord) bool {
+		return !r.DeliveredAt.IsZero() && !r.DeliveredAt.Before(at) && r.NotAfter.Sub(notAfter).Abs() < 30*time.Second
+	})
+}
+
+// drain is how long leaves may live on after every replica of linkerd-identity
+// has turned to another issuer: by the clocks of the replica and of whoever
+// verifies.
+func (v View) drain() time.Duration {
+	var leaf, skew time.Duration
+	if v.Observed != nil {
+		leaf, skew = observedLimits(v.Observed)
+	}
+	return max(leaf, v.Policy.LeafLifetime) + 2*max(skew, v.Policy.ClockSkew) + 2*MaxClockSkew
+}
+
+// restarted asks for pods that hold exactly the new anchor, Linkerd's own
+// first: those certd restarts itself.
+func (g *goal) restarted(v View, now time.Time, next pki.Bundle) {
+	o, p := v.Observed, v.Proxies
+	if o.Version == "" { // a folder
+		return
+	}
+	switch from := shown(v); {
+	case p.At.IsZero() || p.At.Before(from):
+		g.wait("the meshed pods are to be counted")
+	case p.Err != nil:
+		g.wait("the meshed pods could not be counted: %v", p.Err)
+	case p.Unread > 0:
+		g.wait("of %d meshed pods it could not be seen what they trust: %s", p.Unread, strings.Join(p.Odd, "; "))
+	case now.Sub(p.At) > censusSoon:
+		g.wait("the meshed pods are to be counted again")
+	}
+	stale, owners := p.stale(next)
+	if stale == 0 || p.Err != nil {
+		return
+	}
+	g.wait("%d of %d meshed pods do not trust the new anchor alone: %s", stale, p.Total(), namesOf(owners, 3))
+	for _, own := range owners {
+		ref := ObjectRef{Kind: own.Kind, Name: own.Name}
+		if own.Namespace != v.Policy.Namespace || own.Kind != "Deployment" || ref == identityOwner() || g.restart.Step != "" {
+			continue
+		}
+		g.restart = Action{Step: StepControlRestart, Object: ref.String(), owner: ref, Why: fmt.Sprintf("%d of its pods do not trust the new anchor alone", own.Pods)}
+	}
+}
+
+// finish has the issuer be under the new anchor alone. The first cluster goes
+// ahead; the others follow when that was good for as long as leaves live.
+func (g *goal) finish(f Fleet, v View, now time.Time, to *Anchor) {
+	c := f.Change
+	if c.Stage == StageFinish && !f.canary(v.Policy.Cluster) {
+		switch at := c.CanaryAt.Add(v.drain()); {
+		case c.CanaryAt.IsZero():
+			g.wait("the first cluster goes ahead")
+			return
+		case now.Before(at):
+			g.wait("the first cluster goes ahead until %s", clock(at))
+			g.look(at)
+			return
+		}
+	}
+	w := f.position(v)
+	if c.Held && w.dual() {
+		return
+	}
+	g.signers, g.why = []*Anchor{to}, fmt.Sprintf("every pod trusts %s: the issuer needs no other anchor", to.ID)
+	if w.dual() || len(w.order) == 0 || w.order[0] != to {
+		g.wait("its issuer is to be under %s alone", to.ID)
+		return
+	}
+	g.loaded(v, w.orderSince, now)
+}
+
+// canary says whether a cluster goes ahead of the others: the first that
+// somebody waits for.
+func (f Fleet) canary(cluster string) bool {
+	for _, p := range f.Policy.Clusters {
+		if !f.Change.excepts(p.Cluster) {
+			return p.Cluster == cluster
+		}
+	}
+	return false
+}
+
+// shortest is the signer that ends first, nil if there is none.
+func (g goal) shortest() *Anchor {
+	var first *Anchor
+	for _, a := range g.signers {
+		if first == nil || a.Certificate.NotAfter.Before(first.Certificate.NotAfter) {
+			first = a
+		}
+	}
+	return first
+}
+
+// signs says whether the issuer file is signed by these, in this order.
+func (g goal) signs(w position) bool { return slices.Equal(g.signers, w.order) }
+
+// bridged judges what a cluster still needs in that stage: that its issuer is as
+// it should be, and in use by every replica.
+func (g *goal) bridged(v View, w position, now time.Time) {
+	if !g.signs(w) {
+		g.wait("its issuer is to have two certificates")
+		return
+	}
+	if g.loaded(v, w.since, now) {
+		return
+	}
+	g.wait("each replica of linkerd-identity is to use it")
+}
+
+// Progress is how far a cluster has come in the stage of a change.
+type Progress struct {
+	Change Change // as it was when this was found
+	At     time.Time
+	Waits  string // what keeps the cluster from the end of the stage; "": it is there
+	Stale  int    // pods that do not trust the new anchor, where that is asked
+}
+
+// lacking are the pods that an issuer under one anchor alone would cut off.
+func (p Proxies) lacking(a *Anchor) (pods int, owners []ProxyOwner) {
+	for _, s := range p.Sets {
+		if !s.Anchors.Covers(a.Certificate) {
+			pods += s.Pods
+			owners = append(owners, s.Owners...)
+		}
+	}
+	return pods, owners
+}
+
+// nextStage says what becomes of the change by what is known of each cluster: it
+// stays as it is, and waits for something, or (why is not "") it becomes next.
+// longest is the longest drain of all clusters.
+func (f Fleet) nextStage(progress map[string]Progress, longest time.Duration, now time.Time) (next Change, why string, waiting []string) {
+	c := *f.Change
+	next = c
+	lacking := []string{}
+	canaryThere := false
+	for _, p := range f.Policy.Clusters {
+		name := p.Cluster
+		pr, ok := progress[name]
+		current := ok && pr.Change.sameStage(c) && now.Sub(pr.At) <= evidenceAge
+		if current && pr.Stale > 0 && (c.Stage == StageFinish || c.Stage == StageRetire) {
+			lacking = append(lacking, fmt.Sprintf("%s: %d", name, pr.Stale))
+		}
+		if current && pr.Waits == "" && f.canary(name) {
+			canaryThere = true
+		}
+		switch {
+		case c.excepts(name) && c.Stage != StageRetire:
+		case !current:
+			waiting = append(waiting, name+": has not been seen since the stage began, or for a while")
+		case pr.Waits != "":
+			waiting = append(waiting, name+": "+pr.Waits)
+		}
+	}
+	to := func(s Stage, reason string) (Change, string, []string) {
+		next.Stage, next.StageAt, next.CanaryAt, next.ProvedAt = s, now, time.Time{}, time.Time{}
+		return next, reason, waiting
+	}
+	if len(lacking) > 0 { // whatever anybody holds back: they are cut off
+		return to(StageRestart, "pods do not trust "+c.To+" ("+strings.Join(lacking, ", ")+"): issuers are signed under both anchors again until they are created anew")
+	}
+	if c.Held {
+		return c, "", append([]string{"certd trust resume"}, waiting...)
+	}
+	if c.Stage == StageFinish && canaryThere && c.CanaryAt.IsZero() {
+		next.CanaryAt = now
+		return next, "the first cluster has an issuer under " + c.To + " alone", waiting
+	}
+	if len(waiting) > 0 {
+		return c, "", waiting
+	}
+	all := "every cluster"
+	if len(c.Without) > 0 {
+		all += " but " + strings.Join(c.Without, ", ")
+	}
+	switch c.Stage {
+	case StageSpread:
+		return to(StageRestart, all+" publishes "+c.To+", and linkerd-identity goes by it")
+	case StageRestart:
+		return to(StageFinish, "every meshed pod trusts "+c.To+" alone")
+	}
+	if c.ProvedAt.IsZero() {
+		next.ProvedAt = now
+		return next, fmt.Sprintf("%s is there; the last leaf from before ends by %s", all, clock(now.Add(longest))), waiting
+	}
+	if end := c.ProvedAt.Add(longest); now.Before(end) {
+		return c, "", []string{"leaves from before end by " + clock(end)}
+	}
+	switch c.Stage {
+	case StageBridge:
+		return to(StageSpread, "every leaf verifies under "+c.From+" and under "+c.To)
+	case StageFinish:
+		return to(StageRetire, "nothing is signed under "+c.From+" any more")
+	}
+	return to("", c.From+" is trusted and used nowhere")
+}
+
+func (c Change) sameStage(o Change) bool {
+	return c.From == o.From && c.To == o.To && c.Stage == o.Stage && c.StageAt.Equal(o.StageAt)
+}
+
+// changing is what a decision says about a change that is under way.
+func (d *Decision) changing(f Fleet, v View, g goal, now time.Time) {
+	if f.Change == nil {
+		return
+	}
+	w := f.position(v)
+	switch {
+	case !bytes.Equal(v.Observed.BundleText, g.bundle.PEM()):
+		g.wait("its bundle is to be changed")
+	case f.Change.Stage == StageBridge:
+		g.bridged(v, w, now)
+	case !g.signs(w):
+		g.wait("its issuer is to be signed by %s", namesOfAnchors(g.signers))
+	}
+	d.Progress = &Progress{Change: *f.Change, At: v.Observed.At, Waits: g.waits}
+	if to := f.anchor(f.Change.To); !v.Proxies.At.IsZero() && v.Observed.Version != "" {
+		d.Progress.Stale, _ = v.Proxies.lacking(to)
+	}
+	d.wakeAt(g.again, now.Add(time.Minute))
+}
+
+func namesOfAnchors(anchors []*Anchor) string {
+	var ids []string
+	for _, a := range anchors {
+		ids = append(ids, a.ID)
+	}
+	return strings.Join(ids, ", ")
+}
+
+// rotationStatus describes the change, or that there is none.
+func (f Fleet) rotationStatus() *RotationStatus {
+	if f.Change == nil {
+		return &RotationStatus{Phase: "idle", Of: len(stages), SafeToStop: true, WaitingFor: []string{}}
+	}
+	s := f.Change.Status()
+	return &s
+}
+
+// Status describes a change that is under way. What it waits for, only the loop
+// knows.
+func (c Change) Status() RotationStatus {
+	s := RotationStatus{Phase: string(c.Stage), Number: c.Stage.number(), Of: len(stages), SafeToStop: true, WaitingFor: []string{},
+		Stage: string(c.Stage), From: c.From, To: c.To, Held: c.Held, Back: c.Back, Without: append([]string{}, c.Without...), Reason: c.Reason, Actor: c.Actor,
+		StartedAt: wholeSecond(c.StartedAt), StageAt: wholeSecond(c.StageAt), ProvedAt: wholeSecond(c.ProvedAt)}
+	if c.Back {
+		s.Phase = "rollback"
+	}
+	return s
+}

@@ -1,0 +1,275 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// ErrNotNow: the fleet is not in a state for it; the text says what is missing.
+var ErrNotNow = errors.New("not now")
+
+// marginOfChange is how long the old anchor must live on after the change: from
+// there on `linkerd check` warns of it.
+const marginOfChange = 60 * 24 * time.Hour
+
+// CheckChange says whether the trust anchor can be changed now: one error that
+// names everything that stands against it.
+func (r *Reconciler) CheckChange() error {
+	f, now := r.fleet(), wall()
+	active := f.Active()
+	switch {
+	case f.Change != nil:
+		return fmt.Errorf("the trust anchor is being changed from %s to %s already (stage %s): %w", f.Change.From, f.Change.To, f.Change.Stage, ErrNotNow)
+	case active == nil:
+		return fmt.Errorf("there is no trust anchor yet; run certd init first: %w", ErrNotNow)
+	}
+	var against []string
+	longest := time.Duration(0)
+	for _, p := range f.Policy.Clusters {
+		r.mu.Lock()
+		m := r.members[p.Cluster]
+		r.mu.Unlock()
+		v := m.view()
+		m.mu.Lock()
+		d := m.decision
+		m.mu.Unlock()
+		longest = max(longest, v.drain())
+		if why := unready(v, d); why != "" {
+			against = append(against, p.Cluster+": "+why)
+		}
+	}
+	// Three drains, and as long again for restarts and what goes wrong.
+	if need, left := 6*longest+marginOfChange, active.Certificate.NotAfter.Sub(now); left < need {
+		against = append(against, fmt.Sprintf("trust anchor %s ends in %s, and a change takes up to 6 × %s and must end %s before that: `certd trust renew` gives it new dates first",
+			active.ID, short(left), FormatDuration(longest), FormatDuration(marginOfChange)))
+	}
+	if len(against) > 0 {
+		return fmt.Errorf("the trust anchor cannot be changed now: %s: %w", strings.Join(against, "; "), ErrNotNow)
+	}
+	return nil
+}
+
+// unready says why a change must not begin with a cluster as it is.
+func unready(v View, d Decision) string {
+	o := v.Observed
+	switch {
+	case o == nil || v.Err != nil:
+		return "it does not answer"
+	case d.Mode != Managed:
+		return "it is watched only; its leaves could not be signed under a second anchor"
+	case d.Issuer == nil || d.Bundle.IsZero():
+		return "it has no issuer in use yet"
+	case string(o.BundleText) != string(d.Bundle.PEM()):
+		return "its bundle is not what certd published"
+	case d.Step != "":
+		return fmt.Sprintf("%s is to be done there first (%s)", d.Step, d.Why)
+	case d.Loaded != nil && d.Loaded.State == "no":
+		return "linkerd-identity has not loaded its issuer: " + d.Loaded.Evidence
+	}
+	p := v.Proxies
+	switch stale, _ := p.stale(d.Bundle); {
+	case o.Version == "":
+	case p.At.IsZero():
+		return "its meshed pods have not been counted yet"
+	case p.Err != nil:
+		return fmt.Sprintf("its meshed pods cannot be counted: %v", p.Err)
+	case p.Unread > 0:
+		return fmt.Sprintf("of %d meshed pods it cannot be seen what they trust: %s", p.Unread, strings.Join(p.Odd, "; "))
+	case stale > 0:
+		return fmt.Sprintf("%d of %d meshed pods trust other anchors than its bundle, and have to be restarted first", stale, p.Total())
+	}
+	return ""
+}
+
+// BeginChange takes a new anchor, made by Ceremony.Next, for the one in use.
+func (r *Reconciler) BeginChange(a Anchor, actor, reason string) error {
+	if err := r.CheckChange(); err != nil {
+		return err
+	}
+	r.renewing.Lock()
+	defer r.renewing.Unlock()
+	f, now := r.fleet(), wall()
+	if f.Change != nil {
+		return fmt.Errorf("the trust anchor is being changed already: %w", ErrNotNow)
+	}
+	c := Change{From: f.Active().ID, To: a.ID, Stage: StageBridge, Actor: actor, Reason: reason, StartedAt: now, StageAt: now}
+	rec := certificateRecord("", "anchor", a.ID, a.Certificate, now)
+	rec.DeliveredAt = now
+	in := Intent{Step: StepTrustChange, Actor: actor, Reason: fmt.Sprintf("from %s to %s: %s", c.From, c.To, reason), Anchor: a.ID, Serial: rec.Serial, Key: a.Key}
+	return r.putChange(in, Outcome{Detail: "stage " + string(c.Stage) + "; sha256 " + rec.SHA256, Change: &c, Anchor: &a, Certificate: &rec})
+}
+
+// putChange puts what becomes of a change on disk and in effect.
+func (r *Reconciler) putChange(in Intent, out Outcome) error {
+	out.Result = OK
+	if err := r.enter(in, out); err != nil {
+		return fmt.Errorf("record the change of the trust anchor: %w", err)
+	}
+	r.mu.Lock()
+	if out.Anchor != nil {
+		r.rememberAnchor(*out.Anchor)
+	}
+	if r.change = out.Change; r.change.Stage == "" {
+		r.change = nil
+	}
+	r.waiting = nil
+	r.mu.Unlock()
+	r.log.Info("change of the trust anchor", "from", out.Change.From, "to", out.Change.To, "stage", out.Change.Stage, "why", in.Reason, "actor", in.Actor)
+	r.lookAgain()
+	r.poke()
+	return nil
+}
+
+// moveOn takes the change to its next stage when it is time.
+func (r *Reconciler) moveOn() {
+	if r.fleet().Change == nil || !r.renewing.TryLock() { // who holds it, looks again afterwards
+		return
+	}
+	defer r.renewing.Unlock()
+	f, now := r.fleet(), wall()
+	if f.Change == nil {
+		return
+	}
+	r.mu.Lock()
+	members := maps.Clone(r.members)
+	r.mu.Unlock()
+	progress, longest := map[string]Progress{}, time.Duration(0)
+	for name, m := range members {
+		longest = max(longest, m.view().drain())
+		m.mu.Lock()
+		if p := m.decision.Progress; p != nil && m.obsErr == nil {
+			progress[name] = *p
+		}
+		m.mu.Unlock()
+	}
+	next, why, waiting := f.nextStage(progress, longest, now)
+	r.mu.Lock()
+	r.waiting = waiting
+	r.mu.Unlock()
+	if why == "" {
+		return
+	}
+	in := Intent{Step: StepTrustChange, Actor: "certd", Reason: why, Anchor: f.Change.To}
+	out := Outcome{Detail: "stage " + string(next.Stage), Change: &next}
+	if next.Stage == "" {
+		old := *f.anchor(f.Change.From)
+		old.RetiredAt = now
+		out.Detail, out.Anchor = "ended", &old
+	}
+	if err := r.putChange(in, out); err != nil {
+		r.log.Error("journal not written", "err", err)
+		r.Problem("JournalFailed", err)
+	}
+}
+
+// SteerChange has a person hold the change, resume it, turn it around, or go on
+// without clusters that do not answer. It returns what it has become.
+func (r *Reconciler) SteerChange(how ChangeOrder, clusters []string, actor, reason string) (Change, error) {
+	r.renewing.Lock()
+	defer r.renewing.Unlock()
+	f, now := r.fleet(), wall()
+	if f.Change == nil {
+		return Change{}, fmt.Errorf("the trust anchor is not being changed: %w", ErrNotNow)
+	}
+	c, err := f.steered(how, clusters, now)
+	if err != nil {
+		return *f.Change, err
+	}
+	in := Intent{Step: StepTrustChange, Actor: actor, Reason: string(how) + ": " + reason, Anchor: c.To}
+	if len(clusters) > 0 {
+		in.Reason = fmt.Sprintf("%s without %s: %s", how, strings.Join(clusters, ", "), reason)
+	}
+	return c, r.putChange(in, Outcome{Detail: "stage " + string(c.Stage), Change: &c})
+}
+
+// CanSteer says what SteerChange would make of it, and does nothing.
+func (r *Reconciler) CanSteer(how ChangeOrder, clusters []string) (Change, error) {
+	f := r.fleet()
+	if f.Change == nil {
+		return Change{}, fmt.Errorf("the trust anchor is not being changed: %w", ErrNotNow)
+	}
+	return f.steered(how, clusters, wall())
+}
+
+// ChangeOrder is what a person may have a change do.
+type ChangeOrder string
+
+// The orders.
+const (
+	ChangeHold     ChangeOrder = "hold"
+	ChangeResume   ChangeOrder = "resume"
+	ChangeRollback ChangeOrder = "rollback"
+	ChangeAdvance  ChangeOrder = "advance"
+)
+
+// steered is what becomes of the change by a person's order.
+func (f Fleet) steered(how ChangeOrder, clusters []string, now time.Time) (Change, error) {
+	c := *f.Change
+	switch how {
+	case ChangeHold:
+		c.Held = true
+	case ChangeResume:
+		c.Held = false
+	case ChangeRollback:
+		// The way back is the way there, with the anchors in each other's place:
+		// issuers are signed under both again before anything else.
+		c.From, c.To, c.Back, c.Held = c.To, c.From, !c.Back, false
+		c.Stage, c.StageAt, c.CanaryAt, c.ProvedAt = StageBridge, now, time.Time{}, time.Time{}
+	case ChangeAdvance:
+		if len(clusters) == 0 {
+			return c, fmt.Errorf("name the clusters to go on without: %w", ErrUnsupported)
+		}
+		c.Without = slices.Clone(c.Without)
+		for _, name := range clusters {
+			if !slices.ContainsFunc(f.Policy.Clusters, func(p Policy) bool { return p.Cluster == name }) {
+				return c, fmt.Errorf("cluster %q is not configured: %w", name, ErrUnsupported)
+			}
+			if !c.excepts(name) {
+				c.Without = append(c.Without, name)
+			}
+		}
+		if len(c.Without) == len(f.Policy.Clusters) {
+			return c, fmt.Errorf("no cluster would be left: %w", ErrUnsupported)
+		}
+	default:
+		return c, fmt.Errorf("%q is no order: %w", how, ErrUnsupported)
+	}
+	return c, nil
+}
+
+// Next makes the anchor that follows the one in use: its key and certificate.
+// It enters no inventory before BeginChange; what was begun and not ended is
+// taken up again.
+func (c Ceremony) Next(ctx context.Context) (Anchor, error) {
+	anchors, err := c.Journal.Anchors()
+	if err != nil {
+		return Anchor{}, fmt.Errorf("read the trust anchors from the journal: %w", err)
+	}
+	if len(anchors) == 0 {
+		return Anchor{}, fmt.Errorf("there is no trust anchor yet; run certd init first: %w", ErrNotNow)
+	}
+	n := generationOf(anchors[len(anchors)-1].ID) + 1
+	a := Anchor{ID: generationID(n), Key: anchorKeyName(c.Policy.KeyPrefix, n)}
+	if last := anchors[len(anchors)-1]; last.Certificate == nil {
+		a, n = last, n-1
+	}
+	key, err := c.key(ctx, signer{c.Journal, c.Signer}, &a)
+	if err != nil || c.DryRun {
+		return a, err
+	}
+	if _, ok := key.(DigestSigner); !ok {
+		return a, fmt.Errorf("the CA of %s signs certificates of its own making only, and two under one name and key are needed: %w", a.Key, ErrUnsupported)
+	}
+	if a.Certificate, err = c.certificate(ctx, key, a, n); err != nil {
+		return a, err
+	}
+	if a.CreatedAt.IsZero() {
+		a.CreatedAt = wall()
+	}
+	return a, nil
+}

@@ -1,0 +1,369 @@
+package rotation_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"certd.internal/backends/memory"
+	"certd.internal/rotation"
+)
+
+// changing is a fleet of linked clusters with meshed pods, before its trust
+// anchor is changed, and the person who restarts what certd asks for.
+type changing struct {
+	*world
+	mesh   *memory.Mesh
+	chance *rand.Rand
+	asked  map[string]time.Time // of an owner that was restarted
+}
+
+func newChanging(t *testing.T, seed uint64, names ...string) *changing {
+	w := newWorld(t, names...)
+	var all []*memory.Cluster
+	for i, name := range names {
+		w.clusters[name] = memory.NewCluster(memory.ClusterConfig{Name: name, Namespace: "linkerd", TrustDomain: "cluster.local",
+			Replicas: 2, Lag: time.Duration(20+60*i) * time.Second, Proxies: 9, Seed: seed})
+		all = append(all, w.clusters[name])
+	}
+	w.ceremony()
+	w.start()
+	time.Sleep(20 * time.Minute) // everything runs, and is counted
+	c := &changing{world: w, chance: rand.New(rand.NewPCG(seed, 1)), asked: map[string]time.Time{}}
+	t.Cleanup(func() { // a test that gives up leaves nothing running
+		c.stop()
+		synctest.Wait()
+	})
+	c.mesh = memory.NewMesh(all...)
+	if all := c.mesh.Broken(); len(all) > 0 {
+		t.Fatalf("the mesh is broken before it begins: %v", all)
+	}
+	return c
+}
+
+// begin makes the next anchor and has the fleet change to it.
+func (c *changing) begin() {
+	c.t.Helper()
+	a, err := (rotation.Ceremony{Journal: c.journal, Creator: c.keys, Signer: c.keys, Policy: c.policy, Actor: "test", Reason: "test", Say: func(string, ...any) {}}).Next(c.t.Context())
+	if err == nil {
+		err = c.loop.BeginChange(a, "lee@cli", "drill")
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *changing) rotation() rotation.RotationStatus { return *c.loop.Status().Trust.Rotation }
+
+// obey restarts what the findings ask for, in an order of chance, each owner
+// once in half an hour.
+func (c *changing) obey() {
+	type owner struct{ cluster, name string }
+	var owners []owner
+	for _, s := range c.loop.Status().Clusters {
+		if s.Proxies == nil {
+			continue
+		}
+		for _, o := range s.Proxies.Restart {
+			if o.Namespace == "app" {
+				owners = append(owners, owner{s.Name, o.Name})
+			}
+		}
+	}
+	c.chance.Shuffle(len(owners), func(i, j int) { owners[i], owners[j] = owners[j], owners[i] })
+	for _, o := range owners {
+		if key := o.cluster + " " + o.name; time.Since(c.asked[key]) > 30*time.Minute {
+			c.asked[key] = time.Now()
+			c.clusters[o.cluster].RollOut(o.name)
+			return
+		}
+	}
+}
+
+// until lets time pass, and restarts what is asked for, until the change has
+// come to a stage ("idle": it has ended).
+func (c *changing) until(phase string, most time.Duration) {
+	c.t.Helper()
+	for begun := time.Now(); ; time.Sleep(time.Minute) {
+		r := c.rotation()
+		if r.Phase == phase || r.Stage == phase {
+			return
+		}
+		if time.Since(begun) > most {
+			c.t.Fatalf("not %s after %s, but %+v", phase, most, r)
+		}
+		c.obey()
+		c.sound()
+	}
+}
+
+// sound checks that nothing was refused so far.
+func (c *changing) sound() {
+	c.t.Helper()
+	for _, v := range c.mesh.ForgetViolations() {
+		c.t.Errorf("%s, stage %s: %s: %s", v.At.Format(time.RFC3339), c.rotation().Stage, v.By, v.Text)
+	}
+	if c.t.Failed() {
+		c.t.FailNow()
+	}
+}
+
+// restarts are how often each pod was created anew since before, by cluster.
+func (c *changing) restarts() map[string]map[string]int {
+	all := map[string]map[string]int{}
+	for name, cl := range c.clusters {
+		all[name] = cl.Restarts()
+	}
+	return all
+}
+
+// ended checks where a change has led to: one anchor, of the generation given,
+// everywhere and alone.
+func (c *changing) ended(want string) {
+	c.t.Helper()
+	s := c.loop.Status()
+	if s.Trust.Active == nil || s.Trust.Active.ID != want || len(s.Trust.Others) != 0 || s.State != rotation.StateOK {
+		c.t.Errorf("state %s, active %+v, others %+v, findings %+v", s.State, s.Trust.Active, s.Trust.Others, s.Findings)
+	}
+	for _, cl := range s.Clusters {
+		if cl.State != rotation.StateOK || !cl.Bundle.Current || len(cl.Bundle.Anchors) != 1 || cl.Bundle.Anchors[0].ID != want || cl.Issuer.Delivered.Anchor != want || cl.Proxies.Stale != 0 {
+			c.t.Errorf("%s: %s, bundle %+v, issuer %+v, proxies %+v, findings %+v", cl.Name, cl.State, cl.Bundle, cl.Issuer.Delivered, cl.Proxies, cl.Findings)
+		}
+	}
+	c.sound()
+	c.holds("after the change")
+	c.accounted()
+}
+
+// A change of the trust anchor in three linked clusters, one of them slow:
+// nobody refuses anybody, and every pod is created anew exactly once but
+// linkerd-identity's, which load the bundle when they start and so turn in two
+// steps.
+func TestTheTrustAnchorIsChanged(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(2) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newChanging(t, seed, "east", "north", "west")
+				before := c.restarts()
+				c.begin()
+				var stages []string
+				for begun := time.Now(); c.rotation().Phase != "idle" && time.Since(begun) < 10*day; time.Sleep(time.Minute) {
+					if s := c.rotation().Stage; len(stages) == 0 || stages[len(stages)-1] != s {
+						stages = append(stages, s)
+					}
+					c.obey()
+					c.sound()
+				}
+				if want := []string{"bridge", "spread", "restart", "finish", "retire"}; !slices.Equal(stages, want) {
+					t.Errorf("it went through %v, and is %+v", stages, c.rotation())
+				}
+				time.Sleep(2 * day)
+				c.ended("g2")
+				for name, places := range c.restarts() {
+					for place, n := range places {
+						want := 1
+						if strings.HasPrefix(place, "linkerd/linkerd-identity") {
+							want = 2
+						}
+						if n -= before[name][place]; n != want {
+							t.Errorf("%s in %s was created anew %d times, want %d", place, name, n, want)
+						}
+					}
+				}
+				c.end()
+			})
+		})
+	}
+}
+
+// From every stage the change can be turned around, and the way back is as safe.
+// A new one after it starts from the anchor that was kept.
+func TestAChangeIsTurnedAround(t *testing.T) {
+	t.Parallel()
+	for _, stage := range []string{"bridge", "spread", "restart", "finish", "retire"} {
+		t.Run(stage, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newChanging(t, 7, "east", "west")
+				c.begin()
+				c.until(stage, 10*day)
+				time.Sleep(time.Duration(c.chance.IntN(int(10 * time.Minute))))
+				if _, err := c.loop.SteerChange(rotation.ChangeRollback, nil, "lee@cli", "drill"); err != nil {
+					t.Fatal(err)
+				}
+				if r := c.rotation(); r.Phase != "rollback" || r.From != "g2" || r.To != "g1" {
+					t.Errorf("%+v", r)
+				}
+				c.until("idle", 12*day)
+				time.Sleep(day)
+				c.ended("g1")
+				if stage == "restart" {
+					c.begin()
+					c.until("idle", 10*day)
+					time.Sleep(day)
+					c.ended("g3")
+				}
+				c.end()
+			})
+		})
+	}
+}
+
+// A pod that no census shows until the issuers have turned, or until after that,
+// is not cut off for long: they are signed under both again by themselves.
+func TestAHiddenPodIsMadeGoodFor(t *testing.T) {
+	t.Parallel()
+	for _, stage := range []string{"finish", "retire"} {
+		t.Run(stage, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newChanging(t, 5, "east", "west")
+				hidden := "app/app-1-2"
+				c.clusters["west"].HideProxy(hidden)
+				c.begin()
+				c.until("restart", 10*day)
+				// It is one that nobody restarts: its Deployment is left alone, and the
+				// others of it are restarted by hand.
+				c.asked["west app-1"] = time.Now().Add(1000 * day)
+				c.clusters["west"].RestartProxy("app/app-1-0")
+				c.clusters["west"].RestartProxy("app/app-1-1")
+				for begun := time.Now(); c.rotation().Stage != stage && time.Since(begun) < 10*day; time.Sleep(time.Minute) {
+					c.obey()
+				}
+				for begun := time.Now(); len(c.mesh.Broken()) == 0 && time.Since(begun) < 30*time.Hour; {
+					time.Sleep(10 * time.Minute)
+				}
+				if len(c.mesh.Broken()) == 0 || c.rotation().Stage != stage {
+					t.Fatalf("the hidden pod refuses nobody: this test shows nothing; %+v", c.rotation())
+				}
+				c.mesh.ForgetViolations()
+				c.clusters["west"].ShowProxy(hidden)
+				time.Sleep(5 * time.Minute)
+				if r := c.rotation(); r.Stage != "restart" {
+					t.Errorf("five minutes after it was seen: %+v", r)
+				}
+				found := false
+				for _, o := range c.cluster("west").Proxies.Restart {
+					found = found || o.Name == "app-1" && o.Pods == 1
+				}
+				if !found {
+					t.Errorf("it is not named: %+v", c.cluster("west").Proxies)
+				}
+				time.Sleep(26 * time.Hour) // every leaf is from a dual issuer again
+				if left := c.mesh.Broken(); len(left) > 0 {
+					t.Errorf("still refused: %v", left)
+				}
+				c.mesh.ForgetViolations()
+				delete(c.asked, "west app-1")
+				c.until("idle", 10*day)
+				time.Sleep(day)
+				c.ended("g2")
+				c.end()
+			})
+		})
+	}
+}
+
+// Certd is killed again and again, at writes to its journal and between them,
+// and the change goes on from where it was.
+func TestAChangeOutlivesItsDaemon(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChanging(t, 11, "east", "west")
+		before := c.restarts()
+		c.begin()
+		kills := 0
+		for begun := time.Now(); c.rotation().Phase != "idle" && time.Since(begun) < 12*day; {
+			time.Sleep(time.Duration(1+c.chance.IntN(90)) * time.Minute)
+			c.end()
+			c.wrap = func(j rotation.Journal) rotation.Journal {
+				return &mortal{Journal: j, left: 1 + c.chance.IntN(12), late: c.chance.IntN(2) == 0, onEnd: func() { kills++ }}
+			}
+			c.start()
+			time.Sleep(time.Duration(1+c.chance.IntN(20)) * time.Minute)
+			c.end()
+			c.wrap = nil
+			c.start()
+			time.Sleep(3 * time.Minute)
+			c.obey()
+			c.sound()
+		}
+		if kills < 20 {
+			t.Errorf("it died %d times only", kills)
+		}
+		c.until("idle", day)
+		time.Sleep(day)
+		c.ended("g2")
+		for name, places := range c.restarts() {
+			for place, n := range places {
+				if n -= before[name][place]; strings.HasPrefix(place, "app/") && n != 1 {
+					t.Errorf("%s in %s was created anew %d times", place, name, n)
+				}
+			}
+		}
+		c.end()
+	})
+}
+
+// A cluster out of reach holds the change up, and is told of, until somebody
+// goes on without it; when it is back, it is brought along.
+func TestAChangeWaitsForAClusterOutOfReach(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChanging(t, 3, "east", "west")
+		c.begin()
+		c.until("spread", 10*day)
+		c.clusters["west"].SetFaults(func(memory.Call) memory.ClusterFault { return memory.ClusterFault{Err: rotation.ErrUnavailable} })
+		for range 3 * 24 {
+			time.Sleep(time.Hour)
+			c.obey()
+		}
+		if r := c.rotation(); r.Stage != "spread" || !slices.ContainsFunc(r.WaitingFor, func(s string) bool { return strings.HasPrefix(s, "west: ") }) {
+			t.Fatalf("after three days: %+v", r)
+		}
+		c.sound()
+		c.clusters["west"].SetFaults(nil)
+		c.until("idle", 10*day)
+		time.Sleep(day)
+		c.ended("g2")
+		c.end()
+	})
+}
+
+// While it is held nothing moves on; issuers are renewed all the same.
+func TestAChangeIsHeld(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChanging(t, 2, "east", "west")
+		c.begin()
+		c.until("spread", 10*day)
+		if _, err := c.loop.SteerChange(rotation.ChangeHold, nil, "lee@cli", "freeze"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		bundle := c.cluster("east").Bundle.SHA256
+		serial := c.cluster("east").Issuer.Delivered.Serial
+		for range 6 * 24 {
+			time.Sleep(time.Hour)
+			c.sound()
+		}
+		if r := c.rotation(); r.Stage != "spread" || !r.Held || c.cluster("east").Bundle.SHA256 != bundle {
+			t.Errorf("after six days: %+v", r)
+		}
+		if c.cluster("east").Issuer.Delivered.Serial == serial {
+			t.Error("the issuer was not renewed meanwhile")
+		}
+		if _, err := c.loop.SteerChange(rotation.ChangeResume, nil, "lee@cli", "freeze is over"); err != nil {
+			t.Fatal(err)
+		}
+		c.until("idle", 10*day)
+		time.Sleep(day)
+		c.ended("g2")
+		c.end()
+	})
+}
