@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/big"
+	"time"
 
 	"certd.internal/pki"
 )
@@ -37,14 +38,14 @@ type spiffeKey struct {
 }
 
 // spiffeBundle is the text of a bundle as SPIFFE has it. Its sequence number
-// is when the newest anchor's validity begins, in Unix time. That grows with
-// each new anchor and is the same on every host; it does not change when an
-// anchor is retired.
-func spiffeBundle(b pki.Bundle) (string, error) {
+// is when the newest anchor's validity begins or, where that is later, the last
+// one was retired, in Unix time: it grows with every change of the bundle and is
+// the same on every host.
+func spiffeBundle(b pki.Bundle, retired time.Time) (string, error) {
 	doc := spiffeKeys{Keys: []spiffeKey{}, Refresh: spiffeRefresh}
 	for i, c := range b.Anchors() { // newest first
 		if i == 0 {
-			doc.Sequence = c.NotBefore.Unix()
+			doc.Sequence = max(c.NotBefore.Unix(), retired.Unix())
 		}
 		key, err := spiffeKeyOf(c)
 		if err != nil {

@@ -171,7 +171,7 @@ func (a *App) trustExport(ctx context.Context, format string, cluster []string) 
 	}
 	text := string(bundle.PEM())
 	if format == "spiffe" {
-		if text, err = spiffeBundle(bundle); err != nil {
+		if text, err = spiffeBundle(bundle, lastRetired(got.anchors)); err != nil {
 			return err
 		}
 	}
@@ -184,6 +184,16 @@ func (a *App) trustExport(ctx context.Context, format string, cluster []string) 
 	}
 	a.tell(strings.TrimSuffix(text, "\n"))
 	return nil
+}
+
+// lastRetired is when an anchor was last taken out of use; zero if none was.
+func lastRetired(list api.TrustList) (last time.Time) {
+	for _, t := range list.Items {
+		if t.RetiredAt.After(last) {
+			last = t.RetiredAt
+		}
+	}
+	return last
 }
 
 // published is the bundle of the fleet's anchors in use.

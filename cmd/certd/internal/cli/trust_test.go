@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"math/big"
 	"slices"
 	"strings"
@@ -180,7 +181,7 @@ func TestTheSPIFFEBundleIsReadBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := spiffeBundle(b)
+	text, err := spiffeBundle(b, time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,6 +195,12 @@ func TestTheSPIFFEBundleIsReadBack(t *testing.T) {
 	}
 	if doc.Sequence == nil || *doc.Sequence != b.Anchors()[0].NotBefore.Unix() || doc.Refresh == nil || *doc.Refresh != 3600 {
 		t.Errorf("sequence and refresh: %s", text)
+	}
+	// After a change that was turned around the older anchor is the only one, and
+	// the number must not fall.
+	retired := b.Anchors()[0].NotBefore.Add(time.Hour)
+	if text, err := spiffeBundle(b, retired); err != nil || !strings.Contains(text, fmt.Sprintf(`"spiffe_sequence": %d`, retired.Unix())) {
+		t.Errorf("an anchor was retired since: %v\n%s", err, text)
 	}
 	var found []*x509.Certificate
 	for _, k := range doc.Keys {
