@@ -2,8 +2,10 @@ package rotation
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"certd.internal/pki"
@@ -99,33 +101,64 @@ func (r *Reconciler) keyOutcome(a Anchor, err error) {
 // after the journal was lost. A certificate alone is no proof, since anybody
 // who may write to a cluster can put one there: the key backend must hold the
 // key that belongs to it, under the name certd gives its keys.
-func (r *Reconciler) recoverAnchors(ctx context.Context, cluster string, o *Observation) error {
-	bundle, err := pki.ParseBundle(o.BundleText)
-	if err != nil {
-		return nil // damaged; another cluster may show it whole
-	}
+// The older of two is what the fleet is changing from: nothing in the world says
+// more of it than that, and every stage can be gone through again.
+func (r *Reconciler) recoverAnchors(ctx context.Context, cluster string, strangers []*x509.Certificate) error {
 	f := r.fleet()
-	for _, c := range bundle.Anchors() {
+	var found []Anchor
+	for _, c := range strangers {
 		n, key, err := findKey(ctx, r.signer.keys, c.PublicKey, func(n int) string { return anchorKeyName(f.Policy.KeyPrefix, n) })
 		if err != nil {
 			return fmt.Errorf("recover anchor %q seen in %s: %w", c.Subject.CommonName, cluster, err)
 		}
 		if key == nil {
+			r.mu.Lock()
+			r.foreign[pki.Fingerprint(c)] = wall()
+			r.mu.Unlock()
 			continue
 		}
-		a := Anchor{ID: generationID(n), Key: anchorKeyName(f.Policy.KeyPrefix, n), Backend: key.Info().Backend, Exportable: key.Info().Exportable, CheckedAt: wall(), Certificate: c, CreatedAt: c.NotBefore}
-		rec := certificateRecord("", "anchor", a.ID, c, time.Time{})
-		in := Intent{Step: StepRecover, Cluster: cluster, Actor: "certd", Reason: "the journal knows no anchor, and this cluster bears the fleet's mark", Anchor: a.ID, Serial: pki.Serial(c), Key: a.Key}
-		if err := r.enter(in, Outcome{Result: OK, Anchor: &a, Certificate: &rec}); err != nil {
-			return fmt.Errorf("record the recovery of anchor %s: %w", a.ID, err)
-		}
-		r.mu.Lock()
-		r.rememberAnchor(a)
-		r.mu.Unlock()
-		r.lookAgain()
-		r.poke()
-		r.log.Warn("anchor recovered from a cluster", "anchor", a.ID, "cluster", cluster, "key", a.Key)
+		found = append(found, Anchor{ID: generationID(n), Key: anchorKeyName(f.Policy.KeyPrefix, n), Backend: key.Info().Backend, Exportable: key.Info().Exportable, CheckedAt: wall(), Certificate: c, CreatedAt: c.NotBefore})
 	}
+	slices.SortFunc(found, func(a, b Anchor) int { return generationOf(a.ID) - generationOf(b.ID) })
+	for _, a := range found {
+		if err := r.recoverAnchor(cluster, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// recoverAnchor enters one, and with the second of two the change that is under
+// way.
+func (r *Reconciler) recoverAnchor(cluster string, a Anchor) error {
+	r.renewing.Lock()
+	defer r.renewing.Unlock()
+	f, now := r.fleet(), wall()
+	if f.anchor(a.ID) != nil {
+		return nil // another cluster showed it at the same time
+	}
+	rec := certificateRecord("", "anchor", a.ID, a.Certificate, time.Time{})
+	in := Intent{Step: StepRecover, Cluster: cluster, Actor: "certd", Reason: "the journal knows it not, and this cluster bears the fleet's mark", Anchor: a.ID, Serial: pki.Serial(a.Certificate), Key: a.Key}
+	out := Outcome{Result: OK, Anchor: &a, Certificate: &rec}
+	if other := f.Active(); other != nil && f.Change == nil {
+		from, to := other.ID, a.ID
+		if generationOf(from) > generationOf(to) {
+			from, to = to, from
+		}
+		out.Change = &Change{From: from, To: to, Stage: StageBridge, Actor: "certd", Reason: "the journal was lost, and " + cluster + " has both anchors", StartedAt: now, StageAt: now}
+	}
+	if err := r.enter(in, out); err != nil {
+		return fmt.Errorf("record the recovery of anchor %s: %w", a.ID, err)
+	}
+	r.mu.Lock()
+	r.rememberAnchor(a)
+	if out.Change != nil {
+		r.change = out.Change
+	}
+	r.mu.Unlock()
+	r.lookAgain()
+	r.poke()
+	r.log.Warn("anchor recovered from a cluster", "anchor", a.ID, "cluster", cluster, "key", a.Key)
 	return nil
 }
 

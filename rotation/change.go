@@ -38,7 +38,8 @@ type Change struct {
 	Stage    Stage  // "": it has ended
 	Back     bool   // it was turned around: To was From before
 	Held     bool   // by a person; nothing moves on
-	// Without are clusters that nobody waits for.
+	// Without are clusters that nobody waits for while they are out of reach,
+	// but before the old anchor is retired.
 	Without   []string
 	Actor     string
 	Reason    string
@@ -58,7 +59,7 @@ func (c Change) leading() string {
 	return c.To
 }
 
-// excepts says whether nobody waits for a cluster.
+// excepts says whether nobody waits for a cluster that is out of reach.
 func (c Change) excepts(cluster string) bool { return slices.Contains(c.Without, cluster) }
 
 // goal is what a cluster is to have now.
@@ -491,7 +492,7 @@ func (f Fleet) nextStage(progress map[string]Progress, longest time.Duration, no
 			canaryThere = true
 		}
 		switch {
-		case c.excepts(name) && c.Stage != StageRetire:
+		case c.excepts(name) && !current && c.Stage != StageRetire: // one that is back is brought along
 		case !current:
 			waiting = append(waiting, name+": has not been seen since the stage began, or for a while")
 		case pr.Waits != "":

@@ -367,3 +367,115 @@ func TestAChangeIsHeld(t *testing.T) {
 		c.end()
 	})
 }
+
+// Whoever goes on without a cluster cuts it off for a while; when it is back it
+// is brought along, and only then the old anchor is retired.
+func TestAChangeGoesOnWithoutACluster(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChanging(t, 4, "east", "north", "west")
+		c.clusters["west"].SetFaults(func(memory.Call) memory.ClusterFault { return memory.ClusterFault{Err: rotation.ErrUnavailable} })
+		time.Sleep(time.Minute)
+		if err := c.loop.CheckChange(); err == nil || !strings.Contains(err.Error(), "west: it does not answer") {
+			t.Errorf("a change could begin while west is away: %v", err)
+		}
+		c.clusters["west"].SetFaults(nil)
+		time.Sleep(6 * time.Minute)
+		c.begin()
+		c.clusters["west"].SetFaults(func(memory.Call) memory.ClusterFault { return memory.ClusterFault{Err: rotation.ErrUnavailable} })
+		time.Sleep(2 * day)
+		if r := c.rotation(); r.Stage != "bridge" {
+			t.Errorf("with west away: %+v", r)
+		}
+		for _, names := range [][]string{nil, {"nowhere"}, {"east", "north", "west"}} {
+			if _, err := c.loop.SteerChange(rotation.ChangeAdvance, names, "lee@cli", "drill"); err == nil {
+				t.Errorf("it would go on without %v", names)
+			}
+		}
+		if _, err := c.loop.SteerChange(rotation.ChangeAdvance, []string{"west"}, "lee@cli", "drill"); err != nil {
+			t.Fatal(err)
+		}
+		retire := func() {
+			for begun := time.Now(); c.rotation().Stage != "retire" && time.Since(begun) < 10*day; time.Sleep(time.Minute) {
+				c.obey()
+			}
+		}
+		retire()
+		time.Sleep(5 * time.Hour)
+		if r := c.rotation(); r.Stage != "retire" || len(c.loop.Status().Trust.Others) != 1 {
+			t.Fatalf("without west: %+v", r)
+		}
+		time.Sleep(30 * time.Hour) // its issuers are still good
+		c.mesh.ForgetViolations()  // this is what the person was told of
+		c.clusters["west"].SetFaults(nil)
+		time.Sleep(10 * time.Minute)
+		if r := c.rotation(); r.Stage != "restart" {
+			t.Errorf("west is back: %+v", r)
+		}
+		time.Sleep(26 * time.Hour)
+		if all := c.mesh.Broken(); len(all) > 0 {
+			t.Errorf("a day after its return: %v", all)
+		}
+		c.mesh.ForgetViolations()
+		c.until("idle", 10*day)
+		time.Sleep(day)
+		c.ended("g2")
+		c.end()
+	})
+}
+
+// Replicas of linkerd-identity start anew at any moment, some on nodes that
+// still show files of three minutes ago, and one has lost its watch: none
+// crashes, none is left behind.
+func TestAChangeWithRestlessIdentities(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChanging(t, 9, "east", "west")
+		c.begin()
+		c.clusters["east"].DeafIdentity(1)
+		for begun := time.Now(); c.rotation().Phase != "idle" && time.Since(begun) < 12*day; {
+			time.Sleep(time.Duration(30+c.chance.IntN(600)) * time.Second)
+			name := []string{"east", "west"}[c.chance.IntN(2)]
+			c.clusters[name].RestartIdentityReplica(c.chance.IntN(2), c.chance.IntN(3) > 0)
+			c.obey()
+			c.sound()
+		}
+		if c.rotation().Phase != "idle" {
+			t.Errorf("it does not end: %+v", c.rotation())
+		}
+		time.Sleep(day)
+		c.ended("g2")
+		c.end()
+	})
+}
+
+// The journal is lost in each stage: what the clusters show is enough to go on.
+func TestAChangeOutlivesItsJournal(t *testing.T) {
+	t.Parallel()
+	for _, stage := range []string{"bridge", "spread", "restart", "finish", "retire"} {
+		t.Run(stage, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newChanging(t, 13, "east", "west")
+				c.begin()
+				c.until(stage, 10*day)
+				time.Sleep(time.Duration(1+c.chance.IntN(9)) * time.Minute)
+				c.end()
+				c.dir = journalDir(t)
+				c.start()
+				time.Sleep(10 * time.Minute)
+				c.sound()
+				if r := c.rotation(); r.Phase == "idle" && stage != "retire" {
+					t.Errorf("the change is forgotten: %+v, active %+v, others %+v", r, c.loop.Status().Trust.Active, c.loop.Status().Trust.Others)
+				}
+				c.until("idle", 12*day)
+				time.Sleep(day)
+				c.sound()
+				if a := c.loop.Status().Trust; a.Active == nil || a.Active.ID != "g2" || len(a.Others) != 0 {
+					t.Errorf("%+v", a)
+				}
+				c.end()
+			})
+		})
+	}
+}

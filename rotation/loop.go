@@ -1,8 +1,10 @@
 package rotation
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +12,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"certd.internal/pki"
 )
 
 const (
@@ -65,8 +69,9 @@ type Reconciler struct {
 	mu        sync.Mutex
 	policy    FleetPolicy
 	anchors   []Anchor
-	change    *Change  // of the trust anchor; nil: none is under way
-	waiting   []string // what it waits for
+	change    *Change              // of the trust anchor; nil: none is under way
+	waiting   []string             // what it waits for
+	foreign   map[string]time.Time // anchors of clusters that are not the fleet's, by SHA-256, and when that was found
 	epoch     uint64
 	members   map[string]*member
 	findings  map[string]Finding // about the fleet, by id
@@ -106,7 +111,7 @@ func NewReconciler(o Options) (*Reconciler, error) {
 		o.WebhookKeys = o.Keys
 	}
 	r := &Reconciler{journal: o.Journal, signer: signer{o.Journal, o.Keys}, webhook: signer{o.Journal, o.WebhookKeys}, log: o.Log, atOnce: cmp.Or(o.AtOnce, 16), resync: cmp.Or(o.Resync, usualResync),
-		wake: make(chan struct{}, 1), members: map[string]*member{}, findings: map[string]Finding{}}
+		wake: make(chan struct{}, 1), members: map[string]*member{}, findings: map[string]Finding{}, foreign: map[string]time.Time{}}
 	var err error
 	if r.anchors, err = o.Journal.Anchors(); err != nil {
 		return nil, fmt.Errorf("read the trust anchors from the journal: %w", err)
@@ -453,7 +458,10 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 	for range stepsAtOnce {
 		v := m.view()
 		if v.Err == nil && v.Observed != nil {
-			r.learn(hand, m, v.Observed)
+			if !r.learn(hand, m, v.Observed) && len(r.fleet().Anchors) > 0 {
+				d.wakeAt(wall().Add(recoverAgain))
+				break
+			}
 			if err := r.settle(m, r.fleet()); err != nil {
 				r.log.Error("journal not written", "cluster", m.name, "err", err)
 				r.Problem("JournalFailed", err)
@@ -552,32 +560,70 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 }
 
 // learn takes from the world what a lost journal no longer knows: our mark on
-// a cluster, a newer epoch, an anchor whose key the key backend still holds.
-func (r *Reconciler) learn(ctx context.Context, m *member, o *Observation) {
+// a cluster, a newer epoch, anchors whose keys the key backend still holds. Until
+// it is known whether an anchor that is there is the fleet's, nothing is done in
+// the cluster: it might be what its pods need.
+func (r *Reconciler) learn(ctx context.Context, m *member, o *Observation) (known bool) {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
-	r.mu.Lock()
-	fleet, known, epoch := r.policy.Fleet, len(r.anchors) > 0, r.epoch
-	r.mu.Unlock()
-	if o.Bundle.Marks.Fleet != fleet || known {
-		return
+	f := r.fleet()
+	if o.Bundle.Marks.Fleet != f.Policy.Fleet {
+		return true
 	}
-	if seen := max(o.Bundle.Marks.Epoch, o.Issuer.Marks.Epoch); seen >= epoch {
+	strangers := r.strangers(f, m.view().Policy, o)
+	if len(f.Anchors) > 0 && len(strangers) == 0 {
+		return true
+	}
+	if seen := max(o.Bundle.Marks.Epoch, o.Issuer.Marks.Epoch); len(f.Anchors) == 0 && seen >= f.Epoch {
 		raised, err := r.journal.RaiseEpoch(seen)
 		if err != nil {
 			r.log.Error("journal not written", "cluster", m.name, "err", err)
-			return
+			return false
 		}
 		r.mu.Lock()
 		r.epoch = raised
 		r.mu.Unlock()
 	}
-	if err := r.recoverAnchors(ctx, m.name, o); err != nil {
+	if err := r.recoverAnchors(ctx, m.name, strangers); err != nil {
 		r.log.Error("anchor not recovered", "cluster", m.name, "err", err)
 		r.Problem("AnchorNotRecovered", err)
-		return
+		return false
 	}
 	r.Solved("AnchorNotRecovered")
+	return true
+}
+
+// strangers are the anchors in a cluster's bundle, and beside its issuer, that
+// are neither the fleet's nor a partner's, as far as is known, and that were not
+// looked into lately.
+func (r *Reconciler) strangers(f Fleet, p Policy, o *Observation) (found []*x509.Certificate) {
+	const again, most = 10 * time.Minute, 1000
+	var here []*x509.Certificate
+	for _, text := range [][]byte{o.BundleText, o.IssuerFacts.CABundle} {
+		if b, err := pki.ParseBundle(text); err == nil { // damaged ones are mended from what is known
+			here = append(here, b.Anchors()...)
+		}
+	}
+	now := wall()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range here {
+		same := func(k *x509.Certificate) bool {
+			return k != nil && bytes.Equal(k.RawSubjectPublicKeyInfo, c.RawSubjectPublicKeyInfo)
+		}
+		switch {
+		case slices.ContainsFunc(found, same):
+		case slices.ContainsFunc(f.Anchors, func(a Anchor) bool { return same(a.Certificate) }):
+		case slices.ContainsFunc(p.Foreign, func(a ForeignAnchor) bool { return same(a.Certificate) }):
+		case now.Sub(r.foreign[pki.Fingerprint(c)]).Abs() < again:
+		default:
+			found = append(found, c)
+		}
+	}
+	if len(r.foreign) > most {
+		clear(r.foreign)
+	}
+	return found
 }
 
 // acted takes note of how a step ended and says whether to go on at once.
