@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/x509"
 	"fmt"
 	"slices"
@@ -355,7 +356,7 @@ func (v View) drain() time.Duration {
 	if v.Observed != nil {
 		leaf, skew = observedLimits(v.Observed)
 	}
-	return max(leaf, v.Policy.LeafLifetime) + 2*max(skew, v.Policy.ClockSkew) + 2*MaxClockSkew
+	return max(leaf, v.Policy.LeafLifetime) + 2*max(skew, v.Policy.ClockSkew) + 2*cmp.Or(v.Policy.ClockError, MaxClockSkew)
 }
 
 // restarted asks for pods that hold exactly the new anchor, Linkerd's own

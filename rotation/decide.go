@@ -496,7 +496,7 @@ func (d *Decision) allowed(v View, a Action, now time.Time) bool {
 		return hold(fl.Until)
 	}
 	done := v.Repairs[a.lane()]
-	if a.restarts() && len(done) > 0 && now.Before(done[len(done)-1].Add(rolloutTime)) {
+	if a.restarts() && len(done) > 0 && now.Before(done[len(done)-1].Add(rolloutTime)) && !v.rolledOut(a, done[len(done)-1]) {
 		return hold(done[len(done)-1].Add(rolloutTime))
 	}
 	if recent, until := repairAllowed(done, now); a.contested() && now.Before(until) {
@@ -525,6 +525,14 @@ func (d *Decision) allowed(v View, a Action, now time.Time) bool {
 // progressDeadlineSeconds that Kubernetes gives a Deployment. Pods that are yet
 // to be replaced are no reason for another one.
 const rolloutTime = 10 * time.Minute
+
+// rolledOut says whether a rollout of linkerd-identity begun at a time is seen to
+// have come to its end: every replica is younger.
+func (v View) rolledOut(a Action, begun time.Time) bool {
+	id := v.Observed.Identity
+	return a.Step == StepIdentityRestart && id != nil && len(id.Replicas) > 0 && !v.Observed.At.Before(begun) &&
+		!slices.ContainsFunc(id.Replicas, func(r Replica) bool { return r.Started.Before(begun) })
+}
 
 // restarts says whether an action rolls pods out anew.
 func (a Action) restarts() bool {

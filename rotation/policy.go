@@ -31,6 +31,7 @@ type Policy struct {
 	TrustDomain     string
 	LeafLifetime    time.Duration // lower bound: certd takes the larger of this and what identity is told
 	ClockSkew       time.Duration // likewise
+	ClockError      time.Duration // how far the clocks of nodes may be off beyond that; 0: MaxClockSkew
 	Repair          time.Duration // how long an outage must be survivable
 	Issuer          RenewalPolicy
 	Webhooks        WebhookPolicy

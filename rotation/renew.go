@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -122,6 +123,5 @@ func (d *Decision) judgeDates(f Fleet, v View, now time.Time) (restart Action, d
 
 // projectionOf is from a change of an object until every kubelet shows it.
 func projectionOf(p Policy) time.Duration {
-	const usual = 3 * time.Minute
-	return max(usual, p.Webhooks.Projection)
+	return cmp.Or(p.Webhooks.Projection, 3*time.Minute)
 }

@@ -190,6 +190,7 @@ func (b *builder) policy(p *rotation.Policy, l layers) {
 	p.TrustDomain = get("linkerd", "trustDomain").text
 	p.LeafLifetime = get("linkerd", "leafLifetime").duration
 	p.ClockSkew = get("linkerd", "clockSkew").duration
+	p.ClockError = get("linkerd", "clockError").duration
 	p.Repair = get("repair").duration
 	p.Issuer = rotation.RenewalPolicy{
 		Lifetime:    get("issuer", "lifetime").duration,

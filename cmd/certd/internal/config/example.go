@@ -39,6 +39,7 @@ defaults:                         # what holds in every cluster; groups override
     trustDomain: cluster.local
     leafLifetime: 24h             # lower bounds: what a running identity is told counts if it is larger
     clockSkew: 20s
+    clockError: 5m                # how far clocks may be off all the same, while the trust anchor is changed
   repair: 12h                     # how long an outage of Vault, a cluster or certd must be survivable
   issuer:
     lifetime: 7d
@@ -101,7 +102,7 @@ keys:
 trust: {lifetime: 10y, renewBefore: 2y}
 
 defaults:
-  linkerd: {createNamespace: true, leafLifetime: 5m}
+  linkerd: {createNamespace: true, leafLifetime: 5m, clockError: 5s}
   repair: 1m
   issuer:
     lifetime: 30m

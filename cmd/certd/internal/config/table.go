@@ -146,6 +146,7 @@ func policyFields() []field {
 			{name: "trustDomain", kind: kindDomain, builtin: "cluster.local", doc: "Linkerd's identityTrustDomain."},
 			{name: "leafLifetime", kind: kindDuration, builtin: "24h", min: time.Second, max: 365 * day, doc: "How long workload certificates live, at least; a running identity's own figure counts if it is larger."},
 			{name: "clockSkew", kind: kindDuration, builtin: "20s", max: time.Hour, doc: "How far clocks may differ, at least; likewise."},
+			{name: "clockError", kind: kindDuration, builtin: "5m", min: time.Second, max: time.Hour, doc: "How far the clocks of nodes may be off all the same; while the trust anchor is changed, certd waits twice as long more for the last leaf from before."},
 		}},
 		{name: "repair", kind: kindDuration, builtin: "12h", max: 365 * day, doc: "How long an outage of Vault, a cluster or certd must be survivable."},
 		{name: "issuer", kind: kindObject, doc: "The issuer certificates.", fields: []field{
