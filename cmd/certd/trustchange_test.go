@@ -1,0 +1,371 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"certd.internal/rotation"
+)
+
+// quick is a mesh whose leaves live for ten seconds, so that a change of the
+// trust anchor takes minutes.
+const quick = `
+defaults:
+  linkerd: {createNamespace: true, leafLifetime: 10s, clockSkew: 1s, clockError: 1s}
+  repair: 1m
+  issuer: {schedule: "*/2 * * * *", rotate: every-firing, lifetime: 30m, renewBefore: 10m, spread: 0s}
+  webhooks: {projection: 10s}
+`
+
+// proxy stands for the proxy of a meshed pod: it trusts what the pod was created
+// with, and gets a new certificate at 70 % of the life of the last.
+type proxy struct {
+	cluster int
+	name    string
+	roots   *x509.CertPool
+	cert    tls.Certificate
+	refresh time.Time
+	made    int // how often the pod was created
+}
+
+// proxies talk to each other all the time.
+type proxies struct {
+	s  *site
+	mu sync.Mutex
+
+	all        []*proxy
+	handshakes int
+	refused    []string
+}
+
+const meshedNamespace = "certd-meshed"
+
+// create makes the pod anew, as the injector would: with the bundle that the
+// cluster publishes.
+func (p *proxies) create(x *proxy) {
+	p.s.t.Helper()
+	ctx, pods := context.Background(), p.s.kube[x.cluster].CoreV1().Pods(meshedNamespace)
+	now := int64(0)
+	if err := pods.Delete(ctx, x.name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil && !apierrors.IsNotFound(err) {
+		p.s.t.Fatal(err)
+	}
+	text := p.s.bundle(x.cluster).Data["ca-bundle.crt"]
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: x.name, Namespace: meshedNamespace, Labels: map[string]string{"linkerd.io/control-plane-ns": "linkerd"}},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "linkerd-proxy", Image: "proxy", Env: []corev1.EnvVar{{Name: "LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS", Value: text}}}}}}
+	p.s.eventually(20*time.Second, func() string {
+		if _, err := pods.Create(ctx, pod, metav1.CreateOptions{}); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	x.roots = x509.NewCertPool()
+	x.roots.AppendCertsFromPEM([]byte(text))
+	x.made++
+	if err := p.renew(x); err != nil {
+		p.refused = append(p.refused, fmt.Sprintf("%s is created and gets no certificate: %v", x.name, err))
+	}
+}
+
+// renew gets a certificate as linkerd-identity makes it of what is in the
+// Secret, and has the proxy verify it before it uses it.
+func (p *proxies) renew(x *proxy) error {
+	secret := p.s.secret(x.cluster)
+	issuer, err := tls.X509KeyPair(secret.Data["tls.crt"], secret.Data["tls.key"])
+	if err != nil {
+		return err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	template := &x509.Certificate{SerialNumber: big.NewInt(now.UnixNano()), DNSNames: []string{x.name + ".mesh"}, Subject: pkix.Name{CommonName: x.name},
+		NotBefore: now.Add(-20 * time.Second), NotAfter: now.Add(30 * time.Second),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
+	der, err := x509.CreateCertificate(rand.Reader, template, issuer.Leaf, key.Public(), issuer.PrivateKey)
+	if err != nil {
+		return err
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return err
+	}
+	between := x509.NewCertPool()
+	chain := [][]byte{der}
+	for _, c := range issuer.Certificate {
+		chain = append(chain, c)
+		if crt, err := x509.ParseCertificate(c); err == nil {
+			between.AddCert(crt)
+		}
+	}
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: x.roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+		return fmt.Errorf("it refuses its own new certificate: %w", err)
+	}
+	x.cert = tls.Certificate{Certificate: chain, PrivateKey: key, Leaf: leaf}
+	x.refresh = now.Add(7 * time.Second)
+	return nil
+}
+
+// talk has each proxy connect to each other once, over TCP and TLS 1.3.
+func (p *proxies) talk() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, x := range p.all {
+		if time.Now().After(x.refresh) {
+			if err := p.renew(x); err != nil {
+				p.refused = append(p.refused, fmt.Sprintf("%s: %v", x.name, err))
+				x.refresh = time.Now().Add(time.Second)
+			}
+		}
+	}
+	for _, client := range p.all {
+		for _, server := range p.all {
+			if err := handshake(client, server); err != nil {
+				p.refused = append(p.refused, fmt.Sprintf("%s %s to %s: %v", time.Now().Format(time.TimeOnly), client.name, server.name, err))
+			}
+			p.handshakes++
+		}
+	}
+}
+
+func handshake(client, server *proxy) error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	served := make(chan error, 1)
+	go func() {
+		c, err := l.Accept()
+		if err == nil {
+			defer c.Close()
+			err = tls.Server(c, &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{server.cert}, ClientCAs: server.roots, ClientAuth: tls.RequireAndVerifyClientCert}).Handshake()
+		}
+		served <- err
+	}()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := tls.Client(c, &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{client.cert}, RootCAs: client.roots, ServerName: server.name + ".mesh"}).Handshake(); err != nil {
+		return err
+	}
+	return <-served
+}
+
+// allowCounting gives certd what deploy/rbac asks for counting proxies, until
+// the test ends.
+func (s *site) allowCounting(i int) {
+	s.t.Helper()
+	text, err := os.ReadFile("../../deploy/rbac/certd-proxies.yaml")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, doc := range strings.Split(string(text), "\n---\n") {
+		var o struct {
+			Kind     string
+			Metadata struct{ Name string }
+		}
+		if err := yaml.Unmarshal([]byte(doc), &o); err != nil {
+			s.t.Fatal(err)
+		}
+		path := "/apis/rbac.authorization.k8s.io/v1/" + strings.ToLower(o.Kind) + "s"
+		err := s.kube[i].RESTClient().Post().AbsPath(path).SetHeader("Content-Type", "application/yaml").Body([]byte(doc)).Do(context.Background()).Error()
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			s.t.Fatalf("%s: %v", path, err)
+		}
+		s.t.Cleanup(func() {
+			if err := s.kube[i].RESTClient().Delete().AbsPath(path, o.Metadata.Name).Do(context.Background()).Error(); err != nil {
+				s.t.Error(err)
+			}
+		})
+	}
+}
+
+// The trust anchor is changed in two clusters with real parts: Vault, API
+// servers, linkerd-identity of the lab. Proxies connect to each other all the
+// while, certd is killed again and again, and nobody refuses anybody. Each pod is
+// created anew once.
+func TestTheTrustAnchorIsChanged(t *testing.T) {
+	s := newSite(t, 2, quick)
+	s.must("init", "--config", "certd.yaml", "--yes")
+	d := s.run()
+	s.converged()
+	ctx := context.Background()
+	p := &proxies{s: s}
+	for i := range s.kube {
+		s.allowCounting(i)
+		s.installIdentity(i, "-leaf-lifetime", "10s")
+		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: meshedNamespace}}
+		if _, err := s.kube[i].CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+			t.Fatal(err)
+		}
+		if _, err := s.kube[i].CoreV1().ServiceAccounts(meshedNamespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+			t.Fatal(err)
+		}
+		for n := range 2 {
+			x := &proxy{cluster: i, name: fmt.Sprintf("app-%d-%d", i, n)}
+			p.create(x)
+			p.all = append(p.all, x)
+			t.Cleanup(func() {
+				now := int64(0)
+				if err := s.kube[i].CoreV1().Pods(meshedNamespace).Delete(ctx, x.name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	stop, talking := make(chan struct{}), sync.WaitGroup{}
+	talking.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(250 * time.Millisecond):
+				p.talk()
+			}
+		}
+	})
+	ended := sync.OnceFunc(func() { close(stop); talking.Wait() })
+	t.Cleanup(ended)
+	d.term() // a start counts at once, now that it may
+	d = s.run()
+	s.eventually(2*time.Minute, func() string {
+		out, errs, code := s.certd("trust", "rotate", "--config", "certd.yaml", "--dry-run")
+		if code != 0 {
+			return out + errs
+		}
+		return ""
+	})
+	before := map[string]bool{}
+	for i := range s.kube {
+		for _, pod := range s.pods(i) {
+			before[string(pod.UID)] = true
+		}
+	}
+	s.must("trust", "rotate", "--config", "certd.yaml", "--yes", "--reason", "drill")
+	var stages []string
+	begun, killed, kills := time.Now(), time.Now(), 0
+	for {
+		st, _ := s.status()
+		r := st.Trust.Rotation
+		if r.Phase == "idle" && st.Source == "daemon" {
+			break
+		}
+		if len(stages) == 0 || stages[len(stages)-1] != r.Stage {
+			stages = append(stages, r.Stage)
+			t.Logf("%s: stage %s", time.Since(begun).Round(time.Second), r.Stage)
+		}
+		if time.Since(begun) > 15*time.Minute {
+			b, _ := json.Marshal(r)
+			t.Fatalf("it does not end: %s", b)
+		}
+		for _, c := range st.Clusters {
+			if c.Proxies == nil || r.Stage != "restart" {
+				continue
+			}
+			for _, o := range c.Proxies.Restart {
+				for _, x := range p.all {
+					if o.Name == x.name && x.made == 1 {
+						p.create(x)
+					}
+				}
+			}
+		}
+		if time.Since(killed) > 45*time.Second {
+			d.cmd.Process.Kill()
+			<-d.done
+			d, killed = s.run(), time.Now()
+			kills++
+		}
+		time.Sleep(time.Second)
+	}
+	ended()
+	if want := "bridge spread restart finish retire"; strings.Join(stages, " ") != want || kills == 0 {
+		t.Errorf("it went through %v, and certd was killed %d times", stages, kills)
+	}
+	t.Logf("%d handshakes in %s, certd killed %d times", p.handshakes, time.Since(begun).Round(time.Second), kills)
+	if len(p.refused) > 0 {
+		t.Errorf("%d refused: %v", len(p.refused), p.refused[:min(5, len(p.refused))])
+	}
+	for _, x := range p.all {
+		if x.made != 2 {
+			t.Errorf("%s was created %d times", x.name, x.made)
+		}
+	}
+	s.converged()
+	st, _ := s.status()
+	if st.Trust.Active.ID != "g2" || len(st.Trust.Others) != 0 {
+		t.Errorf("active %+v, others %+v", st.Trust.Active, st.Trust.Others)
+	}
+	for i := range s.kube {
+		for what, text := range map[string]string{"bundle": s.bundle(i).Data["ca-bundle.crt"], "ca.crt": string(s.secret(i).Data["ca.crt"]), "tls.crt": string(s.secret(i).Data["tls.crt"])} {
+			if n := strings.Count(text, "BEGIN CERTIFICATE"); n != 1 {
+				t.Errorf("cluster %d: %s holds %d certificates", i, what, n)
+			}
+		}
+		block, _ := pem.Decode([]byte(s.bundle(i).Data["ca-bundle.crt"]))
+		if c, err := x509.ParseCertificate(block.Bytes); err != nil || !strings.HasSuffix(c.Subject.CommonName, "-2") {
+			t.Errorf("cluster %d trusts %v: %v", i, c.Subject, err)
+		}
+		for _, pod := range s.pods(i) {
+			if before[string(pod.UID)] {
+				t.Errorf("%s is from before the change", pod.Name)
+			}
+		}
+	}
+	// A signature whose answer a kill cut off is in the history without its id.
+	signs, _ := s.audit()
+	logged, journalled := map[string]bool{}, 0
+	for _, a := range signs {
+		logged[a.ID] = !a.Failed
+	}
+	for _, e := range s.history() {
+		if e.SignRequest != "" {
+			journalled++
+			if !logged[e.SignRequest] {
+				t.Errorf("Vault knows nothing of signing request %s", e.SignRequest)
+			}
+		}
+	}
+	if lost := len(signs) - journalled; lost > kills || journalled == 0 {
+		t.Errorf("Vault logged %d signing requests, and the history has %d", len(signs), journalled)
+	}
+	if out := s.must("history", "--verify", "--config", "certd.yaml"); !strings.Contains(out, "entries") {
+		t.Error(out)
+	}
+	restarts := map[string]int{}
+	for _, e := range s.history() {
+		if e.Step == rotation.StepIdentityRestart && e.Outcome == rotation.OK {
+			restarts[e.Cluster]++
+		}
+	}
+	for _, c := range s.lab.Clusters[:2] {
+		if restarts[c.Name] != 2 {
+			t.Errorf("linkerd-identity of %s was restarted %d times", c.Name, restarts[c.Name])
+		}
+	}
+}
