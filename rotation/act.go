@@ -55,6 +55,10 @@ func (r *Reconciler) act(ctx, hand context.Context, m *member, f Fleet, v View, 
 		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
 			return Outcome{}, m.cluster.Restart(ctx, v.Policy.Namespace, d.owner)
 		})
+	case StepWorkloadRestart:
+		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
+			return Outcome{}, m.cluster.RestartSince(ctx, d.namespace, d.owner, d.since)
+		})
 	case StepIssuer, StepRepairIssuer:
 		return r.publishIssuer(ctx, hand, m, f, v, d, in)
 	}

@@ -263,7 +263,7 @@ func (g *goal) spread(f Fleet, v View, w position, now time.Time, from, to *Anch
 		g.outdated(v, w, now)
 		if c.Stage != StageSpread {
 			g.tolerated = nil
-			g.restarted(v, now, next)
+			g.restarted(f, v, now, next)
 		}
 	}
 }
@@ -361,7 +361,7 @@ func (v View) drain() time.Duration {
 
 // restarted asks for pods that hold exactly the new anchor, Linkerd's own
 // first: those certd restarts itself.
-func (g *goal) restarted(v View, now time.Time, next pki.Bundle) {
+func (g *goal) restarted(f Fleet, v View, now time.Time, next pki.Bundle) {
 	o, p := v.Observed, v.Proxies
 	if o.Version == "" { // a folder
 		return
@@ -387,6 +387,46 @@ func (g *goal) restarted(v View, now time.Time, next pki.Bundle) {
 			continue
 		}
 		g.restart = Action{Step: StepControlRestart, Object: ref.String(), owner: ref, Why: fmt.Sprintf("%d of its pods do not trust the new anchor alone", own.Pods)}
+	}
+	own := slices.ContainsFunc(owners, func(o ProxyOwner) bool { return o.Namespace == v.Policy.Namespace })
+	if f.Policy.Trust.Restarts && !own && g.restart.Step == "" {
+		g.nextWorkload(v, owners, now)
+	}
+}
+
+// nextWorkload picks the workload to be restarted now: one at a time, so that
+// the first one that does not come up again is the last; Linkerd's extensions
+// before the others. Those that could not be restarted are left to people.
+func (g *goal) nextWorkload(v View, owners []ProxyOwner, now time.Time) {
+	rank := func(o ProxyOwner) int {
+		if strings.HasPrefix(o.Namespace, "linkerd-") {
+			return 0
+		}
+		return 1
+	}
+	owners = slices.Clone(owners)
+	slices.SortFunc(owners, func(a, b ProxyOwner) int {
+		return cmp.Or(rank(a)-rank(b), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+	})
+	for _, o := range owners {
+		if RestartCommand(o) == "" || o.Kind == "Pod" {
+			continue
+		}
+		ref := ObjectRef{Kind: o.Kind, Name: o.Name}
+		a := Action{Step: StepWorkloadRestart, Object: o.Namespace + "/" + ref.String(), owner: ref, namespace: o.Namespace, since: shown(v),
+			Why: fmt.Sprintf("%d of its pods do not trust the new anchor alone", o.Pods)}
+		if v.Failures[a.lane()] != nil { // others come first
+			if g.restart.Step == "" {
+				g.restart = a
+			}
+			continue
+		}
+		if done := v.Repairs[a.lane()]; len(done) > 0 && !v.Proxies.At.After(done[len(done)-1]) {
+			g.wait("the pods of %s are to be counted again", a.Object)
+			return
+		}
+		g.restart = a
+		return
 	}
 }
 

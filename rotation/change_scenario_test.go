@@ -493,3 +493,55 @@ func TestAChangeOutlivesItsJournal(t *testing.T) {
 		})
 	}
 }
+
+// With trust.restartWorkloads: auto nobody has to do anything. certd is killed
+// during the wave; no workload is restarted twice, and at no time two at once.
+func TestWorkloadsAreRestartedOneAfterAnother(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChanging(t, 6, "east", "west")
+		c.policy.Trust.Restarts = true
+		c.end()
+		c.start()
+		time.Sleep(20 * time.Minute)
+		before := c.restarts()
+		c.begin()
+		for begun := time.Now(); c.rotation().Phase != "idle" && time.Since(begun) < 5*day; time.Sleep(10 * time.Second) {
+			if c.rotation().Stage == "restart" && c.chance.IntN(3) == 0 {
+				c.end()
+				c.start()
+				time.Sleep(time.Second)
+			}
+			for name, places := range c.restarts() {
+				begun, ended := map[string]bool{}, map[string]int{}
+				for place, n := range places {
+					if owner, ok := strings.CutPrefix(place, "app/"); ok && n > before[name][place] {
+						owner = owner[:strings.LastIndex(owner, "-")]
+						begun[owner] = true
+						ended[owner]++
+					}
+				}
+				half := 0
+				for owner := range begun {
+					if ended[owner] < 3 {
+						half++
+					}
+				}
+				if half > 1 {
+					t.Fatalf("%s: %d workloads are being restarted at once", name, half)
+				}
+			}
+			c.sound()
+		}
+		time.Sleep(day)
+		c.ended("g2")
+		for name, places := range c.restarts() {
+			for place, n := range places {
+				if n -= before[name][place]; strings.HasPrefix(place, "app/") && n != 1 {
+					t.Errorf("%s in %s was created anew %d times", place, name, n)
+				}
+			}
+		}
+		c.end()
+	})
+}

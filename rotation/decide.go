@@ -162,7 +162,10 @@ type Action struct {
 	cas   pki.CASet // for a caBundle or a ca.crt
 	spec  WebhookSpec
 	owner ObjectRef // of pods to be restarted
-	ca    *WebhookCA
+	// For workloads: where the owner is, and from when on a restart counts.
+	namespace string
+	since     time.Time
+	ca        *WebhookCA
 }
 
 // A lane is what trouble in one action holds back: others go on. Actions that
@@ -536,14 +539,14 @@ func (v View) rolledOut(a Action, begun time.Time) bool {
 
 // restarts says whether an action rolls pods out anew.
 func (a Action) restarts() bool {
-	return a.Step == StepWebhookRestart || a.Step == StepIdentityRestart || a.Step == StepControlRestart
+	return a.Step == StepWebhookRestart || a.Step == StepIdentityRestart || a.Step == StepControlRestart || a.Step == StepWorkloadRestart
 }
 
 // contested says whether an action puts something right that somebody else has
 // changed, and may change again.
 func (a Action) contested() bool {
 	switch a.Step {
-	case StepRepairBundle, StepRepairIssuer, StepRepairMetadata, StepRepairWebhook, StepRepairTrust, StepWebhookReload, StepWebhookRestart, StepIssuerReload, StepIdentityRestart, StepControlRestart:
+	case StepRepairBundle, StepRepairIssuer, StepRepairMetadata, StepRepairWebhook, StepRepairTrust, StepWebhookReload, StepWebhookRestart, StepIssuerReload, StepIdentityRestart, StepControlRestart, StepWorkloadRestart:
 		return true
 	}
 	return a.Writer != ""

@@ -85,6 +85,7 @@ const (
 	StepTrustRenew      Step = "trust-renew"      // give a trust anchor new dates; key and subject stay
 	StepTrustChange     Step = "trust-change"     // a change of the trust anchor begins, goes on, is held, turns back or ends
 	StepControlRestart  Step = "control-restart"  // roll out a part of the control plane that trusts other anchors
+	StepWorkloadRestart Step = "workload-restart" // roll out a workload whose pods trust other anchors
 	StepRecover         Step = "recover"          // learn an anchor from the world after the journal was lost
 	StepStart           Step = "start"            // the daemon started
 	StepReload          Step = "reload"           // the configuration was reloaded

@@ -20,6 +20,8 @@ type TrustPolicy struct {
 	Backdate    time.Duration // how far notBefore lies in the past
 	RenewBefore time.Duration // from here on it is renewed or, without Renews, a finding
 	Renews      bool          // with new dates for the same key, by itself
+	// Restarts has certd restart workloads while the anchor is changed.
+	Restarts bool
 }
 
 // Policy is what the configuration asks for in one cluster.

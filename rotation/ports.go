@@ -122,6 +122,10 @@ type Cluster interface {
 	// one after another, as `kubectl rollout restart` does.
 	Restart(ctx context.Context, namespace string, owner ObjectRef) error
 
+	// RestartSince does so unless that was done at since or later, by whomever.
+	// It refuses, wrapping ErrDenied, what bears the label certd.io/restart: never.
+	RestartSince(ctx context.Context, namespace string, owner ObjectRef, since time.Time) error
+
 	// ProbeWebhooks finds out what each replica of these webhooks serves, and
 	// whether they do what they are for. There is an answer for each, by name:
 	// what could not be seen is unknown and says why. Webhooks come with the
@@ -150,6 +154,13 @@ type Cluster interface {
 const (
 	BundleObject = "linkerd-identity-trust-roots"
 	IssuerObject = "linkerd-identity-issuer"
+)
+
+// RestartLabel on a workload, with the value RestartNever, keeps certd from
+// restarting it.
+const (
+	RestartLabel = "certd.io/restart"
+	RestartNever = "never"
 )
 
 // Marks are the annotations and the label certd keeps on what it manages.

@@ -3,6 +3,7 @@ package directory
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"certd.internal/rotation"
 )
@@ -23,6 +24,11 @@ func (c *Cluster) WriteCABundle(_ context.Context, w rotation.CABundleWrite) (st
 // Restart implements rotation.Cluster.
 func (c *Cluster) Restart(_ context.Context, namespace string, owner rotation.ObjectRef) error {
 	return fmt.Errorf("restart %s in namespace %s of %s: nothing runs in a folder: %w", owner, namespace, c.root, rotation.ErrUnsupported)
+}
+
+// RestartSince implements rotation.Cluster.
+func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, _ time.Time) error {
+	return c.Restart(ctx, namespace, owner)
 }
 
 // ProbeWebhooks implements rotation.Cluster: where nothing runs there is nothing

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"reflect"
 	"slices"
@@ -508,6 +509,86 @@ func TestRestartRollsOutAnew(t *testing.T) {
 	}
 	if err := c.Restart(t.Context(), w.Namespace, rotation.ObjectRef{Kind: "ReplicaSet", Name: "hook"}); err == nil {
 		t.Error("a ReplicaSet was rolled out anew")
+	}
+}
+
+// A workload is restarted unless that was done since, by whomever, and not
+// where its label forbids it. That takes rights of its own.
+func TestRestartSince(t *testing.T) {
+	h := newHooks(t)
+	_, rc, admin := lab(t)
+	for _, name := range []string{h.ns, elsewhere("certd", h.ns), h.ns + "-apps"} {
+		h.namespace(t, name)
+	}
+	certd := func(account string, files ...string) *Cluster {
+		t.Helper()
+		var granted []*manifest
+		for _, file := range files {
+			granted = append(granted, readManifest(t, file, h.ns))
+		}
+		c, err := New(Config{Cluster: "c", Namespace: h.ns, TrustDomain: "cluster.local", Access: grantTo(t, account+"-"+h.ns, admin, rc, granted...)}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	c, without := certd("with", "certd.yaml", "certd-restart-workloads.yaml"), certd("without", "certd.yaml")
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"a": "b"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "x", Image: "x"}}}}
+	selector, none, apps := &metav1.LabelSelector{MatchLabels: template.Labels}, int32(0), h.admin.AppsV1()
+	in := h.ns + "-apps"
+	for _, meta := range []metav1.ObjectMeta{{Name: "app"}, {Name: "theirs", Labels: map[string]string{rotation.RestartLabel: rotation.RestartNever}}} {
+		_, err := apps.Deployments(in).Create(t.Context(), &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{Replicas: &none, Selector: selector, Template: template}}, metav1.CreateOptions{})
+		_, dsErr := apps.DaemonSets(in).Create(t.Context(), &appsv1.DaemonSet{ObjectMeta: meta, Spec: appsv1.DaemonSetSpec{Selector: selector, Template: template}}, metav1.CreateOptions{})
+		_, stsErr := apps.StatefulSets(in).Create(t.Context(), &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{Replicas: &none, Selector: selector, Template: template}}, metav1.CreateOptions{})
+		if err := errors.Join(err, dsErr, stsErr); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restarted := func(kind, name string) (at string) {
+		t.Helper()
+		var err error
+		switch kind {
+		case "Deployment":
+			o, e := apps.Deployments(in).Get(t.Context(), name, metav1.GetOptions{})
+			at, err = o.Spec.Template.Annotations[restartedAt], e
+		case "DaemonSet":
+			o, e := apps.DaemonSets(in).Get(t.Context(), name, metav1.GetOptions{})
+			at, err = o.Spec.Template.Annotations[restartedAt], e
+		default:
+			o, e := apps.StatefulSets(in).Get(t.Context(), name, metav1.GetOptions{})
+			at, err = o.Spec.Template.Annotations[restartedAt], e
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	since := time.Now()
+	for _, kind := range []string{"Deployment", "DaemonSet", "StatefulSet"} {
+		app, theirs := rotation.ObjectRef{Kind: kind, Name: "app"}, rotation.ObjectRef{Kind: kind, Name: "theirs"}
+		err := without.RestartSince(t.Context(), in, app, since)
+		if !errors.Is(err, rotation.ErrDenied) || !strings.Contains(err.Error(), "deploy/rbac/certd-restart-workloads.yaml") || restarted(kind, "app") != "" {
+			t.Errorf("%s, without the right: %v", kind, err)
+		}
+		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+			if err = c.RestartSince(t.Context(), in, app, since); err == nil { // RBAC takes a moment to take effect
+				break
+			}
+		}
+		first := restarted(kind, "app")
+		if at, bad := time.Parse(time.RFC3339, first); err != nil || bad != nil || at.Before(since.Truncate(time.Second)) {
+			t.Errorf("%s: %v, restarted at %q", kind, err, first)
+		}
+		if err := c.RestartSince(t.Context(), in, app, since); err != nil || restarted(kind, "app") != first {
+			t.Errorf("%s, again: %v, restarted at %q and %q", kind, err, first, restarted(kind, "app"))
+		}
+		if err := c.RestartSince(t.Context(), in, app, since.Add(time.Hour)); err != nil {
+			t.Errorf("%s, since a later time: %v", kind, err)
+		}
+		if err := c.RestartSince(t.Context(), in, theirs, since); !errors.Is(err, rotation.ErrDenied) || !strings.Contains(err.Error(), "certd.io/restart: never") || restarted(kind, "theirs") != "" {
+			t.Errorf("%s with the label: %v", kind, err)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -81,6 +82,46 @@ func caBundleApply(w rotation.CABundleWrite, entries []entry, text []byte, annot
 
 // restartedAt is what kubectl rollout restart changes in a pod template.
 const restartedAt = "kubectl.kubernetes.io/restartedAt"
+
+// RestartSince implements rotation.Cluster. What kubectl rollout restart leaves
+// in the pod template says when that was last done, whoever did it.
+func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, since time.Time) error {
+	bounded, cancel := c.bound(ctx)
+	defer cancel()
+	var (
+		at       = ref{strings.ToLower(owner.Kind) + "s", namespace, owner.Name}
+		labels   map[string]string
+		template map[string]string
+		err      error
+	)
+	switch owner.Kind {
+	case "Deployment":
+		var o *appsv1.Deployment
+		if o, err = c.apps.Deployments(at.in).Get(bounded, at.name, metav1.GetOptions{}); err == nil {
+			labels, template = o.Labels, o.Spec.Template.Annotations
+		}
+	case "DaemonSet":
+		var o *appsv1.DaemonSet
+		if o, err = c.apps.DaemonSets(at.in).Get(bounded, at.name, metav1.GetOptions{}); err == nil {
+			labels, template = o.Labels, o.Spec.Template.Annotations
+		}
+	case "StatefulSet":
+		var o *appsv1.StatefulSet
+		if o, err = c.apps.StatefulSets(at.in).Get(bounded, at.name, metav1.GetOptions{}); err == nil {
+			labels, template = o.Labels, o.Spec.Template.Annotations
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("restart %s: %w", owner, c.fail(at.call("get"), err))
+	}
+	if labels[rotation.RestartLabel] == rotation.RestartNever {
+		return fmt.Errorf("restart %s in namespace %s: it bears the label %s: %s, so it is a person's to restart: %w", owner, namespace, rotation.RestartLabel, rotation.RestartNever, rotation.ErrDenied)
+	}
+	if last, err := time.Parse(time.RFC3339, template[restartedAt]); err == nil && !last.Before(since.Truncate(time.Second)) {
+		return nil
+	}
+	return c.Restart(ctx, namespace, owner)
+}
 
 // Restart implements rotation.Cluster.
 func (c *Cluster) Restart(ctx context.Context, namespace string, owner rotation.ObjectRef) error {

@@ -28,6 +28,7 @@ type linkerd struct {
 	injectors []*injector
 	places    []*place // of pods with a proxy, those of linkerd-identity first; none without ClusterConfig.Proxies
 	rollouts  map[string]int
+	rolledOut map[string]time.Time // when the last rollout began
 	pending   agenda
 }
 
@@ -100,7 +101,7 @@ func (r *replica) pod() string {
 }
 
 func newLinkerd(cfg ClusterConfig) *linkerd {
-	l := &linkerd{cfg: cfg, rollouts: map[string]int{}}
+	l := &linkerd{cfg: cfg, rollouts: map[string]int{}, rolledOut: map[string]time.Time{}}
 	for i := range cfg.Replicas {
 		lag := cfg.Lag * time.Duration(i+1) / time.Duration(cfg.Replicas)
 		l.replicas = append(l.replicas, &replica{index: i, lag: lag})

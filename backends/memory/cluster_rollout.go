@@ -33,6 +33,7 @@ func (l *linkerd) rollOut(namespace, owner string, now time.Time) bool {
 	}
 	name := namespace + "/" + owner
 	l.rollouts[name]++
+	l.rolledOut[name] = now
 	rollout := l.rollouts[name]
 	var turn func(i, tries int) func(at time.Time)
 	turn = func(i, tries int) func(at time.Time) {
@@ -49,6 +50,14 @@ func (l *linkerd) rollOut(namespace, owner string, now time.Time) bool {
 	}
 	l.later(now, turn(0, 0))
 	return true
+}
+
+// lastRollOut is when a rollout last began; zero: never.
+func (l *linkerd) lastRollOut(namespace, owner string) time.Time {
+	if l == nil {
+		return time.Time{}
+	}
+	return l.rolledOut[namespace+"/"+owner]
 }
 
 // turns are what a rollout does, pod by pod; each says whether the new one was

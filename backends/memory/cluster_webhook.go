@@ -128,6 +128,17 @@ func (c *Cluster) Restart(ctx context.Context, namespace string, owner rotation.
 	})
 }
 
+// RestartSince implements rotation.Cluster. Nothing in memory bears a label.
+func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, since time.Time) error {
+	c.mu.Lock()
+	last := c.linkerd.lastRollOut(namespace, owner.Name)
+	c.mu.Unlock()
+	if !last.IsZero() && !last.Before(since) {
+		return nil
+	}
+	return c.Restart(ctx, namespace, owner)
+}
+
 // ProbeWebhooks implements rotation.Cluster.
 func (c *Cluster) ProbeWebhooks(ctx context.Context, webhooks []rotation.WebhookSpec) map[string]rotation.WebhookEvidence {
 	begun := time.Now()

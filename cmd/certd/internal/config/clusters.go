@@ -355,6 +355,7 @@ func (b *builder) trust(fleet layers) {
 		RenewBefore: b.value(fleet, b.table, "trust", "renewBefore").duration,
 		Backdate:    anchorBackdate,
 		Renews:      b.text(fleet, "trust", "onDue") == "renew",
+		Restarts:    b.text(fleet, "trust", "restartWorkloads") == "auto",
 	}
 	if k := b.config.Keys; k.Vault != nil && k.Vault.PKI != nil {
 		trust.Renews = false // the root is Vault's, and renewed there

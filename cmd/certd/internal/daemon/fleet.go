@@ -177,6 +177,14 @@ func (l *lazyCluster) Restart(ctx context.Context, namespace string, owner rotat
 	return c.Restart(ctx, namespace, owner)
 }
 
+func (l *lazyCluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, since time.Time) error {
+	c, err := l.get()
+	if err != nil {
+		return err
+	}
+	return c.RestartSince(ctx, namespace, owner, since)
+}
+
 func (l *lazyCluster) ProbeWebhooks(ctx context.Context, webhooks []rotation.WebhookSpec) map[string]rotation.WebhookEvidence {
 	c, err := l.get()
 	if err == nil {
