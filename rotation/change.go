@@ -371,19 +371,30 @@ func (g *goal) restarted(f Fleet, v View, now time.Time, next pki.Bundle) {
 		g.wait("the meshed pods are to be counted")
 	case p.Err != nil:
 		g.wait("the meshed pods could not be counted: %v", p.Err)
-	case p.Unread > 0:
+	case p.Unread > p.earlier():
 		g.wait("of %d meshed pods it could not be seen what they trust: %s", p.Unread, strings.Join(p.Odd, "; "))
 	case now.Sub(p.At) > censusSoon:
 		g.wait("the meshed pods are to be counted again")
 	}
 	stale, owners := p.stale(next)
+	// Of what read the bundle before it was changed it is not known which it was.
+	// It is, of whatever starts three minutes later.
+	if earlier := p.earlier(); earlier > 0 && !now.Before(shown(v)) && now.Sub(o.BundleWrittenAt) > 3*time.Minute {
+		stale, owners = stale+earlier, append(slices.Clone(owners), p.Earlier...)
+	} else if earlier > 0 {
+		g.wait("pods of the control plane are to be counted again")
+	}
 	if stale == 0 || p.Err != nil {
 		return
 	}
 	g.wait("%d of %d meshed pods do not trust the new anchor alone: %s", stale, p.Total(), namesOf(owners, 3))
 	for _, own := range owners {
 		ref := ObjectRef{Kind: own.Kind, Name: own.Name}
-		if own.Namespace != v.Policy.Namespace || own.Kind != "Deployment" || ref == identityOwner() || g.restart.Step != "" {
+		if own.Namespace != v.Policy.Namespace || own.Kind != "Deployment" || g.restart.Step != "" {
+			continue
+		}
+		if done := v.Repairs[Action{Step: StepControlRestart, Object: ref.String()}.lane()]; len(done) > 0 && !p.At.After(done[len(done)-1]) {
+			g.wait("the pods of %s are to be counted again", ref)
 			continue
 		}
 		g.restart = Action{Step: StepControlRestart, Object: ref.String(), owner: ref, Why: fmt.Sprintf("%d of its pods do not trust the new anchor alone", own.Pods)}

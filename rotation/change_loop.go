@@ -34,6 +34,9 @@ func (r *Reconciler) CheckChange() error {
 		r.mu.Lock()
 		m := r.members[p.Cluster]
 		r.mu.Unlock()
+		if m == nil {
+			continue // it was taken out of the configuration meanwhile
+		}
 		v := m.view()
 		m.mu.Lock()
 		d := m.decision
@@ -78,7 +81,7 @@ func unready(v View, d Decision) string {
 		return "its meshed pods have not been counted yet"
 	case p.Err != nil:
 		return fmt.Sprintf("its meshed pods cannot be counted: %v", p.Err)
-	case p.Unread > 0:
+	case p.Unread > p.earlier(): // what the bundle was before, has the same keys: the last change saw to that
 		return fmt.Sprintf("of %d meshed pods it cannot be seen what they trust: %s", p.Unread, strings.Join(p.Odd, "; "))
 	case stale > 0:
 		return fmt.Sprintf("%d of %d meshed pods trust other anchors than its bundle, and have to be restarted first", stale, p.Total())

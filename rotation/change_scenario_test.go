@@ -157,7 +157,7 @@ func TestTheTrustAnchorIsChanged(t *testing.T) {
 				c.begin()
 				var stages []string
 				for begun := time.Now(); c.rotation().Phase != "idle" && time.Since(begun) < 10*day; time.Sleep(time.Minute) {
-					if s := c.rotation().Stage; len(stages) == 0 || stages[len(stages)-1] != s {
+					if s := c.rotation().Stage; s != "" && (len(stages) == 0 || stages[len(stages)-1] != s) {
 						stages = append(stages, s)
 					}
 					c.obey()

@@ -19,6 +19,9 @@ type Proxies struct {
 	// named in Odd ("namespace/pod: why").
 	Unread int
 	Odd    []string
+	// Earlier are owners of some of these: pods of the control plane, which read
+	// the bundle's ConfigMap before it was last changed. A restart makes them known.
+	Earlier []ProxyOwner
 	// Err says why there is no census, or why it is not whole; it wraps
 	// ErrDenied where certd may not look. What was counted before it stands.
 	Err error
@@ -51,6 +54,14 @@ func (p Proxies) Total() int {
 		n += s.Pods
 	}
 	return n
+}
+
+// earlier is how many of the unread pods are Earlier's.
+func (p Proxies) earlier() (pods int) {
+	for _, o := range p.Earlier {
+		pods += o.Pods
+	}
+	return pods
 }
 
 const (

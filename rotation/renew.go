@@ -24,6 +24,9 @@ func (r *Reconciler) RenewAnchor(ctx context.Context, actor, reason string) (Anc
 	if active == nil {
 		return Anchor{}, fmt.Errorf("renew the trust anchor: there is none yet; run certd init first: %w", ErrUnsupported)
 	}
+	if f.Change != nil {
+		return *active, fmt.Errorf("renew trust anchor %s: it is being changed for %s: %w", f.Change.From, f.Change.To, ErrUnsupported)
+	}
 	a, now, t := *active, wall(), f.Policy.Trust
 	doing := fmt.Sprintf("renew trust anchor %s with its key %s", a.ID, a.Key)
 	if gain := now.Add(t.Lifetime - t.Backdate).Sub(a.Certificate.NotAfter); gain < t.Lifetime/100 {
@@ -62,7 +65,7 @@ func (r *Reconciler) RenewAnchor(ctx context.Context, actor, reason string) (Anc
 // renewalDue says whether the anchor is to be renewed without being asked.
 func (f Fleet) renewalDue(now time.Time) bool {
 	a := f.Active()
-	return a != nil && f.Policy.Trust.Renews && a.Certificate.NotAfter.Sub(now) <= f.Policy.Trust.RenewBefore
+	return a != nil && f.Change == nil && f.Policy.Trust.Renews && a.Certificate.NotAfter.Sub(now) <= f.Policy.Trust.RenewBefore
 }
 
 // renewIfDue renews the anchor when its time has come, as part of the daily

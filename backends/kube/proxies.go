@@ -120,6 +120,7 @@ func (c *Cluster) countReferring(ctx context.Context, n *census) {
 			n.skip(r.pod, from+", which does not tell when it was changed")
 		case !r.started.After(changed.Add(propagation)):
 			n.skip(r.pod, from+", which was changed "+changed.UTC().Format(time.RFC3339))
+			n.earlier[r.owner]++
 		default:
 			n.trusts(r.pod, r.owner, text)
 		}
@@ -151,6 +152,7 @@ type census struct {
 	referring []referring
 	unread    int
 	odd       []string
+	earlier   map[rotation.ProxyOwner]int // with Pods 0: of those unread that read an earlier ConfigMap
 }
 
 type reading struct {
@@ -175,7 +177,7 @@ type referring struct {
 }
 
 func (c *Cluster) newCensus() *census {
-	return &census{linkerd: c.cfg.Namespace, texts: map[string]reading{}, sets: map[string]*tally{}}
+	return &census{linkerd: c.cfg.Namespace, texts: map[string]reading{}, sets: map[string]*tally{}, earlier: map[rotation.ProxyOwner]int{}}
 }
 
 // add counts one pod, of which it keeps nothing but names.
@@ -318,6 +320,9 @@ func (n *census) skip(pod, why string) {
 // proxies is the result: the largest first, and by name where that is the same.
 func (n *census) proxies() rotation.Proxies {
 	p := rotation.Proxies{Unread: n.unread, Odd: n.odd}
+	if len(n.earlier) > 0 {
+		p.Earlier = (&tally{owners: n.earlier}).set().Owners // there are few in a control plane
+	}
 	var sets []*tally
 	for _, t := range n.sets {
 		sets = append(sets, t)

@@ -99,6 +99,9 @@ func summary(p rotation.Proxies, names map[string]string) string {
 	if p.Unread > 0 {
 		fmt.Fprintf(&s, "unread: %d\n", p.Unread)
 	}
+	for _, o := range p.Earlier {
+		fmt.Fprintf(&s, "earlier: %s %s/%s %d\n", o.Kind, o.Namespace, o.Name, o.Pods)
+	}
 	if p.Err != nil {
 		fmt.Fprintf(&s, "error\n")
 	}
@@ -272,19 +275,25 @@ func TestCountProxiesOfTheControlPlane(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	check("unread: 3\n", "which was changed "+now.UTC().Format("2006-01-02T"))
+	earlier := func(names ...string) (text string) {
+		for _, name := range names {
+			text += "earlier: Pod " + h.ns + "/" + name + " 1\n"
+		}
+		return text
+	}
+	check("unread: 3\n"+earlier("before"), "which was changed "+now.UTC().Format("2006-01-02T"))
 	changed := cm.ManagedFields[0].Time.Time
 	h.run(t, control("edge"), proxySince(changed.Add(propagation)))
 	status := proxySince(changed.Add(propagation + time.Second))
 	status.InitContainerStatuses, status.ContainerStatuses = status.ContainerStatuses[1:], status.ContainerStatuses[:1]
 	h.run(t, asSidecar(control("after")), status)
-	check("both: 1 pods\n  Pod " + h.ns + "/after 1\nunread: 4\n")
+	check("both: 1 pods\n  Pod " + h.ns + "/after 1\nunread: 4\n" + earlier("before", "edge"))
 
 	// It holds something else now, so what that pod read is not known any more.
 	time.Sleep(2 * time.Second) // managedFields have whole seconds
 	h.configMap(t, func(m *corev1.ConfigMap) { m.Data = map[string]string{payload.BundleKey: string(old.PEM())} })
 	h.run(t, control("later"), proxySince(now.Add(time.Hour)))
-	check("old: 1 pods\n  Pod " + h.ns + "/later 1\nunread: 5\n")
+	check("old: 1 pods\n  Pod " + h.ns + "/later 1\nunread: 5\n" + earlier("after", "before", "edge"))
 }
 
 // pages answers with the pages given, by the token that asks for each.

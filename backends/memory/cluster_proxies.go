@@ -331,9 +331,22 @@ const maxOdd = 5
 
 func (l *linkerd) count(all *rotation.Proxies) {
 	owners := map[int]map[rotation.ProxyOwner]int{} // pods, by the index of their set
+	earlier := map[rotation.ProxyOwner]int{}
+	defer func() {
+		for o, n := range earlier {
+			o.Pods = n
+			all.Earlier = append(all.Earlier, o)
+		}
+		slices.SortFunc(all.Earlier, func(a, b rotation.ProxyOwner) int { return cmp.Compare(a.Name, b.Name) })
+	}()
 	for _, pl := range l.places {
 		for _, p := range []*pod{pl.pod, pl.next} {
 			if p == nil || pl.hidden {
+				continue
+			}
+			if pl.namespace == l.cfg.Namespace && p.roots != l.files.roots { // as where they only refer to the ConfigMap
+				all.Unread++
+				earlier[rotation.ProxyOwner{Namespace: pl.namespace, Kind: "Deployment", Name: pl.owner}]++
 				continue
 			}
 			set, err := p.roots.set()

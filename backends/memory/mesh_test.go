@@ -321,8 +321,8 @@ func TestSimulatedMesh(t *testing.T) {
 			time.Sleep(meshLag)
 			w.roll(w.west, "app-0", "app-1", "linkerd-destination", "linkerd-proxy-injector")
 			w.sound("with some pods that trust the new one alone")
-			if n := len(w.west.CountProxies(w.t.Context()).Sets); n != 2 {
-				w.t.Errorf("%d sets of anchors in the west; want 2", n)
+			if got := w.west.CountProxies(w.t.Context()); len(got.Sets) != 1 || len(got.Earlier) != 1 || got.Earlier[0] != (rotation.ProxyOwner{Namespace: "linkerd", Kind: "Deployment", Name: "linkerd-identity", Pods: 2}) {
+				w.t.Errorf("census in the west: %+v", got)
 			}
 		}},
 		{"an anchor that goes too early is caught", func(w *meshWorld) {
@@ -476,7 +476,7 @@ func TestSimulatedMesh(t *testing.T) {
 			time.Sleep(meshLag)
 			w.roll(w.east, "app-0")
 			got = w.east.CountProxies(w.t.Context())
-			if len(got.Sets) != 2 || got.Sets[1].Pods != 3 || len(got.Sets[1].Anchors.Anchors()) != 2 || got.Sets[1].Owners[0].Name != "app-0" {
+			if len(got.Sets) != 2 || got.Sets[0].Pods != 3 || len(got.Sets[0].Anchors.Anchors()) != 2 || got.Sets[0].Owners[0].Name != "app-0" || len(got.Earlier) != 3 {
 				w.t.Errorf("census %+v", got)
 			}
 			if n := w.east.Restarts()["app/app-0-2"]; n != 2 {
@@ -488,7 +488,7 @@ func TestSimulatedMesh(t *testing.T) {
 			time.Sleep(meshLag)
 			w.east.RestartProxy("app/app-0-0")
 			w.violated("kubectl-edit", "app/app-0-0 in east does not start: ")
-			if got := w.east.CountProxies(w.t.Context()); got.Unread != 1 || len(got.Odd) != 1 || got.Total() != 13 {
+			if got := w.east.CountProxies(w.t.Context()); got.Unread != 7 || len(got.Earlier) != 3 || len(got.Odd) != 1 || got.Total() != 13 {
 				w.t.Errorf("census %+v", got)
 			}
 		}},
