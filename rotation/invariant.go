@@ -45,6 +45,9 @@ func Violations(f Fleet, v View, now time.Time) []Violation {
 		return out
 	}
 	issuer := o.IssuerFacts.Chain[0]
+	if a := f.anchorOf(issuer); a != nil && !bundle.Covers(a.Certificate) {
+		bad("I2", "linkerd-identity would refuse the issuer: its first certificate is under %s, which the bundle lacks", a.ID)
+	}
 	for _, at := range []time.Time{now, issuer.NotAfter} {
 		if err := o.IssuerFacts.Verify(bundle, at); err != nil {
 			bad("I1", "at %s leaves of the issuer do not verify under the cluster's own bundle: %v", at.Format(time.RFC3339), err)

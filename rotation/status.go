@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"certd.internal/pki"
@@ -123,6 +124,12 @@ func newFleetStatus(f Fleet, now time.Time, source string) FleetStatus {
 		} else if a.Certificate != nil && a.RetiredAt.IsZero() {
 			s.Trust.Others = append(s.Trust.Others, a.Status())
 		}
+	}
+	if c := f.Change; c != nil && c.Held {
+		s.Findings = append(s.Findings, Finding{ID: "TrustChangeHeld", Severity: StateWarning, Message: fmt.Sprintf("the change of the trust anchor from %s to %s is held in stage %s", c.From, c.To, c.Stage), Fix: "certd trust resume"})
+	}
+	if c := f.Change; c != nil && len(c.Without) > 0 {
+		s.Findings = append(s.Findings, Finding{ID: "TrustChangeWithout", Severity: StateWarning, Message: fmt.Sprintf("the change of the trust anchor from %s to %s goes on without %s: from stage %s on their workloads and the others refuse each other, and %s stays in use until they are back", c.From, c.To, strings.Join(c.Without, ", "), StageFinish, c.From), Fix: "certd trust status"})
 	}
 	switch {
 	case active == nil:

@@ -88,7 +88,7 @@ func (c *Cluster) manifest(a call) string {
 		return "certd-webhook.yaml"
 	case a.in == "" && a.resource == "pods":
 		return "certd-proxies.yaml"
-	case a.verb == "get" && slices.Contains([]string{"deployments", "statefulsets", "daemonsets"}, a.resource):
+	case a.verb == "get" && a.in != c.cfg.Namespace && slices.Contains([]string{"deployments", "statefulsets", "daemonsets"}, a.resource):
 		return "certd-restart-workloads.yaml" // only RestartSince reads them
 	case a.in == "", a.in == c.cfg.Namespace, a.in == c.cfg.ProbeNamespace:
 		return "certd.yaml"
