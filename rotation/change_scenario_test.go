@@ -138,6 +138,11 @@ func (c *changing) ended(want string) {
 			c.t.Errorf("%s: %s, bundle %+v, issuer %+v, proxies %+v, findings %+v", cl.Name, cl.State, cl.Bundle, cl.Issuer.Delivered, cl.Proxies, cl.Findings)
 		}
 	}
+	for name, cl := range c.clusters {
+		if n := cl.Skipped(); n > 0 { // I2
+			c.t.Errorf("%s: linkerd-identity refused %d issuers", name, n)
+		}
+	}
 	c.sound()
 	c.holds("after the change")
 	c.accounted()
