@@ -130,6 +130,7 @@ func (f Fleet) goal(v View, now time.Time) (g goal, err error) {
 	switch c.Stage {
 	case StageBridge:
 		g.bridge(w, from, to, old, both, next)
+		g.bridged(v, w, now)
 	default:
 		g.spread(f, v, w, now, from, to, old, both, next)
 	}
@@ -607,8 +608,6 @@ func (d *Decision) changing(f Fleet, v View, g goal, now time.Time) {
 	switch {
 	case !bytes.Equal(v.Observed.BundleText, g.bundle.PEM()):
 		g.wait("its bundle is to be changed")
-	case f.Change.Stage == StageBridge:
-		g.bridged(v, w, now)
 	case !g.signs(w):
 		g.wait("its issuer is to be signed by %s", namesOfAnchors(g.signers))
 	}

@@ -1,0 +1,199 @@
+package rotation
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"certd.internal/pki"
+)
+
+// turn is a cluster in the middle of a change from g1 to g2. The zero times are
+// long ago; letters are anchors: A is g1's, B g2's.
+type turn struct {
+	stage    Stage
+	bundle   string // "A", "AB" or "B"
+	bundleAt time.Time
+	issuer   string    // in the order of the file
+	issuerAt time.Time // since when there is such a one
+	oneAt    time.Time // when there was one with a certificate less; zero: nobody remembers
+	started  time.Time // of the replicas
+	behind   bool      // a replica has an older issuer
+	unseen   bool      // nothing is seen of what the replicas have
+	pods     map[string]int
+	countAt  time.Time
+	held     bool
+	canaryAt time.Time
+	second   bool // the cluster is not the first of the fleet
+}
+
+func (c turn) bench(t *testing.T, now time.Time) *bench {
+	t.Helper()
+	b := newBench(t)
+	key, err := pki.GenerateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := pki.SelfSignAnchor(start.Add(-time.Hour), pki.AnchorProfile{CommonName: "root.linkerd.cluster.local 2026-2", Lifetime: 3650 * 24 * time.Hour, Backdate: time.Hour}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.fleet.Anchors = append(b.fleet.Anchors, Anchor{ID: "g2", Key: "acme-anchor-2", Certificate: next, CreatedAt: start})
+	b.fleet.Change = &Change{From: "g1", To: "g2", Stage: c.stage, Held: c.held, StartedAt: start, StageAt: start, CanaryAt: c.canaryAt}
+	if c.second {
+		b.fleet.Policy.Clusters = append([]Policy{{Cluster: "ahead"}}, b.fleet.Policy.Clusters...)
+	}
+	set := func(letters string) pki.Bundle {
+		var p []*Anchor
+		for _, l := range letters {
+			p = append(p, &b.fleet.Anchors[l-'A'])
+		}
+		s, err := b.fleet.with(b.view.Policy, p...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	// The issuer, signed by whom the letters say.
+	priv, err := pki.GenerateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := []pki.PrivateKey{b.key, key}
+	profile := pki.IssuerProfile{Namespace: "linkerd", TrustDomain: "cluster.local", Lifetime: 168 * time.Hour, Backdate: 10 * time.Minute}
+	var data map[string][]byte
+	var ids []string
+	var certs []string
+	for _, l := range c.issuer {
+		a := b.fleet.Anchors[l-'A']
+		template, err := pki.NewIssuerTemplate(start, profile, a.Certificate)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := pki.SignIssuer(template, a.Certificate, priv.PublicKey(), keys[l-'A'])
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids, certs = append(ids, a.ID), append(certs, string(pki.EncodeCertificates(cert)))
+	}
+	beside := set("AB")
+	if len(c.issuer) == 1 {
+		beside = set(c.bundle)
+	}
+	text := []byte(strings.Join(certs, ""))
+	data = map[string][]byte{"tls.crt": text, "crt.pem": text, "tls.key": priv.PKCS8PEM(), "key.pem": priv.PKCS8PEM(), "ca.crt": beside.PEM()}
+	o := b.view.Observed
+	o.At, o.Version, o.BundleText, o.BundleWrittenAt, o.IssuerWrittenAt = now, "v1", set(c.bundle).PEM(), c.bundleAt, c.issuerAt
+	o.IssuerFacts = pki.ReadIssuer(data, pki.Identity{Namespace: "linkerd", TrustDomain: "cluster.local"}, now)
+	crt := o.IssuerFacts.Chain[0]
+	o.Issuer.Marks.Serial = pki.Serial(crt)
+	rec := CertificateRecord{Cluster: "eu", Kind: "issuer", Serial: pki.Serial(crt), Anchor: ids[0], NotAfter: crt.NotAfter, SignedAt: c.issuerAt, DeliveredAt: c.issuerAt}
+	if len(ids) > 1 {
+		rec.Second = ids[1]
+	}
+	if rec.DeliveredAt.IsZero() {
+		rec.SignedAt, rec.DeliveredAt = start, start
+	}
+	b.view.Certificates = []CertificateRecord{rec}
+	if !c.oneAt.IsZero() {
+		b.view.Certificates = append(b.view.Certificates, CertificateRecord{Cluster: "eu", Kind: "issuer", Serial: "01", Anchor: "g1", NotAfter: crt.NotAfter.Add(-time.Hour), SignedAt: c.oneAt, DeliveredAt: c.oneAt})
+	}
+	o.Identity = &Identity{Deployed: true}
+	for i := range 2 {
+		r := Replica{Pod: []string{"one", "two"}[i], Started: c.started, NotAfter: crt.NotAfter, Evidence: "metric", At: now}
+		if c.behind && i == 1 {
+			r.NotAfter = crt.NotAfter.Add(-time.Hour)
+		}
+		if c.unseen {
+			r.NotAfter, r.Evidence = time.Time{}, "no metric"
+		}
+		o.Identity.Replicas = append(o.Identity.Replicas, r)
+	}
+	b.view.Proxies = Proxies{At: c.countAt}
+	for letters, n := range c.pods {
+		b.view.Proxies.Sets = append(b.view.Proxies.Sets, ProxySet{Anchors: set(letters), Pods: n, Owners: []ProxyOwner{{"app", "Deployment", "web", n}}})
+	}
+	return b
+}
+
+// The order of a change, one cluster at a moment: what it does next, or what
+// keeps it. A row in which a step came sooner would be an outage.
+func TestDecideInAChange(t *testing.T) {
+	now := start.Add(40 * time.Hour)
+	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	day, moment := 25*time.Hour, time.Minute
+	fine := map[string]int{"B": 3}
+	for _, row := range []struct {
+		sentence string
+		turn
+		step   Step
+		wanted string // the bundle after a bundle step, the order after one that signs
+		waits  string // part of what keeps it from the end of the stage; "": it is there
+	}{
+		{"an issuer under the old anchor alone gets a second certificate", turn{stage: StageBridge, bundle: "A", issuer: "A"}, StepIssuer, "AB", "two certificates"},
+		{"an issuer with two is not everywhere yet", turn{stage: StageBridge, bundle: "A", issuer: "AB", issuerAt: ago(moment)}, "", "", "reach every node"},
+		{"an issuer with two is used by one replica alone", turn{stage: StageBridge, bundle: "A", issuer: "AB", issuerAt: ago(4 * moment), behind: true}, "", "", "two is to load the issuer"},
+		{"an issuer with two is used by each", turn{stage: StageBridge, bundle: "A", issuer: "AB", issuerAt: ago(4 * moment)}, "", "", ""},
+		{"what the replicas use is not seen, and they are not young enough", turn{stage: StageBridge, bundle: "A", issuer: "AB", issuerAt: ago(4 * moment), started: ago(4 * moment), unseen: true}, "", "", "one is to load"},
+		{"what they use is not seen for long: a restart tells", turn{stage: StageBridge, bundle: "A", issuer: "AB", issuerAt: ago(10 * moment), started: ago(10 * moment), unseen: true}, StepIdentityRestart, "", "cannot be seen"},
+		{"what they use is not seen, and there was nothing else when they started", turn{stage: StageBridge, bundle: "A", issuer: "AB", issuerAt: ago(10 * moment), started: ago(2 * moment), unseen: true}, "", "", ""},
+
+		{"every leaf has both: the bundle gets the new anchor", turn{stage: StageSpread, bundle: "A", issuer: "AB", issuerAt: ago(day)}, StepBundle, "AB", "both anchors"},
+		{"a cluster that comes late gets a second certificate first", turn{stage: StageSpread, bundle: "A", issuer: "A"}, StepIssuer, "AB", "both anchors"},
+		{"the bundle has not reached every node", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(moment), issuer: "AB", issuerAt: ago(day)}, "", "", "start anew"},
+		{"identity started before the bundle had reached it", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(4 * moment), issuer: "AB", issuerAt: ago(day), started: ago(2 * moment)}, StepIdentityRestart, "", "start anew"},
+		{"identity knows both: the new one's certificate comes first", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(9 * moment), issuer: "AB", issuerAt: ago(day), started: ago(moment)}, StepIssuer, "BA", "start anew"},
+		{"the turned issuer is not everywhere yet", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(9 * moment), issuer: "BA", issuerAt: ago(moment), started: ago(5 * moment)}, "", "", "each replica"},
+		{"one replica has not loaded it", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(4 * moment), started: ago(9 * moment), behind: true}, "", "", "each replica"},
+		{"each has loaded it, and leaves with one certificate live on", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(4 * moment), oneAt: ago(5 * moment), started: ago(9 * moment)}, "", "", "each replica"},
+		{"each has loaded it, for long: the old anchor leaves the bundle", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), started: ago(9 * moment)}, StepBundle, "B", "each replica"},
+		{"the bundle with the new anchor alone is to be known, too", turn{stage: StageSpread, bundle: "B", bundleAt: ago(4 * moment), issuer: "BA", issuerAt: ago(day), started: ago(9 * moment)}, StepIdentityRestart, "", "replaced"},
+		{"it is", turn{stage: StageSpread, bundle: "B", bundleAt: ago(9 * moment), issuer: "BA", issuerAt: ago(day), started: ago(moment)}, "", "", ""},
+		{"somebody put the old bundle back", turn{stage: StageSpread, bundle: "A", issuer: "BA", issuerAt: ago(day)}, StepBundle, "AB", "both anchors"},
+		{"it is held before the bundle is touched", turn{stage: StageSpread, bundle: "A", issuer: "AB", issuerAt: ago(day), held: true}, "", "", "both anchors"},
+		{"it is held before the order turns", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(9 * moment), issuer: "AB", issuerAt: ago(day), started: ago(moment), held: true}, "", "", "start anew"},
+		{"it is held before the old anchor leaves", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), started: ago(9 * moment), held: true}, "", "", "each replica"},
+
+		{"pods hold the old anchor", turn{stage: StageRestart, bundle: "B", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), started: ago(moment), countAt: now, pods: map[string]int{"A": 1, "B": 2}}, "", "", "1 of 3 meshed pods"},
+		{"pods hold both", turn{stage: StageRestart, bundle: "B", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), started: ago(moment), countAt: now, pods: map[string]int{"AB": 1, "B": 2}}, "", "", "1 of 3 meshed pods"},
+		{"pods were counted before the bundle had reached every node", turn{stage: StageRestart, bundle: "B", bundleAt: ago(4 * moment), issuer: "BA", issuerAt: ago(day), started: now, countAt: ago(2 * moment), pods: fine}, "", "", "to be counted"},
+		{"each pod holds the new anchor and no other", turn{stage: StageRestart, bundle: "B", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), started: ago(moment), countAt: now, pods: fine}, "", "", ""},
+
+		{"the first cluster goes ahead", turn{stage: StageFinish, bundle: "B", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), started: ago(moment), countAt: now, pods: fine}, StepIssuer, "B", "g2 alone"},
+		{"another waits for it", turn{stage: StageFinish, second: true, bundle: "B", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), started: ago(moment), countAt: now, pods: fine}, "", "", "goes ahead"},
+		{"another waits until the first was good for as long as leaves live", turn{stage: StageFinish, second: true, canaryAt: ago(23 * time.Hour), bundle: "B", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), started: ago(moment), countAt: now, pods: fine}, "", "", "goes ahead until"},
+		{"then it follows", turn{stage: StageFinish, second: true, canaryAt: ago(day), bundle: "B", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), started: ago(moment), countAt: now, pods: fine}, StepIssuer, "B", "g2 alone"},
+		{"but not with a pod that holds the old anchor", turn{stage: StageFinish, bundle: "B", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), started: ago(moment), countAt: now, pods: map[string]int{"A": 1}}, "", "", "meshed pods"},
+		{"nor while it is held", turn{stage: StageFinish, held: true, bundle: "B", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), started: ago(moment), countAt: now, pods: fine}, "", "", ""},
+		{"a pod turned up after all: the second certificate comes back", turn{stage: StageRestart, bundle: "B", bundleAt: ago(day), issuer: "B", issuerAt: ago(day), started: ago(moment), countAt: now, pods: map[string]int{"A": 1}}, StepIssuer, "BA", "meshed pods"},
+		{"an issuer under the new anchor alone is in use", turn{stage: StageRetire, bundle: "B", bundleAt: ago(day), issuer: "B", issuerAt: ago(4 * moment), started: ago(moment), countAt: now, pods: fine}, "", "", ""},
+	} {
+		t.Run(row.sentence, func(t *testing.T) {
+			b := row.bench(t, now)
+			d := Decide(b.fleet, b.view, now)
+			if d.Step != row.step {
+				t.Errorf("step %q (%s), want %q; findings %+v", d.Step, d.Why, row.step, d.Findings)
+			}
+			letters := ""
+			switch d.Step {
+			case StepBundle:
+				for _, a := range b.fleet.Anchors {
+					if d.Bundle.Contains(a.Certificate) {
+						letters += string('A' + rune(slices.Index([]string{"g1", "g2"}, a.ID)))
+					}
+				}
+			case StepIssuer:
+				for _, a := range d.signers {
+					letters += string('A' + rune(slices.Index([]string{"g1", "g2"}, a.ID)))
+				}
+			}
+			if letters != row.wanted {
+				t.Errorf("%s with %q, want %q", d.Step, letters, row.wanted)
+			}
+			if d.Progress == nil || (d.Progress.Waits == "") != (row.waits == "") || !strings.Contains(d.Progress.Waits, row.waits) {
+				t.Errorf("progress %+v, want it to wait for %q", d.Progress, row.waits)
+			}
+		})
+	}
+}
