@@ -125,6 +125,23 @@ func (c *changing) restarts() map[string]map[string]int {
 	return all
 }
 
+// restartedOnce checks that each pod whose place begins so was created anew once
+// since before; linkerd-identity's twice.
+func (c *changing) restartedOnce(before map[string]map[string]int, prefix string) {
+	c.t.Helper()
+	for name, places := range c.restarts() {
+		for place, n := range places {
+			want := 1
+			if strings.HasPrefix(place, "linkerd/linkerd-identity") {
+				want = 2
+			}
+			if n -= before[name][place]; strings.HasPrefix(place, prefix) && n != want {
+				c.t.Errorf("%s in %s was created anew %d times, want %d", place, name, n, want)
+			}
+		}
+	}
+}
+
 // ended checks where a change has led to: one anchor, of the generation given,
 // everywhere and alone.
 func (c *changing) ended(want string) {
@@ -173,17 +190,7 @@ func TestTheTrustAnchorIsChanged(t *testing.T) {
 				}
 				time.Sleep(day)
 				c.ended("g2")
-				for name, places := range c.restarts() {
-					for place, n := range places {
-						want := 1
-						if strings.HasPrefix(place, "linkerd/linkerd-identity") {
-							want = 2
-						}
-						if n -= before[name][place]; n != want {
-							t.Errorf("%s in %s was created anew %d times, want %d", place, name, n, want)
-						}
-					}
-				}
+				c.restartedOnce(before, "")
 				c.end()
 			})
 		})
@@ -308,13 +315,7 @@ func TestAChangeOutlivesItsDaemon(t *testing.T) {
 		c.until("idle", day)
 		time.Sleep(day)
 		c.ended("g2")
-		for name, places := range c.restarts() {
-			for place, n := range places {
-				if n -= before[name][place]; strings.HasPrefix(place, "app/") && n != 1 {
-					t.Errorf("%s in %s was created anew %d times", place, name, n)
-				}
-			}
-		}
+		c.restartedOnce(before, "app/")
 		c.end()
 	})
 }
@@ -540,13 +541,7 @@ func TestWorkloadsAreRestartedOneAfterAnother(t *testing.T) {
 		}
 		time.Sleep(day)
 		c.ended("g2")
-		for name, places := range c.restarts() {
-			for place, n := range places {
-				if n -= before[name][place]; strings.HasPrefix(place, "app/") && n != 1 {
-					t.Errorf("%s in %s was created anew %d times", place, name, n)
-				}
-			}
-		}
+		c.restartedOnce(before, "app/")
 		c.end()
 	})
 }

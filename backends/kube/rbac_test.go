@@ -588,40 +588,43 @@ func TestShippedRightsEndThere(t *testing.T) {
 	}
 }
 
+// granted is a certd with the rights of some shipped files, and an account of
+// its own.
+func (h *hooks) granted(t *testing.T, account string, files ...string) *Cluster {
+	t.Helper()
+	_, rc, admin := lab(t)
+	var granted []*manifest
+	for _, file := range files {
+		granted = append(granted, readManifest(t, file, h.ns))
+	}
+	c, err := New(Config{Cluster: "c", Namespace: h.ns, TrustDomain: "cluster.local", Access: grantTo(t, account+"-"+h.ns, admin, rc, granted...)}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
 // Counting proxies takes a file of its own. (It is not one of TestShippedRights:
 // who may list all pods may do so in each namespace, and other files' rights to
 // that would be idle.)
 func TestRightToCountProxies(t *testing.T) {
 	h := newHooks(t)
-	_, rc, admin := lab(t)
 	for _, name := range []string{h.ns, elsewhere("certd", h.ns), h.ns + "-apps"} {
 		h.namespace(t, name)
 	}
 	h.account(t, h.ns+"-apps")
 	anchors, _, names := twoSets(t, h.ns)
 	h.run(t, meshed(h.ns+"-apps", "p", told(string(anchors.PEM()))), corev1.PodStatus{Phase: corev1.PodRunning})
-	certd := func(account string, files ...string) *Cluster {
-		t.Helper()
-		var granted []*manifest
-		for _, file := range files {
-			granted = append(granted, readManifest(t, file, h.ns))
-		}
-		c, err := New(Config{Cluster: "c", Namespace: h.ns, TrustDomain: "cluster.local", Access: grantTo(t, account+"-"+h.ns, admin, rc, granted...)}, slog.New(slog.DiscardHandler))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		return c
-	}
 
-	without := certd("without", "certd.yaml").CountProxies(t.Context())
+	without := h.granted(t, "without", "certd.yaml").CountProxies(t.Context())
 	if !errors.Is(without.Err, rotation.ErrDenied) || without.Total() != 0 || without.At.IsZero() {
 		t.Errorf("without the right: %+v", without)
 	} else if !strings.Contains(without.Err.Error(), `the verb "list" on "pods" is missing; grant it: kubectl apply -f deploy/rbac/certd-proxies.yaml`) {
 		t.Errorf("without the right: %v", without.Err)
 	}
 
-	c := certd("with", "certd.yaml", "certd-proxies.yaml")
+	c := h.granted(t, "with", "certd.yaml", "certd-proxies.yaml")
 	var with rotation.Proxies
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		if with = c.CountProxies(t.Context()); with.Err == nil { // RBAC takes a moment to take effect

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"reflect"
 	"slices"
@@ -516,24 +515,10 @@ func TestRestartRollsOutAnew(t *testing.T) {
 // where its label forbids it. That takes rights of its own.
 func TestRestartSince(t *testing.T) {
 	h := newHooks(t)
-	_, rc, admin := lab(t)
 	for _, name := range []string{h.ns, elsewhere("certd", h.ns), h.ns + "-apps"} {
 		h.namespace(t, name)
 	}
-	certd := func(account string, files ...string) *Cluster {
-		t.Helper()
-		var granted []*manifest
-		for _, file := range files {
-			granted = append(granted, readManifest(t, file, h.ns))
-		}
-		c, err := New(Config{Cluster: "c", Namespace: h.ns, TrustDomain: "cluster.local", Access: grantTo(t, account+"-"+h.ns, admin, rc, granted...)}, slog.New(slog.DiscardHandler))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		return c
-	}
-	c, without := certd("with", "certd.yaml", "certd-restart-workloads.yaml"), certd("without", "certd.yaml")
+	c, without := h.granted(t, "with", "certd.yaml", "certd-restart-workloads.yaml"), h.granted(t, "without", "certd.yaml")
 	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"a": "b"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "x", Image: "x"}}}}
 	selector, none, apps := &metav1.LabelSelector{MatchLabels: template.Labels}, int32(0), h.admin.AppsV1()
 	in := h.ns + "-apps"

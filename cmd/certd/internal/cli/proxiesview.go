@@ -126,29 +126,11 @@ func staleOwners(p rotation.ProxiesStatus) (owners []rotation.StaleOwner) {
 
 // restart is the command that creates an owner's pods anew, where there is one
 // for its kind. The count is a shell's comment, so that the line can be typed.
-func (v statusView) restart(o rotation.StaleOwner) []string {
+func (v style) restart(o rotation.StaleOwner) []string {
 	pods := count(o.Pods, "pod")
-	command := restartCommand(o)
+	command := rotation.RestartCommand(rotation.ProxyOwner(o))
 	if command == "" {
 		return v.wrap("    ", "    ", v.clean(fmt.Sprintf("%s/%s %s: %s, to be created anew", o.Namespace, o.Kind, o.Name, pods)))
 	}
 	return v.next(command + " # " + pods)
-}
-
-// restartCommand is "" for a kind without one, and for a name that no object
-// can have: who makes a pod chooses what its owner is called, and a person is
-// to paste this into a shell.
-func restartCommand(o rotation.StaleOwner) string {
-	odd := func(r rune) bool { return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789-.", r) }
-	named := func(s string) bool { return s != "" && s[0] != '-' && !strings.ContainsFunc(s, odd) }
-	if !named(o.Namespace) || !named(o.Name) {
-		return ""
-	}
-	switch o.Kind {
-	case "Deployment", "StatefulSet", "DaemonSet":
-		return fmt.Sprintf("kubectl -n %s rollout restart %s/%s", o.Namespace, strings.ToLower(o.Kind), o.Name)
-	case "Pod":
-		return fmt.Sprintf("kubectl -n %s delete pod %s", o.Namespace, o.Name)
-	}
-	return ""
 }

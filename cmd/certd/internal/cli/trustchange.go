@@ -284,16 +284,17 @@ func (v style) restartLines(st rotation.FleetStatus) (lines []string) {
 		if c.Proxies == nil {
 			continue
 		}
-		for i, o := range c.Proxies.Restart {
+		owners := staleOwners(*c.Proxies)
+		if len(owners) == 0 {
+			continue
+		}
+		lines = append(lines, "  in "+v.clean(c.Name))
+		for i, o := range owners {
 			if i == mostOwners {
-				lines = append(lines, fmt.Sprintf("  %s: and more (certd status %s)", v.clean(c.Name), v.clean(c.Name)))
+				lines = append(lines, fmt.Sprintf("    and %d more (certd status %s)", len(owners)-i, v.clean(c.Name)))
 				break
 			}
-			line := fmt.Sprintf("  %s: %s/%s %s (%s)", v.clean(c.Name), v.clean(o.Namespace), v.clean(o.Kind), v.clean(o.Name), count(o.Pods, "pod"))
-			if command := rotation.RestartCommand(rotation.ProxyOwner(o)); command != "" {
-				line += ": " + command
-			}
-			lines = append(lines, line)
+			lines = append(lines, v.restart(o)...)
 		}
 	}
 	return lines
