@@ -547,7 +547,7 @@ func (f Fleet) nextStage(progress map[string]Progress, longest time.Duration, no
 		switch {
 		case c.excepts(name) && !current && c.Stage != StageRetire: // one that is back is brought along
 		case !current:
-			waiting = append(waiting, name+": has not been seen since the stage began, or for a while")
+			waiting = append(waiting, name+": has not been seen, or is not managed, since the stage began")
 		case pr.Waits != "":
 			waiting = append(waiting, name+": "+pr.Waits)
 		}
