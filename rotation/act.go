@@ -65,6 +65,13 @@ func (r *Reconciler) act(ctx, hand context.Context, m *member, f Fleet, v View, 
 	return fmt.Errorf("step %q of %s: there is no such step", d.Step, m.name)
 }
 
+// apartFrom is from how many issuers before it a new one's end is kept apart, by
+// a minute each: enough when repairs come thick and fast, and so few that a new
+// one is not due at once where issuers of half an hour are renewed each minute.
+func (p RenewalPolicy) apartFrom() int {
+	return min(16, max(1, int((p.Lifetime-p.Backdate-p.RenewBefore)/2/time.Minute)))
+}
+
 // publishIssuer signs a new issuer and writes it, in this order: a signature
 // that reaches no cluster does no harm, a key without certificate would.
 func (r *Reconciler) publishIssuer(ctx, hand context.Context, m *member, f Fleet, v View, d Decision, in Intent) error {
@@ -77,7 +84,9 @@ func (r *Reconciler) publishIssuer(ctx, hand context.Context, m *member, f Fleet
 	}
 	p := pki.IssuerProfile{Namespace: v.Policy.Namespace, TrustDomain: v.Policy.TrustDomain, Lifetime: v.Policy.Issuer.Lifetime, Backdate: v.Policy.Issuer.Backdate}
 	for _, c := range v.Certificates {
-		p.NotAfterTaken = append(p.NotAfterTaken, c.NotAfter)
+		if len(p.NotAfterTaken) < v.Policy.Issuer.apartFrom() && !c.DeliveredAt.IsZero() {
+			p.NotAfterTaken = append(p.NotAfterTaken, c.NotAfter)
+		}
 	}
 	if d.Issuer != nil {
 		p.NotAfterTaken = append(p.NotAfterTaken, d.Issuer.NotAfter)

@@ -545,3 +545,49 @@ func TestWorkloadsAreRestartedOneAfterAnother(t *testing.T) {
 		c.end()
 	})
 }
+
+// A schedule of minutes, as `certd run --dev` has it, goes on through a change:
+// no signature fails for want of an end that is not taken.
+func TestAChangeUnderAScheduleOfMinutes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "east", "west")
+		minutely, err := rotation.ParseSchedule("* * * * *", time.UTC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, name := range []string{"east", "west"} {
+			p := &w.policy.Clusters[i]
+			p.LeafLifetime, p.ClockError, p.Repair = 5*time.Minute, 5*time.Second, time.Minute
+			p.Issuer = rotation.RenewalPolicy{Lifetime: 30 * time.Minute, RenewBefore: 10 * time.Minute, Backdate: 10 * time.Minute, Schedule: minutely, EveryFiring: true}
+			w.clusters[name] = memory.NewCluster(memory.ClusterConfig{Name: name, Namespace: "linkerd", TrustDomain: "cluster.local"})
+		}
+		w.ceremony()
+		w.start()
+		time.Sleep(2*time.Hour + 30*time.Second)
+		c := &changing{world: w, mesh: memory.NewMesh()}
+		c.begin()
+		for range 2 * 90 {
+			time.Sleep(30 * time.Second)
+			if c.rotation().Phase == "idle" {
+				break
+			}
+			for _, cl := range c.loop.Status().Clusters {
+				for _, f := range cl.Findings {
+					t.Errorf("%s: %s: %s", cl.Name, f.ID, f.Message)
+				}
+				if left := time.Until(cl.Issuer.Delivered.NotAfter); left < 10*time.Minute {
+					t.Errorf("%s: %s are left of a new issuer", cl.Name, left)
+				}
+			}
+		}
+		if s := c.loop.Status(); s.Trust.Rotation.Phase != "idle" || s.Trust.Active.ID != "g2" {
+			t.Errorf("after an hour and a half: %+v", s.Trust.Rotation)
+		}
+		if n := w.count(func(e rotation.Entry) bool { return e.Result != rotation.OK }); n > 0 {
+			t.Errorf("%d steps failed", n)
+		}
+		w.holds("after the change")
+		w.end()
+	})
+}

@@ -13,7 +13,8 @@ import (
 )
 
 // recentCertificates is how many of a cluster's certificates the loop keeps at
-// hand: enough to keep notAfters apart when repairs come thick and fast.
+// hand: enough to know since when issuers are signed as they are, also where they
+// are renewed each minute.
 const recentCertificates = 64
 
 // member is one cluster in the loop. Fields above mu belong to the

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"certd.internal/pki"
@@ -118,10 +117,11 @@ func (s signer) issuer(ctx context.Context, anchors []Anchor, bundle pki.Bundle,
 		return pki.Credential{}, rec, fmt.Errorf("generate an issuer key for %s: %w", who.cluster, err)
 	}
 	chain := make([]*x509.Certificate, len(anchors))
-	// The last is signed first: ends are kept apart by taking from the next, and
-	// the first in the file, whose end linkerd-identity shows, ends first.
-	for i := len(anchors) - 1; i >= 0; i-- {
-		a := &anchors[i]
+	for i := range anchors {
+		a, p := &anchors[i], p
+		if i > 0 {
+			p.NotAfterTaken = nil // linkerd-identity shows the end of the first alone
+		}
 		switch k := keys[i].(type) {
 		case DigestSigner:
 			chain[i], err = s.signIssuer(ctx, a, k, p, priv, who, now)
@@ -134,7 +134,6 @@ func (s signer) issuer(ctx context.Context, anchors []Anchor, bundle pki.Bundle,
 			priv.Wipe()
 			return pki.Credential{}, rec, fmt.Errorf("sign an issuer for %s under anchor %s: %w", who.cluster, a.ID, err)
 		}
-		p.NotAfterTaken = append(slices.Clone(p.NotAfterTaken), chain[i].NotAfter)
 	}
 	cred, err := pki.NewCredential(priv, chain...)
 	if err == nil {
