@@ -225,10 +225,10 @@ func (g *goal) spread(f Fleet, v View, w position, now time.Time, from, to *Anch
 	c := f.Change
 	g.bundle, g.signers, g.tolerated = both, []*Anchor{from, to}, []pki.Bundle{old, both, next}
 	g.why = fmt.Sprintf("trust turns from %s to %s", from.ID, to.ID)
-	first := w.dual() && w.order[0] == to
+	first := len(w.order) > 0 && w.order[0] == to
 	switch {
 	case !w.hasFrom && !w.hasTo:
-		if len(w.order) > 0 && w.order[0] == to {
+		if first {
 			g.signers = []*Anchor{to, from}
 		}
 		g.wait("it has no bundle that is known")

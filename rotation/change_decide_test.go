@@ -151,6 +151,7 @@ func TestDecideInAChange(t *testing.T) {
 		{"the bundle with the new anchor alone is to be known, too", turn{stage: StageSpread, bundle: "B", bundleAt: ago(4 * moment), issuer: "BA", issuerAt: ago(day), started: ago(9 * moment)}, StepIdentityRestart, "", "replaced"},
 		{"it is", turn{stage: StageSpread, bundle: "B", bundleAt: ago(9 * moment), issuer: "BA", issuerAt: ago(day), started: ago(moment)}, "", "", ""},
 		{"somebody put the old bundle back", turn{stage: StageSpread, bundle: "A", issuer: "BA", issuerAt: ago(day)}, StepBundle, "AB", "both anchors"},
+		{"somebody put the old bundle back when issuers were under the new anchor alone", turn{stage: StageFinish, bundle: "A", issuer: "B", issuerAt: ago(day)}, StepBundle, "AB", "both anchors"},
 		{"it is held before the bundle is touched", turn{stage: StageSpread, bundle: "A", issuer: "AB", issuerAt: ago(day), held: true}, "", "", "both anchors"},
 		{"it is held before the order turns", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(9 * moment), issuer: "AB", issuerAt: ago(day), started: ago(moment), held: true}, "", "", "start anew"},
 		{"it is held before the old anchor leaves", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), started: ago(9 * moment), held: true}, "", "", "each replica"},
