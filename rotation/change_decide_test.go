@@ -25,7 +25,8 @@ type turn struct {
 	countAt  time.Time
 	held     bool
 	canaryAt time.Time
-	second   bool // the cluster is not the first of the fleet
+	leaf     time.Duration // that linkerd-identity is told to let leaves live
+	second   bool          // the cluster is not the first of the fleet
 }
 
 func (c turn) bench(t *testing.T, now time.Time) *bench {
@@ -99,7 +100,7 @@ func (c turn) bench(t *testing.T, now time.Time) *bench {
 	if !c.oneAt.IsZero() {
 		b.view.Certificates = append(b.view.Certificates, CertificateRecord{Cluster: "eu", Kind: "issuer", Serial: "01", Anchor: "g1", NotAfter: crt.NotAfter.Add(-time.Hour), SignedAt: c.oneAt, DeliveredAt: c.oneAt})
 	}
-	o.Identity = &Identity{Deployed: true}
+	o.Identity = &Identity{Deployed: true, LeafLifetime: c.leaf}
 	for i := range 2 {
 		r := Replica{Pod: []string{"one", "two"}[i], Started: c.started, NotAfter: crt.NotAfter, Evidence: "metric", At: now}
 		if c.behind && i == 1 {
@@ -148,6 +149,7 @@ func TestDecideInAChange(t *testing.T) {
 		{"one replica has not loaded it", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(4 * moment), started: ago(9 * moment), behind: true}, "", "", "each replica"},
 		{"each has loaded it, and leaves with one certificate live on", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(4 * moment), oneAt: ago(5 * moment), started: ago(9 * moment)}, "", "", "each replica"},
 		{"each has loaded it, for long: the old anchor leaves the bundle", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), started: ago(9 * moment)}, StepBundle, "B", "each replica"},
+		{"identity lets leaves live for longer than is configured", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), oneAt: ago(day + moment), started: ago(9 * moment), leaf: 30 * time.Hour}, "", "", "each replica"},
 		{"the bundle with the new anchor alone is to be known, too", turn{stage: StageSpread, bundle: "B", bundleAt: ago(4 * moment), issuer: "BA", issuerAt: ago(day), started: ago(9 * moment)}, StepIdentityRestart, "", "replaced"},
 		{"it is", turn{stage: StageSpread, bundle: "B", bundleAt: ago(9 * moment), issuer: "BA", issuerAt: ago(day), started: ago(moment)}, "", "", ""},
 		{"somebody put the old bundle back", turn{stage: StageSpread, bundle: "A", issuer: "BA", issuerAt: ago(day)}, StepBundle, "AB", "both anchors"},
