@@ -26,11 +26,16 @@ type changing struct {
 const leaf = 4 * time.Hour
 
 func newChanging(t *testing.T, seed uint64, names ...string) *changing {
+	return newLargeChanging(t, seed, 9, names...)
+}
+
+// newLargeChanging has so many meshed pods in each cluster beside Linkerd's own.
+func newLargeChanging(t *testing.T, seed uint64, pods int, names ...string) *changing {
 	w := newWorld(t, names...)
 	var all []*memory.Cluster
 	for i, name := range names {
 		w.clusters[name] = memory.NewCluster(memory.ClusterConfig{Name: name, Namespace: "linkerd", TrustDomain: "cluster.local",
-			Replicas: 2, Lag: time.Duration(20+60*i) * time.Second, Proxies: 9, LeafLifetime: leaf, Seed: seed})
+			Replicas: 2, Lag: time.Duration(20+60*i) * time.Second, Proxies: pods, LeafLifetime: leaf, Seed: seed})
 		w.policy.Clusters[i].LeafLifetime = leaf
 		all = append(all, w.clusters[name])
 	}
@@ -540,6 +545,40 @@ func TestWorkloadsAreRestartedOneAfterAnother(t *testing.T) {
 			c.sound()
 		}
 		time.Sleep(day)
+		c.ended("g2")
+		c.restartedOnce(before, "app/")
+		c.end()
+	})
+}
+
+// Two thousand pods, and certd killed five times during the wave: each is created
+// anew once.
+func TestAWaveOfTwoThousandPods(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newLargeChanging(t, 8, 2000, "east")
+		c.policy.Trust.Restarts = true
+		c.end()
+		c.start()
+		time.Sleep(20 * time.Minute)
+		before := c.restarts()
+		c.begin()
+		kills := 0
+		for begun := time.Now(); c.rotation().Phase != "idle" && time.Since(begun) < 9*day; time.Sleep(11 * time.Minute) {
+			if kills < 5 && c.rotation().Stage == "restart" {
+				time.Sleep(time.Duration(c.chance.IntN(3600)) * time.Second)
+				c.wrap = nil
+				c.end()
+				c.start()
+				time.Sleep(time.Second)
+				kills++
+			}
+			c.sound()
+		}
+		if kills != 5 {
+			t.Errorf("certd was stopped %d times during the wave", kills)
+		}
+		time.Sleep(2 * time.Hour)
 		c.ended("g2")
 		c.restartedOnce(before, "app/")
 		c.end()

@@ -37,8 +37,12 @@ type ProxySet struct {
 	Others int
 }
 
-// MaxOwners bounds how many owners a census names for each set.
-const MaxOwners = 50
+// MaxOwners bounds how many owners a census names for each set, and
+// reportedOwners how many of all a report does.
+const (
+	MaxOwners      = 5000
+	reportedOwners = 50
+)
 
 // ProxyOwner is what makes pods: a Deployment, StatefulSet, DaemonSet, Job,
 // another kind, or the Pod itself where nothing does.
@@ -165,7 +169,8 @@ func proxiesStatus(d Decision, v View) *ProxiesStatus {
 	var owners []ProxyOwner
 	s.Stale, owners = p.stale(append(d.tolerated, d.Bundle)...)
 	s.Current = s.Total - s.Unknown - s.Stale
-	for _, o := range owners {
+	slices.SortStableFunc(owners, func(a, b ProxyOwner) int { return b.Pods - a.Pods })
+	for _, o := range owners[:min(len(owners), reportedOwners)] {
 		s.Restart = append(s.Restart, StaleOwner(o))
 	}
 	return s
