@@ -65,6 +65,7 @@ func (c Change) excepts(cluster string) bool { return slices.Contains(c.Without,
 
 // goal is what a cluster is to have now.
 type goal struct {
+	at      position // where it stands; in a change alone
 	bundle  pki.Bundle
 	signers []*Anchor // of the certificates in the issuer file, in their order
 	beside  pki.Bundle
@@ -127,6 +128,7 @@ func (f Fleet) goal(v View, now time.Time) (g goal, err error) {
 		}
 	}
 	w := f.position(v)
+	g.at = w
 	switch c.Stage {
 	case StageBridge:
 		g.bridge(w, from, to, old, both, next)
@@ -135,7 +137,7 @@ func (f Fleet) goal(v View, now time.Time) (g goal, err error) {
 		g.spread(f, v, w, now, from, to, old, both, next)
 	}
 	if (c.Stage == StageFinish || c.Stage == StageRetire) && g.waits == "" {
-		g.finish(f, v, now, to)
+		g.finish(f, v, w, now, to)
 	}
 	g.beside = both
 	if len(g.signers) == 1 {
@@ -164,7 +166,7 @@ func (f Fleet) position(v View) (w position) {
 			w.order = append(w.order, a)
 		}
 	}
-	w.identity = o.Identity != nil && (o.Identity.Deployed || len(o.Identity.Replicas) > 0)
+	w.identity = o.runsIdentity()
 	w.since, w.orderSince = o.IssuerWrittenAt, o.IssuerWrittenAt
 	if len(w.order) == 0 {
 		return w
@@ -252,7 +254,7 @@ func (g *goal) spread(f Fleet, v View, w position, now time.Time, from, to *Anch
 	case w.hasFrom:
 		g.signers = []*Anchor{to, from}
 		g.wait("each replica of linkerd-identity is to use the issuer under %s", to.ID)
-		if c.Held || !g.proved(f, v, w, now) {
+		if c.Held || !g.proved(v, w, now) {
 			return
 		}
 		g.bundle = next
@@ -297,7 +299,7 @@ func (g *goal) outdated(v View, w position, now time.Time) bool {
 
 // proved says whether every replica of linkerd-identity uses the issuer with
 // the first certificate that is there, and no leaf is left of one with fewer.
-func (g *goal) proved(f Fleet, v View, w position, now time.Time) bool {
+func (g *goal) proved(v View, w position, now time.Time) bool {
 	if at := w.since.Add(v.drain()); now.Before(at) {
 		g.wait("leaves with one certificate live until %s", clock(at))
 		g.look(at)
@@ -310,7 +312,7 @@ func (g *goal) proved(f Fleet, v View, w position, now time.Time) bool {
 // metric, or because it started when there was nothing else to load.
 func (g *goal) loaded(v View, delivered, now time.Time) bool {
 	o := v.Observed
-	if o.Identity == nil || !o.Identity.Deployed && len(o.Identity.Replicas) == 0 {
+	if !o.runsIdentity() {
 		return true
 	}
 	everywhere := delivered.Add(projectionOf(v.Policy))
@@ -341,11 +343,11 @@ func (g *goal) loaded(v View, delivered, now time.Time) bool {
 // deliveredSince says whether an issuer with that notAfter was delivered at a
 // time or later.
 func (v View) deliveredSince(at, notAfter time.Time) bool {
-	if chain := v.Observed.IssuerFacts.Chain; len(chain) > 0 && chain[0].NotAfter.Sub(notAfter).Abs() < 30*time.Second {
+	if chain := v.Observed.IssuerFacts.Chain; len(chain) > 0 && sameEnd(chain[0].NotAfter, notAfter) {
 		return true
 	}
 	return slices.ContainsFunc(v.Certificates, func(r CertificateRecord) bool {
-		return !r.DeliveredAt.IsZero() && !r.DeliveredAt.Before(at) && r.NotAfter.Sub(notAfter).Abs() < 30*time.Second
+		return !r.DeliveredAt.IsZero() && !r.DeliveredAt.Before(at) && sameEnd(r.NotAfter, notAfter)
 	})
 }
 
@@ -394,22 +396,23 @@ func (g *goal) restarted(f Fleet, v View, now time.Time, next pki.Bundle) {
 		if own.Namespace != v.Policy.Namespace || own.Kind != "Deployment" || g.restart.Step != "" {
 			continue
 		}
-		if done := v.Repairs[Action{Step: StepControlRestart, Object: ref.String()}.lane()]; len(done) > 0 && !p.At.After(done[len(done)-1]) {
+		a := Action{Step: StepControlRestart, Object: ref.String(), owner: ref, Why: fmt.Sprintf("%d of its pods do not trust the new anchor alone", own.Pods)}
+		if !v.countedSince(a) {
 			g.wait("the pods of %s are to be counted again", ref)
 			continue
 		}
-		g.restart = Action{Step: StepControlRestart, Object: ref.String(), owner: ref, Why: fmt.Sprintf("%d of its pods do not trust the new anchor alone", own.Pods)}
+		g.restart = a
 	}
 	own := slices.ContainsFunc(owners, func(o ProxyOwner) bool { return o.Namespace == v.Policy.Namespace })
 	if f.Policy.Trust.Restarts && !own && g.restart.Step == "" {
-		g.nextWorkload(v, owners, now)
+		g.nextWorkload(v, owners)
 	}
 }
 
 // nextWorkload picks the workload to be restarted now: one at a time, so that
 // the first one that does not come up again is the last; Linkerd's extensions
 // before the others. Those that could not be restarted are left to people.
-func (g *goal) nextWorkload(v View, owners []ProxyOwner, now time.Time) {
+func (g *goal) nextWorkload(v View, owners []ProxyOwner) {
 	rank := func(o ProxyOwner) int {
 		if strings.HasPrefix(o.Namespace, "linkerd-") {
 			return 0
@@ -433,7 +436,7 @@ func (g *goal) nextWorkload(v View, owners []ProxyOwner, now time.Time) {
 			}
 			continue
 		}
-		if done := v.Repairs[a.lane()]; len(done) > 0 && !v.Proxies.At.After(done[len(done)-1]) {
+		if !v.countedSince(a) {
 			g.wait("the pods of %s are to be counted again", a.Object)
 			return
 		}
@@ -442,9 +445,15 @@ func (g *goal) nextWorkload(v View, owners []ProxyOwner, now time.Time) {
 	}
 }
 
+// countedSince says whether the pods were counted after a restart was last made.
+func (v View) countedSince(a Action) bool {
+	done := v.Repairs[a.lane()]
+	return len(done) == 0 || v.Proxies.At.After(done[len(done)-1])
+}
+
 // finish has the issuer be under the new anchor alone. The first cluster goes
 // ahead; the others follow when that was good for as long as leaves live.
-func (g *goal) finish(f Fleet, v View, now time.Time, to *Anchor) {
+func (g *goal) finish(f Fleet, v View, w position, now time.Time, to *Anchor) {
 	c := f.Change
 	if c.Stage == StageFinish && !f.canary(v.Policy.Cluster) {
 		switch at := c.CanaryAt.Add(v.drain()); {
@@ -457,7 +466,6 @@ func (g *goal) finish(f Fleet, v View, now time.Time, to *Anchor) {
 			return
 		}
 	}
-	w := f.position(v)
 	if c.Held && w.dual() {
 		return
 	}
@@ -491,13 +499,13 @@ func (g goal) shortest() *Anchor {
 	return first
 }
 
-// signs says whether the issuer file is signed by these, in this order.
-func (g goal) signs(w position) bool { return slices.Equal(g.signers, w.order) }
+// signed says whether the issuer file is signed by these, in this order.
+func (g goal) signed() bool { return slices.Equal(g.signers, g.at.order) }
 
 // bridged judges what a cluster still needs in that stage: that its issuer is as
 // it should be, and in use by every replica.
 func (g *goal) bridged(v View, w position, now time.Time) {
-	if !g.signs(w) {
+	if !g.signed() {
 		g.wait("its issuer is to have two certificates")
 		return
 	}
@@ -516,14 +524,13 @@ type Progress struct {
 }
 
 // lacking are the pods that an issuer under one anchor alone would cut off.
-func (p Proxies) lacking(a *Anchor) (pods int, owners []ProxyOwner) {
+func (p Proxies) lacking(a *Anchor) (pods int) {
 	for _, s := range p.Sets {
 		if !s.Anchors.Covers(a.Certificate) {
 			pods += s.Pods
-			owners = append(owners, s.Owners...)
 		}
 	}
-	return pods, owners
+	return pods
 }
 
 // nextStage says what becomes of the change by what is known of each cluster: it
@@ -604,16 +611,15 @@ func (d *Decision) changing(f Fleet, v View, g goal, now time.Time) {
 	if f.Change == nil {
 		return
 	}
-	w := f.position(v)
 	switch {
 	case !bytes.Equal(v.Observed.BundleText, g.bundle.PEM()):
 		g.wait("its bundle is to be changed")
-	case !g.signs(w):
+	case !g.signed():
 		g.wait("its issuer is to be signed by %s", namesOfAnchors(g.signers))
 	}
 	d.Progress = &Progress{Change: *f.Change, At: v.Observed.At, Waits: g.waits}
 	if to := f.anchor(f.Change.To); !v.Proxies.At.IsZero() && v.Observed.Version != "" {
-		d.Progress.Stale, _ = v.Proxies.lacking(to)
+		d.Progress.Stale = v.Proxies.lacking(to)
 	}
 	d.wakeAt(g.again, now.Add(time.Minute))
 }

@@ -373,7 +373,7 @@ func (d *Decision) nextStep(f Fleet, v View, g goal, now time.Time) {
 	restart, outdated := d.judgeDates(f, v, now)
 	uptake, missed := d.helpIdentity(v, now)
 	switch {
-	case f.Change != nil && !g.signs(f.position(v)):
+	case f.Change != nil && !g.signed():
 		d.sign(StepIssuer, cmp.Or(g.why, "it is to be signed by others")+" (signed by "+namesOfAnchors(g.signers)+")")
 	case !o.IssuerFacts.Complete || !bytes.Equal(o.IssuerFacts.CABundle, d.beside.PEM()):
 		d.repair(StepRepairMetadata, IssuerObject, "the copies beside the issuer (ca.crt, crt.pem, key.pem) were changed", o.Issuer)
@@ -668,12 +668,21 @@ func observedLimits(o *Observation) (leaf, skew time.Duration) {
 	return o.Identity.LeafLifetime, o.Identity.ClockSkew
 }
 
+// runsIdentity says whether linkerd-identity is installed, or was seen to run.
+func (o *Observation) runsIdentity() bool {
+	return o.Identity != nil && (o.Identity.Deployed || len(o.Identity.Replicas) > 0)
+}
+
+// sameEnd says whether two notAfters are of one issuer, as far as a metric with
+// its delays can tell.
+func sameEnd(a, b time.Time) bool { return a.Sub(b).Abs() < 30*time.Second }
+
 // judgeLoaded weighs the evidence of which issuer the replicas of
 // linkerd-identity use (contract of linkerd-identity: the metric shows only a
 // notAfter, which is why issuers' notAfters are kept a minute apart).
 func (d *Decision) judgeLoaded(v View, now time.Time) {
 	o := v.Observed
-	if o.Identity == nil || !o.Identity.Deployed && len(o.Identity.Replicas) == 0 {
+	if !o.runsIdentity() {
 		return
 	}
 	want := d.Issuer.NotAfter
@@ -697,7 +706,7 @@ func (d *Decision) judgeLoaded(v View, now time.Time) {
 			if l.State != "no" {
 				l.State, l.Evidence = "unknown", fmt.Sprintf("%s: the metric is %s old", r.Pod, short(now.Sub(r.At)))
 			}
-		case r.NotAfter.Sub(want).Abs() >= 30*time.Second:
+		case !sameEnd(r.NotAfter, want):
 			l.State, l.Evidence = "no", r.Evidence
 			behind = append(behind, r.Pod)
 		}
@@ -736,7 +745,7 @@ func (d *Decision) helpIdentity(v View, now time.Time) (Action, bool) {
 		return Action{}, false
 	}
 	for _, r := range o.Identity.Replicas {
-		if r.NotAfter.IsZero() || now.Sub(r.At) > evidenceAge || r.NotAfter.Sub(d.Issuer.NotAfter).Abs() < 30*time.Second {
+		if r.NotAfter.IsZero() || now.Sub(r.At) > evidenceAge || sameEnd(r.NotAfter, d.Issuer.NotAfter) {
 			continue
 		}
 		a := Action{Step: StepIssuerReload, Object: IssuerObject, Deadline: r.NotAfter,
