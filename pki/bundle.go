@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -16,7 +17,10 @@ const MaxAnchors = 8
 
 // Bundle is a set of trust anchors with one canonical text. The zero Bundle is
 // empty. Bundles are values: nothing changes one.
-type Bundle struct{ anchors []*x509.Certificate }
+type Bundle struct {
+	anchors []*x509.Certificate
+	text    []byte // instead of the canonical one; nil: that
+}
 
 // NewBundle makes a bundle of CA certificates that proxies, linkerd-identity
 // and `linkerd check` all accept as anchors. Order and repetition do not
@@ -62,10 +66,52 @@ func ParseBundle(text []byte) (Bundle, error) {
 	return b, nil
 }
 
+// ReadBundle reads a bundle that somebody else wrote, as linkerd2's own codec, Go
+// and rustls do: text between the blocks, CR LF and repetitions are nothing to
+// them. It refuses what they do not read alike.
+func ReadBundle(text []byte) (Bundle, error) {
+	if b, err := ParseBundle(text); err == nil { // as certd writes it
+		return b, nil
+	}
+	const doing = "read trust bundle: "
+	certs, err := linkerdCertificates(text)
+	all, _ := ReadCertificates(text)
+	switch {
+	case err != nil:
+		return Bundle{}, fmt.Errorf(doing+"linkerd-identity would not start with it: %w", err)
+	case bytes.Contains(text, []byte("PRIVATE KEY")):
+		return Bundle{}, errors.New(doing + "there is a private key in it")
+	case bytes.HasPrefix(text, []byte("\xef\xbb\xbf")):
+		return Bundle{}, errors.New(doing + "it begins with a byte order mark, behind which parsers lose the first certificate")
+	case len(all) != len(certs):
+		return Bundle{}, fmt.Errorf(doing+"there are %d certificates in it, and linkerd-identity stops reading after %d", len(all), len(certs))
+	}
+	b, err := NewBundle(certs...)
+	if err != nil {
+		return Bundle{}, fmt.Errorf(doing+"%w", err)
+	}
+	return b, nil
+}
+
+// AsWritten is ReadBundle for a text that is to stay: the bundle's PEM is that
+// text, to the byte.
+func AsWritten(text []byte) (Bundle, error) {
+	b, err := ReadBundle(text)
+	if err == nil {
+		b.text = bytes.Clone(text)
+	}
+	return b, err
+}
+
 // PEM is the bundle's canonical text; nil for an empty bundle. Equal sets have
 // equal bytes: `linkerd check` compares texts, and each change of a byte makes
 // every pod look as if it must be restarted.
-func (b Bundle) PEM() []byte { return EncodeCertificates(b.anchors...) }
+func (b Bundle) PEM() []byte {
+	if b.text != nil {
+		return bytes.Clone(b.text)
+	}
+	return EncodeCertificates(b.anchors...)
+}
 
 // SHA256 is over PEM(), in lower-case hex: what Linkerd puts into pods as
 // linkerd.io/trust-root-sha256 (linkerd2, pkg/inject/inject.go).

@@ -15,7 +15,16 @@ import (
 )
 
 // Identity names a Linkerd control plane: its namespace and trust domain.
-type Identity struct{ Namespace, TrustDomain string }
+type Identity struct {
+	Namespace, TrustDomain string
+	// Scheme is which names linkerd-identity reads in its Secret: SchemeLinkerd's
+	// are crt.pem and key.pem; "": it is not known.
+	Scheme string
+}
+
+// SchemeLinkerd is the scheme of issuers that Linkerd's chart makes (linkerd2,
+// pkg/k8s/labels.go).
+const SchemeLinkerd = "linkerd.io/tls"
 
 // leafName is the name of a leaf that this control plane could be asked for
 // (linkerd2, controller/identity/domain.go).
@@ -49,6 +58,11 @@ func NewCredential(key PrivateKey, chain ...*x509.Certificate) (Credential, erro
 		}
 	}
 	return Credential{slices.Clone(chain), key}, nil
+}
+
+// WithChain is the same key with other certificates.
+func (c Credential) WithChain(chain ...*x509.Certificate) (Credential, error) {
+	return NewCredential(c.key, chain...)
 }
 
 // Chain returns the certificates, the issuer first.

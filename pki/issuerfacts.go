@@ -25,6 +25,9 @@ type IssuerFacts struct {
 	// Complete: both pairs of names (tls.crt and tls.key, crt.pem and key.pem)
 	// are there, equal byte for byte, and in canonical form.
 	Complete bool
+	// Readable: under either of Linkerd's schemes that has its names there the same
+	// is read; tls.crt, tls.key and ca.crt are there, in whatever form.
+	Readable bool
 	// CABundle is ca.crt as it stands; nil where it holds a private key.
 	CABundle []byte
 
@@ -69,18 +72,16 @@ func steady(at time.Time, certs []*x509.Certificate) span {
 	return s
 }
 
-// ReadIssuer reads the data of the Secret by the names that both of Linkerd's
-// schemes use (linkerd2, pkg/k8s/labels.go). It keeps nothing of the key.
+// ReadIssuer reads the data of the Secret by the names that linkerd-identity uses,
+// and where that is not known by those of kubernetes.io/tls, if they are there
+// (linkerd2, pkg/k8s/labels.go). It keeps nothing of the key.
 // Whether the issuer is valid is not asked here, at any time, but in Verify.
 func ReadIssuer(data map[string][]byte, id Identity, _ time.Time) IssuerFacts {
 	f := IssuerFacts{held: &heldVerdicts{spans: map[[sha256.Size]byte]span{}}}
 	if text := data["ca.crt"]; !bytes.Contains(text, []byte("PRIVATE KEY")) {
 		f.CABundle = bytes.Clone(text)
 	}
-	crtName, keyName := "tls.crt", "tls.key"
-	if len(data[crtName])+len(data[keyName]) == 0 && len(data["crt.pem"])+len(data["key.pem"]) > 0 {
-		crtName, keyName = "crt.pem", "key.pem"
-	}
+	crtName, keyName := IssuerNames(data, id.Scheme)
 	crt, key := data[crtName], data[keyName]
 	switch f.Chain, _ = ReadCertificates(crt); {
 	case len(crt) == 0:
@@ -104,6 +105,25 @@ func ReadIssuer(data map[string][]byte, id Identity, _ time.Time) IssuerFacts {
 		return f
 	}
 	f.Complete = completeIssuer(data, certs)
+	same := func(a, b string) bool { return len(data[b]) == 0 || bytes.Equal(data[a], data[b]) }
+	f.Readable = len(data["tls.crt"]) > 0 && len(data["tls.key"]) > 0 && len(data["ca.crt"]) > 0 && same("tls.crt", "crt.pem") && same("tls.key", "key.pem")
+	return f
+}
+
+// IssuerNames are the names of certificate and key that count in the data of an
+// issuer's Secret.
+func IssuerNames(data map[string][]byte, scheme string) (crt, key string) {
+	has := func(names ...string) bool { return len(data[names[0]])+len(data[names[1]]) > 0 }
+	if has("crt.pem", "key.pem") && (scheme == SchemeLinkerd || !has("tls.crt", "tls.key")) {
+		return "crt.pem", "key.pem"
+	}
+	return "tls.crt", "tls.key"
+}
+
+// With is what the facts would be with other certificates for the same key and
+// subject.
+func (f IssuerFacts) With(chain ...*x509.Certificate) IssuerFacts {
+	f.Chain, f.held = chain, nil
 	return f
 }
 

@@ -98,6 +98,30 @@ func NewIssuerTemplate(now time.Time, p IssuerProfile, anchor *x509.Certificate)
 	}, nil
 }
 
+// NewSecondTemplate is another certificate for an issuer that exists: of the same
+// key, subject and key identifier, so that each leaf of the one verifies through
+// the other. It ends with the first, at least a minute from the ends in
+// p.NotAfterTaken; names and lifetime of the profile are not looked at.
+func NewSecondTemplate(now time.Time, p IssuerProfile, existing, anchor *x509.Certificate) (*x509.Certificate, error) {
+	left := existing.NotAfter.Sub(now)
+	if left <= 0 {
+		return nil, fmt.Errorf("a second certificate for issuer %q: the first ended at %s", existing.Subject.CommonName, stamp(existing.NotAfter))
+	}
+	p.Namespace, p.TrustDomain = "second", "certificate"
+	p.Lifetime = left + p.Backdate
+	t, err := NewIssuerTemplate(now, p, anchor)
+	if err != nil {
+		return nil, err
+	}
+	if len(existing.DNSNames) == 1 {
+		t.DNSNames = existing.DNSNames
+	} else if existing.Subject.CommonName != "" {
+		t.DNSNames = []string{existing.Subject.CommonName}
+	}
+	t.Subject, t.RawSubject, t.SubjectKeyId = existing.Subject, existing.RawSubject, existing.SubjectKeyId
+	return t, nil
+}
+
 // validity returns both ends, in UTC and whole seconds, which is all that the
 // encoding can hold (RFC 5280 §4.1.2.5.1, §4.1.2.5.2). Both belong to the
 // interval, hence the second taken off notAfter.

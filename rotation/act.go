@@ -2,6 +2,9 @@ package rotation
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -29,22 +32,26 @@ func (r *Reconciler) act(ctx, hand context.Context, m *member, f Fleet, v View, 
 		})
 	case StepBundle, StepRepairBundle:
 		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
-			rev, err := m.cluster.WriteBundle(ctx, BundleWrite{Revision: o.Bundle.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Bundle: d.Bundle})
+			rev, err := m.cluster.WriteBundle(ctx, BundleWrite{Revision: o.Bundle.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Adopted: f.adoptedMark(v), Bundle: d.Bundle})
 			return Outcome{Revision: rev, Enrolled: true}, err
 		})
 	case StepRepairMetadata:
 		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
 			if d.Object == BundleObject {
-				rev, err := m.cluster.WriteBundle(ctx, BundleWrite{Revision: o.Bundle.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Bundle: d.Bundle})
+				w := BundleWrite{Revision: o.Bundle.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Adopted: f.adoptedMark(v), Bundle: d.Bundle}
+				if v.Record.Adopted != "" { // its text is as it should be, and somebody else's
+					w.Bundle = pki.Bundle{}
+				}
+				rev, err := m.cluster.WriteBundle(ctx, w)
 				return Outcome{Revision: rev}, err
 			}
-			rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: o.Issuer.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: pki.Serial(d.Issuer), Bundle: d.beside})
+			rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: o.Issuer.Revision, Scheme: o.scheme(), Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: pki.Serial(d.Issuer), Bundle: d.beside, Missing: d.found})
 			return Outcome{Revision: rev}, err
 		})
 	case StepIssuerReload:
 		in.Serial = pki.Serial(d.Issuer)
 		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
-			rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: o.Issuer.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: in.Serial, Bundle: d.beside, Reload: in.Serial})
+			rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: o.Issuer.Revision, Scheme: o.scheme(), Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: in.Serial, Bundle: d.beside, Reload: in.Serial, Missing: d.found})
 			return Outcome{Revision: rev}, err
 		})
 	case StepIdentityRestart:
@@ -60,6 +67,9 @@ func (r *Reconciler) act(ctx, hand context.Context, m *member, f Fleet, v View, 
 			return Outcome{}, m.cluster.RestartSince(ctx, d.namespace, d.owner, d.since)
 		})
 	case StepIssuer, StepRepairIssuer:
+		if d.keepsKey {
+			return r.publishChain(ctx, hand, m, f, v, d, in)
+		}
 		return r.publishIssuer(ctx, hand, m, f, v, d, in)
 	}
 	return fmt.Errorf("step %q of %s: there is no such step", d.Step, m.name)
@@ -107,8 +117,86 @@ func (r *Reconciler) publishIssuer(ctx, hand context.Context, m *member, f Fleet
 	return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
 		rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: v.Observed.Issuer.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: rec.Serial, Credential: &cred, Bundle: d.beside})
 		rec.DeliveredAt = wall()
-		return Outcome{Revision: rev, Certificate: &rec, Checked: &a, Enrolled: true}, err
+		out := Outcome{Revision: rev, Certificate: &rec, Checked: &a, Enrolled: true}
+		if home := f.home(v); home != nil && !home.RetiredAt.IsZero() {
+			out.Adopted = &Adoption{} // nothing is left of what the cluster came with
+		}
+		return out, err
 	})
+}
+
+// publishChain has other certificates stand beside the key that the cluster came
+// with: what it came with, a further one under the fleet's anchor, or both.
+func (r *Reconciler) publishChain(ctx, hand context.Context, m *member, f Fleet, v View, d Decision, in Intent) error {
+	doing := "give the issuer of " + m.name + " other certificates"
+	came, _ := pki.ReadCertificates(v.Record.AdoptedIssuer)
+	if len(came) == 0 || !v.foundKey() {
+		return fmt.Errorf("%s: %w", doing, errOtherKey)
+	}
+	taken := []time.Time{d.Issuer.NotAfter}
+	for _, c := range v.Certificates {
+		if len(taken) < 16 && !c.DeliveredAt.IsZero() {
+			taken = append(taken, c.NotAfter)
+		}
+	}
+	var chain []*x509.Certificate
+	var used *Anchor
+	for _, s := range d.signers {
+		if s.keyless() {
+			chain = append(chain, came...)
+			continue
+		}
+		a := *s
+		c, _, err := r.signer.second(ctx, &a, came[0], taken, caller{m.name, d.Actor, d.Why}, wall())
+		r.keyOutcome(a, err)
+		if !notSigned(err) {
+			m.hasSigned(d.Action, wall())
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", doing, err)
+		}
+		chain, used = append(chain, c), &a
+	}
+	if err := proveChain(v.Observed.IssuerFacts.With(chain...), d.signers, d.Bundle, wall()); err != nil {
+		return fmt.Errorf("%s: prove them: %w; they were thrown away", doing, err)
+	}
+	rec := certificateRecord(m.name, "issuer", d.signers[0].ID, chain[0], time.Time{})
+	if used != nil && !d.signers[0].keyless() {
+		rec.SignedAt = wall()
+	}
+	if len(d.signers) > 1 {
+		rec.Second = d.signers[1].ID
+	}
+	in.Serial, in.Anchor, in.Wanted = rec.Serial, rec.Anchor, chainDigest(chain)
+	return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
+		rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: v.Observed.Issuer.Revision, Scheme: v.Observed.scheme(), Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: rec.Serial, Chain: chain, Bundle: d.beside})
+		rec.DeliveredAt = wall()
+		return Outcome{Revision: rev, Certificate: &rec, Checked: used, Enrolled: true}, err
+	})
+}
+
+// proveChain proves an issuer under the bundle it is for, and under each of its
+// anchors alone, since there are pods that hold no other.
+func proveChain(facts pki.IssuerFacts, signers []*Anchor, bundle pki.Bundle, now time.Time) error {
+	if err := facts.Verify(bundle, now); err != nil {
+		return err
+	}
+	for _, a := range signers {
+		alone, err := pki.NewBundle(a.Certificate)
+		if err == nil {
+			err = facts.With(facts.Chain...).Verify(alone, now)
+		}
+		if err != nil {
+			return fmt.Errorf("under anchor %s alone: %w", a.ID, err)
+		}
+	}
+	return nil
+}
+
+// chainDigest tells issuer files apart that begin with one certificate.
+func chainDigest(chain []*x509.Certificate) string {
+	sum := sha256.Sum256(pki.EncodeCertificates(chain...))
+	return hex.EncodeToString(sum[:])
 }
 
 // notSigned says that an error left no signature behind.
@@ -161,7 +249,7 @@ func tookEffect(in Intent, o *Observation) bool {
 	if o == nil {
 		return false
 	}
-	have, err := pki.ParseBundle(o.BundleText)
+	have, err := pki.AsWritten(o.BundleText)
 	bundleHolds := err == nil && o.Bundle.Exists && have.SHA256() == in.Wanted
 	switch in.Step {
 	case StepNamespace:
@@ -171,6 +259,9 @@ func tookEffect(in Intent, o *Observation) bool {
 	case StepIssuerReload:
 		return o.IssuerReload == in.Serial
 	case StepIssuer, StepRepairIssuer:
+		if in.Wanted != "" {
+			return o.Issuer.Exists && chainDigest(o.IssuerFacts.Chain) == in.Wanted
+		}
 		return o.Issuer.Exists && len(o.IssuerFacts.Chain) > 0 && pki.Serial(o.IssuerFacts.Chain[0]) == in.Serial
 	case StepWebhook, StepRepairWebhook, StepWebhookTrust, StepWebhookRetire, StepRepairTrust, StepWebhookReload:
 		return webhookTookEffect(in, o)
@@ -223,8 +314,8 @@ func (r *Reconciler) settle(m *member, f Fleet) error {
 			switch p.Step {
 			case StepIssuer, StepRepairIssuer:
 				rec := certificateRecord(m.name, "issuer", p.Anchor, v.Observed.IssuerFacts.Chain[0], p.At)
-				if chain := v.Observed.IssuerFacts.Chain; len(chain) > 1 && f.anchorOf(chain[1]) != nil {
-					rec.Second = f.anchorOf(chain[1]).ID
+				if order := f.signersOf(v.Observed.IssuerFacts.Chain); len(order) > 1 {
+					rec.Second = order[1].ID
 				}
 				rec.DeliveredAt = p.At
 				out.Certificate, out.Enrolled = &rec, true

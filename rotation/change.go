@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -72,6 +73,7 @@ type goal struct {
 	restart Action // rollout that is needed before it goes on; Step "": none
 	// tolerated are sets of anchors beside bundle that pods may hold for now.
 	tolerated []pki.Bundle
+	keepsKey  bool // the issuer's key stays the one that is there
 	why       string
 	waits     string // what it takes to come to the end of the stage; "": it is there
 	again     time.Time
@@ -90,13 +92,14 @@ func (g *goal) look(at time.Time) {
 	}
 }
 
-// with makes a bundle of some generations and the partners' anchors.
-func (f Fleet) with(p Policy, anchors ...*Anchor) (pki.Bundle, error) {
-	var certs []*x509.Certificate
+// with makes a bundle of some generations, the partners' anchors, and those that
+// came with the cluster and that nobody knows.
+func (f Fleet) with(v View, anchors ...*Anchor) (pki.Bundle, error) {
+	certs := f.kept(v)
 	for _, a := range anchors {
 		certs = append(certs, a.Certificate)
 	}
-	for _, a := range p.Foreign {
+	for _, a := range v.Policy.Foreign {
 		certs = append(certs, a.Certificate)
 	}
 	return pki.NewBundle(certs...)
@@ -107,28 +110,35 @@ func (f Fleet) with(p Policy, anchors ...*Anchor) (pki.Bundle, error) {
 // depends on the stage and on what is there, so that a cluster that comes late
 // takes each step that the others took.
 func (f Fleet) goal(v View, now time.Time) (g goal, err error) {
-	c := f.Change
-	if c == nil {
-		if g.bundle, err = f.BundleOf(v.Policy); err == nil && f.Active() != nil {
+	from, to, takesPart, err := f.sides(v)
+	if err != nil {
+		return g, err
+	}
+	w := f.position(v, from, to)
+	g.at = w
+	switch {
+	case !takesPart && f.stays(v):
+		g.stay(v, f.home(v), now)
+		return g, nil
+	case !takesPart:
+		if g.bundle, err = f.BundleOf(v); err == nil && f.Active() != nil {
 			g.signers = []*Anchor{f.Active()}
 		}
+		g.bundle = v.asWritten(g.bundle)
 		g.beside = g.bundle
 		return g, err
 	}
-	from, to := f.anchor(c.From), f.anchor(c.To)
-	if from == nil || to == nil {
-		return g, fmt.Errorf("trust anchor %s is to be changed for %s, and one of them is not in the journal", c.From, c.To)
+	g.keepsKey = f.stays(v)
+	old, err1 := f.with(v, from)
+	both, err2 := f.with(v, from, to)
+	next, err3 := f.with(v, to)
+	if g.keepsKey {
+		old, both, next, err = f.turning(v, from, to, old, next)
 	}
-	old, err1 := f.with(v.Policy, from)
-	both, err2 := f.with(v.Policy, from, to)
-	next, err3 := f.with(v.Policy, to)
-	for _, e := range []error{err1, err2, err3} {
-		if e != nil {
-			return g, e
-		}
+	if err := errors.Join(err, err1, err2, err3); err != nil {
+		return g, err
 	}
-	w := f.position(v)
-	g.at = w
+	c := f.Change
 	switch c.Stage {
 	case StageBridge:
 		g.bridge(w, from, to, old, both, next)
@@ -139,6 +149,7 @@ func (f Fleet) goal(v View, now time.Time) (g goal, err error) {
 	if (c.Stage == StageFinish || c.Stage == StageRetire) && g.waits == "" {
 		g.finish(f, v, w, now, to)
 	}
+	g.bundle = v.asWritten(g.bundle)
 	g.beside = both
 	if len(g.signers) == 1 {
 		g.beside = g.bundle
@@ -155,17 +166,12 @@ type position struct {
 	identity       bool      // linkerd-identity runs there
 }
 
-func (f Fleet) position(v View) (w position) {
+func (f Fleet) position(v View, from, to *Anchor) (w position) {
 	o := v.Observed
-	from, to := f.anchor(f.Change.From), f.anchor(f.Change.To)
-	if have, err := pki.ParseBundle(o.BundleText); err == nil && o.Bundle.Exists {
+	if have, err := pki.ReadBundle(o.BundleText); err == nil && o.Bundle.Exists && from != nil {
 		w.hasFrom, w.hasTo = have.Covers(from.Certificate), have.Covers(to.Certificate)
 	}
-	for _, c := range o.IssuerFacts.Chain {
-		if a := f.anchorOf(c); a != nil && !slices.Contains(w.order, a) {
-			w.order = append(w.order, a)
-		}
-	}
+	w.order = f.signersOf(o.IssuerFacts.Chain)
 	w.identity = o.runsIdentity()
 	w.since, w.orderSince = o.IssuerWrittenAt, o.IssuerWrittenAt
 	if len(w.order) == 0 {
@@ -190,6 +196,17 @@ func (f Fleet) position(v View) (w position) {
 		}
 	}
 	return w
+}
+
+// signersOf are the anchors that the certificates of an issuer file are under, in
+// their order.
+func (f Fleet) signersOf(chain []*x509.Certificate) (order []*Anchor) {
+	for _, c := range chain {
+		if a := f.anchorOf(c); a != nil && !slices.Contains(order, a) {
+			order = append(order, a)
+		}
+	}
+	return order
 }
 
 func (w position) dual() bool { return len(w.order) > 1 }
@@ -328,6 +345,10 @@ func (g *goal) loaded(v View, delivered, now time.Time) bool {
 	for _, r := range o.Identity.Replicas {
 		switch {
 		case !r.Started.Before(everywhere):
+		case g.keepsKey && v.sameEndBefore(): // what it shows, it showed before
+			g.restart = Action{Step: StepIdentityRestart, Object: identityOwner().String(), Why: fmt.Sprintf("whether %s uses the issuer with other certificates cannot be seen: the first of them is the one from before", r.Pod)}
+			g.wait("%s is to start anew with the issuer", r.Pod)
+			return false
 		case r.NotAfter.IsZero() && now.After(everywhere.Add(loadGrace)):
 			g.restart = Action{Step: StepIdentityRestart, Object: identityOwner().String(), Why: fmt.Sprintf("what issuer %s uses cannot be seen: %s", r.Pod, r.Evidence)}
 			g.wait("what issuer %s uses cannot be seen: %s", r.Pod, r.Evidence)
@@ -338,6 +359,14 @@ func (g *goal) loaded(v View, delivered, now time.Time) bool {
 		}
 	}
 	return true
+}
+
+// sameEndBefore says whether the first certificate in the issuer file came with the
+// cluster: it was first in a file before, so that its end tells nothing.
+func (v View) sameEndBefore() bool {
+	came, _ := pki.ReadCertificates(v.Record.AdoptedIssuer)
+	chain := v.Observed.IssuerFacts.Chain
+	return len(came) > 0 && len(chain) > 0 && chain[0].Equal(came[0])
 }
 
 // deliveredSince says whether an issuer with that notAfter was delivered at a
@@ -564,14 +593,14 @@ func (f Fleet) nextStage(progress map[string]Progress, longest time.Duration, no
 		return next, reason, waiting
 	}
 	if len(lacking) > 0 { // whatever anybody holds back: they are cut off
-		return to(StageRestart, "pods do not trust "+c.To+" ("+strings.Join(lacking, ", ")+"): issuers are signed under both anchors again until they are created anew")
+		return to(StageRestart, "pods do not trust "+c.to()+" ("+strings.Join(lacking, ", ")+"): issuers are signed under both anchors again until they are created anew")
 	}
 	if c.Held {
 		return c, "", append([]string{"certd trust resume"}, waiting...)
 	}
 	if c.Stage == StageFinish && canaryThere && c.CanaryAt.IsZero() {
 		next.CanaryAt = now
-		return next, "the first cluster has an issuer under " + c.To + " alone", waiting
+		return next, "the first cluster has an issuer under " + c.to() + " alone", waiting
 	}
 	if len(waiting) > 0 {
 		return c, "", waiting
@@ -582,9 +611,9 @@ func (f Fleet) nextStage(progress map[string]Progress, longest time.Duration, no
 	}
 	switch c.Stage {
 	case StageSpread:
-		return to(StageRestart, all+" publishes "+c.To+", and linkerd-identity goes by it")
+		return to(StageRestart, all+" publishes "+c.to()+", and linkerd-identity goes by it")
 	case StageRestart:
-		return to(StageFinish, "every meshed pod trusts "+c.To+" alone")
+		return to(StageFinish, "every meshed pod trusts "+c.to()+" alone")
 	}
 	if c.ProvedAt.IsZero() {
 		next.ProvedAt = now
@@ -595,11 +624,11 @@ func (f Fleet) nextStage(progress map[string]Progress, longest time.Duration, no
 	}
 	switch c.Stage {
 	case StageBridge:
-		return to(StageSpread, "every leaf verifies under "+c.From+" and under "+c.To)
+		return to(StageSpread, "every leaf verifies under "+c.from()+" and under "+c.to())
 	case StageFinish:
-		return to(StageRetire, "nothing is signed under "+c.From+" any more")
+		return to(StageRetire, "nothing is signed under "+c.from()+" any more")
 	}
-	return to("", c.From+" is trusted and used nowhere")
+	return to("", c.from()+" is trusted and used nowhere")
 }
 
 func (c Change) sameStage(o Change) bool {
@@ -618,7 +647,7 @@ func (d *Decision) changing(f Fleet, v View, g goal, now time.Time) {
 		g.wait("its issuer is to be signed by %s", namesOfAnchors(g.signers))
 	}
 	d.Progress = &Progress{Change: *f.Change, At: v.Observed.At, Waits: g.waits}
-	if to := f.anchor(f.Change.To); !v.Proxies.At.IsZero() && v.Observed.Version != "" {
+	if _, to, takesPart, err := f.sides(v); err == nil && takesPart && !v.Proxies.At.IsZero() && v.Observed.Version != "" {
 		d.Progress.Stale = v.Proxies.lacking(to)
 	}
 	d.wakeAt(g.again, now.Add(time.Minute))

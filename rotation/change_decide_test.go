@@ -50,7 +50,7 @@ func (c turn) bench(t *testing.T, now time.Time) *bench {
 		for _, l := range letters {
 			p = append(p, &b.fleet.Anchors[l-'A'])
 		}
-		s, err := b.fleet.with(b.view.Policy, p...)
+		s, err := b.fleet.with(b.view, p...)
 		if err != nil {
 			t.Fatal(err)
 		}

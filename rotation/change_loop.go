@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,10 +25,11 @@ func (r *Reconciler) CheckChange() error {
 	active := f.Active()
 	switch {
 	case f.Change != nil:
-		return fmt.Errorf("the trust anchor is being changed from %s to %s already (stage %s): %w", f.Change.From, f.Change.To, f.Change.Stage, ErrNotNow)
-	case active == nil:
+		return fmt.Errorf("the trust anchor is being changed from %s to %s already (stage %s): %w", f.Change.from(), f.Change.to(), f.Change.Stage, ErrNotNow)
+	case active == nil && !r.anyStays(f):
 		return fmt.Errorf("there is no trust anchor yet; run certd init first: %w", ErrNotNow)
 	}
+	adopts := r.anyStays(f)
 	var against []string
 	longest := time.Duration(0)
 	for _, p := range f.Policy.Clusters {
@@ -42,12 +44,18 @@ func (r *Reconciler) CheckChange() error {
 		d := m.decision
 		m.mu.Unlock()
 		longest = max(longest, v.drain())
-		if why := unready(v, d); why != "" {
+		why := unready(v, d)
+		if why == "" && f.stays(v) {
+			why = unfitToMove(f, v, now)
+		}
+		if why != "" {
 			against = append(against, p.Cluster+": "+why)
 		}
 	}
 	// Three drains, and as long again for restarts and what goes wrong.
-	if need, left := 6*longest+marginOfChange, active.Certificate.NotAfter.Sub(now); left < need {
+	if adopts {
+		// Each cluster's own issuer and anchor set the time there is.
+	} else if need, left := 6*longest+marginOfChange, active.Certificate.NotAfter.Sub(now); left < need {
 		against = append(against, fmt.Sprintf("trust anchor %s ends in %s, and a change takes up to 6 × %s and must end %s before that: `certd trust renew` gives it new dates first",
 			active.ID, short(left), FormatDuration(longest), FormatDuration(marginOfChange)))
 	}
@@ -100,10 +108,16 @@ func (r *Reconciler) BeginChange(a Anchor, actor, reason string) error {
 	if f.Change != nil {
 		return fmt.Errorf("the trust anchor is being changed already: %w", ErrNotNow)
 	}
-	c := Change{From: f.Active().ID, To: a.ID, Stage: StageBridge, Actor: actor, Reason: reason, StartedAt: now, StageAt: now}
+	if active := f.Active(); r.anyStays(f) && active != nil && active.ID != a.ID {
+		return fmt.Errorf("clusters that were taken over are brought to the fleet's anchor %s first, and %s is another: %w", active.ID, a.ID, ErrNotNow)
+	}
+	c := Change{To: a.ID, Stage: StageBridge, Actor: actor, Reason: reason, StartedAt: now, StageAt: now}
+	if !r.anyStays(f) {
+		c.From = f.Active().ID
+	}
 	rec := certificateRecord("", "anchor", a.ID, a.Certificate, now)
 	rec.DeliveredAt = now
-	in := Intent{Step: StepTrustChange, Actor: actor, Reason: fmt.Sprintf("from %s to %s: %s", c.From, c.To, reason), Anchor: a.ID, Serial: rec.Serial, Key: a.Key}
+	in := Intent{Step: StepTrustChange, Actor: actor, Reason: fmt.Sprintf("from %s to %s: %s", c.from(), c.to(), reason), Anchor: a.ID, Serial: rec.Serial, Key: a.Key}
 	return r.putChange(in, Outcome{Detail: "stage " + string(c.Stage) + "; sha256 " + rec.SHA256, Change: &c, Anchor: &a, Certificate: &rec})
 }
 
@@ -114,6 +128,9 @@ func (r *Reconciler) putChange(in Intent, out Outcome) error {
 		return fmt.Errorf("record the change of the trust anchor: %w", err)
 	}
 	r.mu.Lock()
+	for _, a := range out.Retired {
+		r.rememberAnchor(a)
+	}
 	if out.Anchor != nil {
 		r.rememberAnchor(*out.Anchor)
 	}
@@ -141,9 +158,10 @@ func (r *Reconciler) moveOn() {
 	r.mu.Lock()
 	members := maps.Clone(r.members)
 	r.mu.Unlock()
-	progress, longest := map[string]Progress{}, time.Duration(0)
+	progress, longest, views := map[string]Progress{}, time.Duration(0), map[string]View{}
 	for name, m := range members {
-		longest = max(longest, m.view().drain())
+		views[name] = m.view()
+		longest = max(longest, views[name].drain())
 		m.mu.Lock()
 		if p := m.decision.Progress; p != nil && m.obsErr == nil {
 			progress[name] = *p
@@ -157,12 +175,10 @@ func (r *Reconciler) moveOn() {
 	if why == "" {
 		return
 	}
-	in := Intent{Step: StepTrustChange, Actor: "certd", Reason: why, Anchor: f.Change.To}
+	in := Intent{Step: StepTrustChange, Actor: "certd", Reason: why, Anchor: cmp.Or(f.Change.To, f.Change.From)}
 	out := Outcome{Detail: "stage " + string(next.Stage), Change: &next}
 	if next.Stage == "" {
-		old := *f.anchor(f.Change.From)
-		old.RetiredAt = now
-		out.Detail, out.Anchor = "ended", &old
+		out.Detail, out.Retired = "ended", f.retired(views, now)
 	}
 	if err := r.putChange(in, out); err != nil {
 		r.log.Error("journal not written", "err", err)
@@ -183,7 +199,7 @@ func (r *Reconciler) SteerChange(how ChangeOrder, clusters []string, actor, reas
 	if err != nil {
 		return *f.Change, err
 	}
-	in := Intent{Step: StepTrustChange, Actor: actor, Reason: string(how) + ": " + reason, Anchor: c.To}
+	in := Intent{Step: StepTrustChange, Actor: actor, Reason: string(how) + ": " + reason, Anchor: cmp.Or(c.To, c.From)}
 	if len(clusters) > 0 {
 		in.Reason = fmt.Sprintf("%s without %s: %s", how, strings.Join(clusters, ", "), reason)
 	}
@@ -256,10 +272,16 @@ func (c Ceremony) Next(ctx context.Context) (Anchor, error) {
 	if len(anchors) == 0 {
 		return Anchor{}, fmt.Errorf("there is no trust anchor yet; run certd init first: %w", ErrNotNow)
 	}
-	n := generationOf(anchors[len(anchors)-1].ID) + 1
+	n := 1
+	if own := slices.DeleteFunc(slices.Clone(anchors), func(a Anchor) bool { return a.keyless() }); len(own) > 0 {
+		last := own[len(own)-1]
+		if n = generationOf(last.ID); last.Certificate != nil {
+			n++
+		}
+	}
 	a := Anchor{ID: generationID(n), Key: anchorKeyName(c.Policy.KeyPrefix, n)}
-	if last := anchors[len(anchors)-1]; last.Certificate == nil {
-		a, n = last, n-1
+	if i := slices.IndexFunc(anchors, func(x Anchor) bool { return x.ID == a.ID }); i >= 0 { // begun, and not ended
+		a = anchors[i]
 	}
 	key, err := c.key(ctx, signer{c.Journal, c.Signer}, &a)
 	if err != nil || c.DryRun {

@@ -42,11 +42,11 @@ type Fleet struct {
 // not retired, or nil. While it is being changed, that is the one whose
 // certificate comes first in most clusters' issuers.
 func (f Fleet) Active() *Anchor {
-	if f.Change != nil {
+	if f.Change != nil && !f.Change.adopts() {
 		return f.anchor(f.Change.leading())
 	}
 	for i := len(f.Anchors) - 1; i >= 0; i-- {
-		if a := &f.Anchors[i]; a.Certificate != nil && a.RetiredAt.IsZero() {
+		if a := &f.Anchors[i]; a.Certificate != nil && a.RetiredAt.IsZero() && !a.keyless() {
 			return a
 		}
 	}
@@ -62,37 +62,48 @@ func (f Fleet) anchor(id string) *Anchor {
 	return &f.Anchors[i]
 }
 
-// BundleOf returns the anchors that one cluster is to trust: the fleet's, and
-// those of partner meshes that its policy names.
-func (f Fleet) BundleOf(p Policy) (pki.Bundle, error) {
+// BundleOf returns the anchors that one cluster is to trust: the fleet's, those
+// of partner meshes that its policy names, and what it came with besides.
+func (f Fleet) BundleOf(v View) (pki.Bundle, error) {
 	own, err := f.Bundle()
-	if err != nil || own.IsZero() || len(p.Foreign) == 0 {
+	others := f.kept(v)
+	if err != nil || own.IsZero() || len(v.Policy.Foreign)+len(others) == 0 {
 		return own, err
 	}
-	all := own.Anchors()
-	for _, a := range p.Foreign {
+	all := append(own.Anchors(), others...)
+	for _, a := range v.Policy.Foreign {
 		all = append(all, a.Certificate)
 	}
 	return pki.NewBundle(all...)
 }
 
-// Bundle returns the fleet's own anchors, which every cluster is to trust.
+// Bundle returns the fleet's own anchors, which every cluster is to trust; not
+// those that meshes came with.
 func (f Fleet) Bundle() (pki.Bundle, error) {
 	var b []*x509.Certificate
 	for _, a := range f.Anchors {
-		if a.Certificate != nil && a.RetiredAt.IsZero() {
+		if a.Certificate != nil && a.RetiredAt.IsZero() && !a.keyless() {
 			b = append(b, a.Certificate)
 		}
 	}
 	return pki.NewBundle(b...)
 }
 
-// anchorOf returns the generation that c names as its signer, or nil. The key
-// identifiers decide, since names may repeat; that the signature holds is
-// judged where the chain is.
+// anchorOf returns the generation that c names as its signer, or is, or nil. The
+// key identifiers decide, since names may repeat; that the signature holds is
+// judged where the chain is. Where there are none it takes the signature.
 func (f Fleet) anchorOf(c *x509.Certificate) *Anchor {
 	for i := range f.Anchors {
-		if a := &f.Anchors[i]; a.Certificate != nil && len(c.AuthorityKeyId) > 0 && bytes.Equal(a.Certificate.SubjectKeyId, c.AuthorityKeyId) {
+		a := &f.Anchors[i]
+		switch {
+		case a.Certificate == nil:
+		case c.Equal(a.Certificate): // a mesh whose anchor is its issuer
+			return a
+		case len(c.AuthorityKeyId) > 0 && len(a.Certificate.SubjectKeyId) > 0:
+			if bytes.Equal(a.Certificate.SubjectKeyId, c.AuthorityKeyId) {
+				return a
+			}
+		case bytes.Equal(c.RawIssuer, a.Certificate.RawSubject) && c.CheckSignatureFrom(a.Certificate) == nil:
 			return a
 		}
 	}
@@ -215,6 +226,8 @@ type Decision struct {
 	beside    pki.Bundle
 	signers   []*Anchor
 	tolerated []pki.Bundle
+	keepsKey  bool // the issuer's key stays the one that is there
+	found     bool // the issuer is the one that the cluster came with: not a byte of it is changed
 	// Wake is when the answer can change by the passing of time alone; zero:
 	// it cannot.
 	Wake time.Time
@@ -239,6 +252,7 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 	}
 	g, err := f.goal(v, now)
 	d.Bundle, d.beside, d.signers, d.tolerated = g.bundle, g.beside, g.signers, g.tolerated
+	d.keepsKey, d.found = g.keepsKey, v.Record.Adopted != "" && v.found()
 	d.judgeIssuer(f, v, now)
 	d.judgeWebhooks(f, v, now)
 	wrong := clockProblem(f, v, now)
@@ -253,7 +267,13 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 		d.find(StateCritical, "SameCluster", fmt.Sprintf("is the same cluster as %s (%s): nothing is written to either", v.SameTarget, o.Target), nil, "remove one of the two from the configuration")
 		return d
 	case d.Mode == Watched:
-		d.find(StateWarning, "WatchedOnly", "has trust material that certd did not make: "+describeForeign(o)+"; it is watched, not changed", nil, "certd inspect "+v.Policy.Cluster)
+		why := ""
+		if v.Policy.Adopt {
+			if _, _, err := f.adopt(v, now); err != nil {
+				why = "; it is to be taken over (adopt: true), and cannot be: " + err.Error()
+			}
+		}
+		d.find(StateWarning, "WatchedOnly", "has trust material that certd did not make: "+describeForeign(o)+"; it is watched, not changed"+why, nil, "certd adopt "+v.Policy.Cluster+" --dry-run")
 		return d
 	case epoch > f.Epoch:
 		d.find(StateCritical, "Deposed", fmt.Sprintf("another certd wrote here (epoch %d, ours is %d): this one no longer writes", epoch, f.Epoch), nil, "stop one of the two daemons; the one that goes on has to be started last")
@@ -261,6 +281,7 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 	case wrong != "":
 		d.find(StateCritical, "ClockSkew", wrong+": nothing is signed or written until they agree", d.breaks(), "check NTP on this host and on the cluster's control plane")
 		return d
+	case active == nil && f.stays(v): // it can be looked after all the same
 	case active == nil && ours:
 		d.find(StateWarning, "NoAnchor", "the journal knows no trust anchor, and the cluster bears this fleet's mark: the anchor is learnt from it as soon as the key backend answers", d.breaks(), "certd history")
 		return d
@@ -275,6 +296,7 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 		return d
 	}
 	d.judgeForeign(v, now)
+	d.judgeAdopted(f, v, now)
 	d.nextStep(f, v, g, now)
 	d.changing(f, v, g, now)
 	mending, others := d.webhookActions(f, v, now)
@@ -336,8 +358,8 @@ func clockProblem(f Fleet, v View, now time.Time) string {
 
 // nextStep picks the first thing that is not as it should be.
 func (d *Decision) nextStep(f Fleet, v View, g goal, now time.Time) {
-	o, active := v.Observed, g.shortest()
-	marks := Marks{Fleet: f.Policy.Fleet, Keep: true, Label: true}
+	o, active, home := v.Observed, g.shortest(), f.home(v)
+	marks := Marks{Fleet: f.Policy.Fleet, Keep: true, Label: true, Adopted: f.adoptedMark(v)}
 	_, issued := v.delivered()
 	known := v.Record.Enrolled || len(v.Certificates) > 0
 	switch {
@@ -357,7 +379,10 @@ func (d *Decision) nextStep(f Fleet, v View, g goal, now time.Time) {
 		d.repair(StepRepairBundle, BundleObject, "the trust bundle is not what certd published: "+bundleDiff(o.BundleText, d.Bundle), o.Bundle)
 		return
 	case !marksHold(o.Bundle.Marks, marks):
-		d.repair(StepRepairMetadata, BundleObject, "labels or annotations of the trust bundle were changed", o.Bundle)
+		d.repair(StepRepairMetadata, BundleObject, "labels or annotations of the trust bundle "+v.marksLack(o.Bundle), o.Bundle)
+		return
+	case g.keepsKey && (!o.Issuer.Exists || d.Issuer == nil || !v.foundKey()):
+		d.find(StateCritical, "IssuerLost", fmt.Sprintf("the issuer that came with it is not there any more (%s), and certd has no key to make another: put back what was there", issuerProblem(o, d.Bundle, now)), nil, "certd history --cluster "+v.Policy.Cluster)
 		return
 	case !o.Issuer.Exists && !issued:
 		d.sign(StepIssuer, "the cluster has no issuer yet")
@@ -369,22 +394,27 @@ func (d *Decision) nextStep(f Fleet, v View, g goal, now time.Time) {
 		d.repair(StepRepairIssuer, IssuerObject, "the issuer cannot serve: "+issuerProblem(o, d.Bundle, now), o.Issuer)
 		return
 	}
-	marks.Serial = pki.Serial(d.Issuer)
+	marks.Serial, marks.Adopted = pki.Serial(d.Issuer), ""
 	restart, outdated := d.judgeDates(f, v, now)
 	uptake, missed := d.helpIdentity(v, now)
 	switch {
 	case f.Change != nil && !g.signed():
 		d.sign(StepIssuer, cmp.Or(g.why, "it is to be signed by others")+" (signed by "+namesOfAnchors(g.signers)+")")
-	case !o.IssuerFacts.Complete || !bytes.Equal(o.IssuerFacts.CABundle, d.beside.PEM()):
+	case d.found && !o.IssuerFacts.Readable:
+		d.repair(StepRepairMetadata, IssuerObject, "names beside the issuer (tls.crt, tls.key, crt.pem, key.pem, ca.crt) are missing", o.Issuer)
+	case !d.found && (!o.IssuerFacts.Complete || !bytes.Equal(o.IssuerFacts.CABundle, d.beside.PEM())):
 		d.repair(StepRepairMetadata, IssuerObject, "the copies beside the issuer (ca.crt, crt.pem, key.pem) were changed", o.Issuer)
 	case !marksHold(o.Issuer.Marks, marks):
-		d.repair(StepRepairMetadata, IssuerObject, "labels or annotations of the issuer were changed", o.Issuer)
+		d.repair(StepRepairMetadata, IssuerObject, "labels or annotations of the issuer "+v.marksLack(o.Issuer), o.Issuer)
 	case missed:
 		d.Action = uptake
 	case outdated:
 		d.Action = restart
 	case g.restart.Step != "" && !f.Change.Held:
 		d.Action = g.restart
+	case g.keepsKey: // it ends with what it came with; judgeAdopted says when
+	case home != nil && f.Change == nil && !home.RetiredAt.IsZero() && v.foundKey():
+		d.sign(StepIssuer, "its key came with the mesh: one that nobody else ever had takes its place")
 	case !d.gains(v, active, now):
 		d.anchorEnds(active, now)
 	case !now.Before(d.Dates.MustRenewBy):
@@ -623,7 +653,7 @@ func (d *Decision) judgeIssuer(f Fleet, v View, now time.Time) {
 	d.Issuer = c
 	leaf, skew := observedLimits(o)
 	floor := v.Policy.Floor(leaf, skew)
-	if d.Mode == Managed {
+	if d.Mode == Managed && !d.keepsKey {
 		due := floor
 		if life := v.Policy.Issuer.Lifetime - v.Policy.Issuer.Backdate; floor > v.Policy.Issuer.RenewBefore && floor > life-life/8 {
 			// A fresh issuer would be below this floor at once or soon:
@@ -640,11 +670,11 @@ func (d *Decision) judgeIssuer(f Fleet, v View, now time.Time) {
 	switch left := end.Sub(now); {
 	case left <= 0:
 		d.find(StateCritical, "IssuerExpired", fmt.Sprintf("the issuer ended %s ago: every workload certificate ended with it", short(-left)), &end, "certd rotate issuer "+v.Policy.Cluster)
-	case d.Mode == Watched && left < floor:
+	case (d.Mode == Watched || d.keepsKey) && left < floor:
 		d.find(StateCritical, "IssuerBelowFloor", fmt.Sprintf("the issuer, which is not certd's, ends in %s; in that second every workload certificate ends", short(left)), &end, "certd inspect "+v.Policy.Cluster)
 	case left < floor:
 		d.find(StateCritical, "IssuerBelowFloor", fmt.Sprintf("the issuer ends in %s, less than the %s that repairs may take; in that second every workload certificate ends", short(left), short(floor)), &end, "certd rotate issuer "+v.Policy.Cluster)
-	case d.Mode == Managed && now.After(d.Dates.MustRenewBy.Add(time.Minute)):
+	case d.Mode == Managed && !d.keepsKey && now.After(d.Dates.MustRenewBy.Add(time.Minute)):
 		d.find(StateWarning, "RenewalOverdue", fmt.Sprintf("the issuer had to be renewed by %s and ends in %s", clock(d.Dates.MustRenewBy), short(left)), &end, "certd history --cluster "+v.Policy.Cluster)
 	}
 }
@@ -666,6 +696,15 @@ func observedLimits(o *Observation) (leaf, skew time.Duration) {
 		return 0, 0
 	}
 	return o.Identity.LeafLifetime, o.Identity.ClockSkew
+}
+
+// scheme is by which names linkerd-identity reads its issuer, "" if that is not
+// known.
+func (o *Observation) scheme() string {
+	if o.Identity == nil {
+		return ""
+	}
+	return o.Identity.Scheme
 }
 
 // runsIdentity says whether linkerd-identity is installed, or was seen to run.
@@ -844,6 +883,18 @@ func (d *Decision) wakeAt(times ...time.Time) {
 			d.Wake = t
 		}
 	}
+}
+
+// marksLack says what is wrong with an object's marks.
+func (v View) marksLack(o ObjectState) string {
+	switch {
+	case v.Record.Adopted == "":
+	case o.Marks.Fleet == "":
+		return "are to show that certd looks after it; its data stays as it is"
+	case o.Marks.Adopted != "":
+		return "are no longer to name what the cluster came with"
+	}
+	return "were changed"
 }
 
 // marksHold compares all marks but the epoch, which changes only with a write.

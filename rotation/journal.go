@@ -83,6 +83,7 @@ const (
 	StepIssuerReload    Step = "issuer-reload"    // have kubelets swap the issuer's files once more
 	StepIdentityRestart Step = "identity-restart" // roll out a linkerd-identity that missed what was delivered
 	StepTrustRenew      Step = "trust-renew"      // give a trust anchor new dates; key and subject stay
+	StepAdopt           Step = "adopt"            // take over a cluster with trust material that certd did not make
 	StepTrustChange     Step = "trust-change"     // a change of the trust anchor begins, goes on, is held, turns back or ends
 	StepControlRestart  Step = "control-restart"  // roll out a part of the control plane that trusts other anchors
 	StepWorkloadRestart Step = "workload-restart" // roll out a workload whose pods trust other anchors
@@ -135,9 +136,11 @@ type Outcome struct {
 
 	Certificate *CertificateRecord // enters the inventory
 	Anchor      *Anchor            // enters or replaces the anchor with that ID
+	Retired     []Anchor           // take the place of those with their IDs
 	Checked     *Anchor            // Backend, Exportable and CheckedAt of the anchor with that ID, whose certificate may have been renewed meanwhile
 	WebhookCA   *WebhookCA         // enters or replaces the cluster's webhook CA with that ID
 	Change      *Change            // takes the place of the one under way; without a Stage it ends that
+	Adopted     *Adoption          // what the intent's cluster came with; the zero Adoption: nothing of it is used any more
 	Enrolled    bool               // the intent's cluster is managed from now on
 }
 
@@ -159,7 +162,7 @@ type Entry struct {
 // Anchor is one generation of the trust anchor.
 type Anchor struct {
 	ID         string // "g1", "g2", …
-	Key        string // name in the key backend
+	Key        string // name in the key backend; "": certd does not have it, the anchor came with a mesh
 	Backend    string
 	Exportable bool
 	CheckedAt  time.Time // when Exportable was last read
@@ -199,6 +202,12 @@ type ClusterRecord struct {
 	// one did not ("" when it did).
 	LastContact time.Time
 	Error       string
+	// What the cluster came with when it was taken over (see Adoption); Adopted
+	// is the anchor's generation, "" where certd made the cluster's trust.
+	Adopted       string
+	AdoptedIssuer []byte
+	AdoptedBundle []byte
+	AdoptedAt     time.Time
 	// Status is the cluster's part of the last report, as JSON, for `status`
 	// when no daemon runs. The journal does not look into it.
 	Status []byte

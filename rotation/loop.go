@@ -462,7 +462,11 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 				d.wakeAt(wall().Add(recoverAgain))
 				break
 			}
-			if err := r.settle(m, r.fleet()); err != nil {
+			err := r.settle(m, r.fleet())
+			if err == nil {
+				err = r.follow(m, r.fleet(), m.view(), wall())
+			}
+			if err != nil {
 				r.log.Error("journal not written", "cluster", m.name, "err", err)
 				r.Problem("JournalFailed", err)
 				break
@@ -476,6 +480,9 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 		r.decided(m, v, d)
 		if ctx.Err() != nil || !r.configured(m) {
 			break
+		}
+		if d.Mode == Watched && v.Policy.Adopt && v.Err == nil && !r.othersUnseen(m, now) && r.adoptConfigured(m) {
+			continue
 		}
 		if d.Step == "" && len(d.Probe) > 0 {
 			r.probe(ctx, m, d.Probe)
@@ -572,7 +579,7 @@ func (r *Reconciler) learn(ctx context.Context, m *member, o *Observation) (know
 	}
 	strangers := r.strangers(f, m.view().Policy, o)
 	if len(f.Anchors) > 0 && len(strangers) == 0 {
-		return true
+		return r.relearn(m, o)
 	}
 	if seen := max(o.Bundle.Marks.Epoch, o.Issuer.Marks.Epoch); len(f.Anchors) == 0 && seen >= f.Epoch {
 		raised, err := r.journal.RaiseEpoch(seen)
@@ -590,7 +597,7 @@ func (r *Reconciler) learn(ctx context.Context, m *member, o *Observation) (know
 		return false
 	}
 	r.Solved("AnchorNotRecovered")
-	return true
+	return r.relearn(m, o)
 }
 
 // strangers are the anchors in a cluster's bundle, and beside its issuer, that
@@ -600,7 +607,7 @@ func (r *Reconciler) strangers(f Fleet, p Policy, o *Observation) (found []*x509
 	const again, most = 10 * time.Minute, 1000
 	var here []*x509.Certificate
 	for _, text := range [][]byte{o.BundleText, o.IssuerFacts.CABundle} {
-		if b, err := pki.ParseBundle(text); err == nil { // damaged ones are mended from what is known
+		if b, err := pki.ReadBundle(text); err == nil { // damaged ones are mended from what is known
 			here = append(here, b.Anchors()...)
 		}
 	}

@@ -167,6 +167,9 @@ func (r *Reconciler) remember(m *member, in Intent, out Outcome) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.record.Enrolled = m.record.Enrolled || out.Enrolled
+	if a := out.Adopted; a != nil {
+		m.record.Adopted, m.record.AdoptedIssuer, m.record.AdoptedBundle, m.record.AdoptedAt = a.Anchor, a.Issuer, a.Bundle, a.At
+	}
 	if ca := out.WebhookCA; ca != nil {
 		cas := slices.DeleteFunc(slices.Clone(m.webhookCAs), func(x WebhookCA) bool { return x.ID == ca.ID })
 		m.webhookCAs = append(cas, *ca)

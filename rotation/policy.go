@@ -30,6 +30,7 @@ type Policy struct {
 	Labels          map[string]string
 	Namespace       string // of the Linkerd control plane
 	CreateNamespace bool
+	Adopt           bool // take it over if it has trust material that certd did not make
 	TrustDomain     string
 	LeafLifetime    time.Duration // lower bound: certd takes the larger of this and what identity is told
 	ClockSkew       time.Duration // likewise

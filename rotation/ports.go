@@ -170,6 +170,10 @@ type Marks struct {
 	Epoch  uint64 // annotation certd.io/epoch: of the daemon that wrote last
 	Keep   bool   // annotation helm.sh/resource-policy: keep
 	Label  bool   // label app.kubernetes.io/managed-by: certd
+	// Adopted (annotation certd.io/adopted, on the bundle) is the SHA-256 of the
+	// anchor that the cluster came with, as long as that is in use: what a lost
+	// journal no longer knows.
+	Adopted string
 }
 
 // ObjectState is what certd sees of one object beside its payload.
@@ -180,6 +184,9 @@ type ObjectState struct {
 	// Writers are the other parties that wrote fields certd manages, the most
 	// recent first ("kubectl-edit", "helm", "argocd-controller").
 	Writers []Writer
+	// Keeper is another program that is set up to write the object; nil: none is
+	// known.
+	Keeper *Keeper
 }
 
 // Writer is another party seen to have written a managed object.
@@ -219,6 +226,7 @@ type Identity struct {
 	Deployed     bool
 	LeafLifetime time.Duration // -identity-issuance-lifetime, 0 if not given
 	ClockSkew    time.Duration // -identity-clock-skew-allowance, 0 if not given
+	Scheme       string        // -identity-scheme, "" if not given
 	Replicas     []Replica
 }
 
@@ -231,24 +239,34 @@ type Replica struct {
 	At       time.Time // when the evidence was read, by certd's clock
 }
 
-// BundleWrite publishes Bundle.
+// BundleWrite publishes Bundle. The zero Bundle leaves the data as it is, and
+// writes the marks alone.
 type BundleWrite struct {
 	Revision string
 	Fleet    string
 	Epoch    uint64
+	Adopted  string // for the mark
 	Bundle   pki.Bundle
 }
 
 // IssuerWrite publishes an issuer. A nil Credential keeps the certificate and
 // key that are in the object, proves that they belong together, and rewrites
 // only what stands beside them (ca.crt, the second pair of names, the marks).
+// With Chain, these certificates take the place of those that are there, proved
+// to be for the key that stays.
 type IssuerWrite struct {
 	Revision   string
 	Fleet      string
 	Epoch      uint64
 	Serial     string
 	Credential *pki.Credential
+	Chain      []*x509.Certificate
 	Bundle     pki.Bundle // for ca.crt
+	// Missing writes no more than the marks, and the names that are not there or
+	// not in step.
+	Missing bool
+	// Scheme is linkerd-identity's, by whose names the pair is found that stays.
+	Scheme string
 	// Reload, if not "", is put beside them under a key that Linkerd does not
 	// read: a change of it makes the kubelet swap the files once more.
 	Reload string

@@ -100,7 +100,7 @@ const (
 // renewed one can have reached them.
 func (d *Decision) judgeDates(f Fleet, v View, now time.Time) (restart Action, due bool) {
 	a, o := f.Active(), v.Observed
-	if a == nil || a.Formerly == nil || o.Identity == nil || o.BundleWrittenAt.IsZero() {
+	if a == nil || f.stays(v) || a.Formerly == nil || o.Identity == nil || o.BundleWrittenAt.IsZero() {
 		return Action{}, false
 	}
 	end := a.Formerly.NotAfter

@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -12,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"certd.internal/pki"
@@ -148,6 +150,62 @@ func (s signer) issuer(ctx context.Context, anchors []Anchor, bundle pki.Bundle,
 		rec.Second = anchors[1].ID
 	}
 	return cred, rec, nil
+}
+
+// second makes a further certificate for an issuer whose key nobody has here, under
+// one of the fleet's anchors: of the same key and name, so that leaves of the one
+// verify through the other.
+func (s signer) second(ctx context.Context, a *Anchor, existing *x509.Certificate, taken []time.Time, who caller, now time.Time) (*x509.Certificate, CertificateRecord, error) {
+	var rec CertificateRecord
+	key, err := s.open(ctx, a, now)
+	if err != nil {
+		return nil, rec, err
+	}
+	k, ok := key.(DigestSigner)
+	if !ok {
+		return nil, rec, fmt.Errorf("the CA of %s signs certificates of its own making only, and one under a given key and name is needed: %w", a.Key, ErrUnsupported)
+	}
+	template, err := newSecond(existing, a.Certificate, taken, now)
+	if err != nil {
+		return nil, rec, err
+	}
+	rec = certificateRecord(who.cluster, "issuer", a.ID, template, now)
+	rec.AKI = pki.SKI(a.Certificate)
+	c, err := signSecond(template, existing, a.Certificate, &recordedSigner{
+		ctx: ctx, journal: s.journal, key: k, signed: &rec,
+		intent: Intent{Step: StepSign, Cluster: who.cluster, Actor: who.actor, Reason: "issuer, for the key that is there: " + who.reason, Anchor: a.ID, Serial: rec.Serial, Key: a.Key},
+	})
+	if err != nil {
+		return nil, rec, fmt.Errorf("sign a second certificate for the issuer of %s under anchor %s: %w", who.cluster, a.ID, err)
+	}
+	return c, certificateRecord(who.cluster, "issuer", a.ID, c, now), nil
+}
+
+// secondBackdate is how far in the past such certificates begin.
+const secondBackdate = 10 * time.Minute
+
+func newSecond(existing, anchor *x509.Certificate, taken []time.Time, now time.Time) (*x509.Certificate, error) {
+	return pki.NewSecondTemplate(now, pki.IssuerProfile{Backdate: secondBackdate, NotAfterTaken: append(slices.Clone(taken), existing.NotAfter)}, existing, anchor)
+}
+
+func signSecond(template, existing, anchor *x509.Certificate, key crypto.Signer) (*x509.Certificate, error) {
+	pub, ok := existing.PublicKey.(*ecdsa.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("the issuer's key is %s; Linkerd takes ECDSA P-256", existing.PublicKeyAlgorithm)
+	}
+	c, err := pki.SignIssuer(template, anchor, pub, key)
+	if err == nil && !bytes.Equal(c.RawSubject, existing.RawSubject) {
+		err = errors.New("its subject is not the issuer's to the byte")
+	}
+	return c, err
+}
+
+func secondCertificate(existing, anchor *x509.Certificate, taken []time.Time, now time.Time, key crypto.Signer) (*x509.Certificate, error) {
+	template, err := newSecond(existing, anchor, taken, now)
+	if err != nil {
+		return nil, err
+	}
+	return signSecond(template, existing, anchor, key)
 }
 
 // proveUnder proves an issuer under the bundle it is for, and under each of its

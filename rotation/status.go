@@ -126,12 +126,14 @@ func newFleetStatus(f Fleet, now time.Time, source string) FleetStatus {
 		}
 	}
 	if c := f.Change; c != nil && c.Held {
-		s.Findings = append(s.Findings, Finding{ID: "TrustChangeHeld", Severity: StateWarning, Message: fmt.Sprintf("the change of the trust anchor from %s to %s is held in stage %s", c.From, c.To, c.Stage), Fix: "certd trust resume"})
+		s.Findings = append(s.Findings, Finding{ID: "TrustChangeHeld", Severity: StateWarning, Message: fmt.Sprintf("the change of the trust anchor from %s to %s is held in stage %s", c.from(), c.to(), c.Stage), Fix: "certd trust resume"})
 	}
 	if c := f.Change; c != nil && len(c.Without) > 0 {
-		s.Findings = append(s.Findings, Finding{ID: "TrustChangeWithout", Severity: StateWarning, Message: fmt.Sprintf("the change of the trust anchor from %s to %s goes on without %s: from stage %s on their workloads and the others refuse each other, and %s stays in use until they are back", c.From, c.To, strings.Join(c.Without, ", "), StageFinish, c.From), Fix: "certd trust status"})
+		s.Findings = append(s.Findings, Finding{ID: "TrustChangeWithout", Severity: StateWarning, Message: fmt.Sprintf("the change of the trust anchor from %s to %s goes on without %s: from stage %s on their workloads and the others refuse each other, and %s stays in use until they are back", c.from(), c.to(), strings.Join(c.Without, ", "), StageFinish, c.from()), Fix: "certd trust status"})
 	}
 	switch {
+	case active == nil && slices.ContainsFunc(f.Anchors, func(a Anchor) bool { return a.keyless() && a.RetiredAt.IsZero() }):
+		// The clusters that came with them say what there is to say.
 	case active == nil:
 		s.Findings = append(s.Findings, Finding{ID: "NoAnchor", Severity: StateWarning, Message: "there is no trust anchor yet", Fix: "certd init"})
 	default:
@@ -280,7 +282,7 @@ func bundleStatus(f Fleet, p Policy, d Decision, o *Observation) *BundleStatus {
 	}
 	b := &BundleStatus{Anchors: []AnchorRef{}}
 	b.Current = !d.Bundle.IsZero() && string(d.Bundle.PEM()) == string(o.BundleText)
-	have, err := pki.ParseBundle(o.BundleText)
+	have, err := pki.ReadBundle(o.BundleText)
 	if err != nil {
 		return b
 	}

@@ -124,6 +124,11 @@ func (j *Journal) finish(t *txn, id uint64, out rotation.Outcome, again bool) er
 			return err
 		}
 	}
+	for _, a := range out.Retired {
+		if _, err := t.put(bucketAnchors, []byte(a.ID), fromAnchor(a)); err != nil {
+			return err
+		}
+	}
 	if out.Checked != nil {
 		if err := t.putChecked(*out.Checked); err != nil {
 			return err
@@ -141,6 +146,11 @@ func (j *Journal) finish(t *txn, id uint64, out rotation.Outcome, again bool) er
 	}
 	if out.Enrolled {
 		if err := t.enroll(p.Intent.Cluster); err != nil {
+			return err
+		}
+	}
+	if out.Adopted != nil {
+		if err := t.adopt(p.Intent.Cluster, *out.Adopted); err != nil {
 			return err
 		}
 	}
@@ -194,6 +204,9 @@ func checkOutcome(out *rotation.Outcome) error {
 	}
 	if out.WebhookCA != nil {
 		return checkWebhookCA(*out.WebhookCA)
+	}
+	if a := out.Adopted; a != nil && (looksLikeKey(a.Issuer) || looksLikeKey(a.Bundle)) {
+		return fmt.Errorf("what the cluster came with: %w", ErrKeyMaterial)
 	}
 	return nil
 }

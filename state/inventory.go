@@ -367,6 +367,20 @@ func (t *txn) enroll(cluster string) error {
 	return err
 }
 
+// adopt records what a cluster came with.
+func (t *txn) adopt(cluster string, a rotation.Adoption) error {
+	r := clusterRecord{Name: cluster}
+	if _, err := t.get(bucketClusters, []byte(cluster), &r); err != nil {
+		return err
+	}
+	r.Adopted, r.AdoptedIssuer, r.AdoptedBundle, r.AdoptedAt = a.Anchor, a.Issuer, a.Bundle, utc(a.At)
+	if a.Anchor == "" {
+		r.AdoptedIssuer, r.AdoptedBundle, r.AdoptedAt = nil, nil, time.Time{}
+	}
+	_, err := t.put(bucketClusters, []byte(cluster), r)
+	return err
+}
+
 // LastSigned implements [rotation.Journal].
 func (j *Journal) LastSigned(key string) (time.Time, error) {
 	var r signedRecord

@@ -109,7 +109,12 @@ type clusterRecord struct {
 	Target      string    `json:"target,omitempty"`
 	LastContact time.Time `json:"lastContact,omitzero"`
 	Error       string    `json:"error,omitempty"`
-	Status      []byte    `json:"status,omitempty"`
+	// What it came with, since schema 4.
+	Adopted       string    `json:"adopted,omitempty"`
+	AdoptedIssuer []byte    `json:"adoptedIssuer,omitempty"`
+	AdoptedBundle []byte    `json:"adoptedBundle,omitempty"`
+	AdoptedAt     time.Time `json:"adoptedAt,omitzero"`
+	Status        []byte    `json:"status,omitempty"`
 }
 
 type signedRecord struct {
@@ -160,7 +165,7 @@ func fromCertificate(c rotation.CertificateRecord) certificateRecord {
 
 func fromCluster(c rotation.ClusterRecord) clusterRecord {
 	r := clusterRecord(c)
-	r.LastContact, r.Error = utc(c.LastContact), clip(c.Error)
+	r.LastContact, r.Error, r.AdoptedAt = utc(c.LastContact), clip(c.Error), utc(c.AdoptedAt)
 	return r
 }
 

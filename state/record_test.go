@@ -44,6 +44,9 @@ func TestFileFormat(t *testing.T) {
 	dual := issuer("eu", "04", noon.Add(time.Hour))
 	dual.Second = "g2"
 	step(t, j, rotation.Intent{Step: rotation.StepTrustChange, Actor: "lee@cli", Reason: "drill", Anchor: "g2"}, rotation.Outcome{Result: rotation.OK, Change: &change, Certificate: &dual})
+	came := rotation.Anchor{ID: "x1", CreatedAt: noon, Certificate: &x509.Certificate{Raw: []byte("DER")}}
+	step(t, j, rotation.Intent{Step: rotation.StepAdopt, Cluster: "asia", Actor: "lee@cli", Reason: "drill", Anchor: "x1"},
+		rotation.Outcome{Result: rotation.OK, Anchor: &came, Adopted: &rotation.Adoption{Anchor: "x1", Issuer: []byte("crt"), Bundle: []byte("roots"), At: noon}, Enrolled: true})
 	must[uint64](t)(j.Begin(rotation.Intent{Step: rotation.StepStart, Actor: "certd", Reason: "start"}))
 	ok(t, j.SaveCluster(rotation.ClusterRecord{Name: "us", Target: "uid", LastContact: noon, Error: "down", Status: []byte("{}")}))
 

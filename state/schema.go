@@ -91,8 +91,10 @@ type layout struct {
 //	   knows only 1 would take those for issuers, so it must not read them.
 //	3  the change of the trust anchor. A certd that knows only 2 would publish
 //	   two anchors at once, so it must not read one.
+//	4  clusters that were taken over, and anchors without a key. A certd that
+//	   knows only 3 would write its own bundle there, so it must not read them.
 func currentLayout() layout {
-	return layout{version: 3, minReader: 3, steps: map[int]func(*txn) error{1: addBucket(bucketWebhookCAs), 2: addBucket(bucketChanges)}, reads: 1}
+	return layout{version: 4, minReader: 4, steps: map[int]func(*txn) error{1: addBucket(bucketWebhookCAs), 2: addBucket(bucketChanges), 3: addNothing}, reads: 1}
 }
 
 // addBucket leads to a schema that has one bucket more. The records that were
@@ -106,6 +108,9 @@ func addBucket(name string) func(t *txn) error {
 		return nil
 	}
 }
+
+// addNothing leads to a schema whose records may have more in them.
+func addNothing(*txn) error { return nil }
 
 // schemaRecord stands under "schema". Every version of certd must be able to
 // read it, so fields may be added to it and none may change.

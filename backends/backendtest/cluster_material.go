@@ -63,11 +63,7 @@ func (a *Anchors) Issuer(t testing.TB) pki.Credential {
 	if err != nil {
 		t.Fatalf("make an issuer: %v", err)
 	}
-	pub, ok := any(key.Public()).(*ecdsa.PublicKey)
-	if !ok {
-		t.Fatalf("a key's public half is %T", key.Public())
-	}
-	cert, err := pki.SignIssuer(template, a.certs[n], pub, a.keys[n])
+	cert, err := pki.SignIssuer(template, a.certs[n], key.PublicKey(), a.keys[n])
 	if err != nil {
 		t.Fatalf("make an issuer: %v", err)
 	}
@@ -76,4 +72,13 @@ func (a *Anchors) Issuer(t testing.TB) pki.Credential {
 		t.Fatalf("make an issuer: %v", err)
 	}
 	return cred
+}
+
+func publicOf(t testing.TB, c *x509.Certificate) *ecdsa.PublicKey {
+	t.Helper()
+	pub, ok := c.PublicKey.(*ecdsa.PublicKey)
+	if !ok {
+		t.Fatalf("its key is %T", c.PublicKey)
+	}
+	return pub
 }

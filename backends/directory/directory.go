@@ -16,6 +16,7 @@
 package directory
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -170,6 +171,13 @@ func (c *Cluster) write(ctx context.Context, name, revision string, marks rotati
 	want, err := data(have.data)
 	if err != nil {
 		return "", err
+	}
+	if len(want) == 0 { // the marks alone: a folder is swapped as a whole
+		for _, key := range payload.Keys(name) {
+			if text, ok := have.data[key]; ok {
+				want[key] = bytes.Clone(text)
+			}
+		}
 	}
 	defer payload.Wipe(want)
 	if have.marks == marks && payload.Same(have.data, want) {

@@ -50,7 +50,7 @@ func (c *Cluster) identity(ctx context.Context) *rotation.Identity {
 		var d *appsv1.Deployment
 		if d, depErr = c.apps.Deployments(c.cfg.Namespace).Get(ctx, identityDeployment, metav1.GetOptions{}); depErr == nil {
 			id.Deployed = true
-			id.LeafLifetime, id.ClockSkew = arguments(d.Spec.Template.Spec)
+			id.LeafLifetime, id.ClockSkew, id.Scheme = arguments(d.Spec.Template.Spec)
 		}
 	})
 	wg.Go(func() {
@@ -83,9 +83,9 @@ func (c *Cluster) logHidden(hidden string) {
 	}
 }
 
-// arguments reads the two durations linkerd-identity was told; 0 if it was
-// not.
-func arguments(spec corev1.PodSpec) (leafLifetime, clockSkew time.Duration) {
+// arguments reads the two durations and the scheme that linkerd-identity was told;
+// zero if it was not.
+func arguments(spec corev1.PodSpec) (leafLifetime, clockSkew time.Duration, scheme string) {
 	for _, container := range spec.Containers {
 		if container.Name != identityContainer {
 			continue
@@ -93,14 +93,26 @@ func arguments(spec corev1.PodSpec) (leafLifetime, clockSkew time.Duration) {
 		args := append(append([]string(nil), container.Command...), container.Args...)
 		leafLifetime = duration(args, "identity-issuance-lifetime")
 		clockSkew = duration(args, "identity-clock-skew-allowance")
+		for _, value := range values(args, "identity-scheme") {
+			scheme = value
+		}
 	}
-	return leafLifetime, clockSkew
+	return leafLifetime, clockSkew, scheme
 }
 
-// duration finds a flag the way package flag reads it: one dash or two, the
-// value after "=" or in the next word, the last one counts.
-func duration(args []string, name string) time.Duration {
-	var found time.Duration
+// duration is the last value of a flag that is one.
+func duration(args []string, name string) (found time.Duration) {
+	for _, value := range values(args, name) {
+		if d, err := time.ParseDuration(value); err == nil && d > 0 {
+			found = d
+		}
+	}
+	return found
+}
+
+// values finds a flag the way package flag reads it: one dash or two, the value
+// after "=" or in the next word.
+func values(args []string, name string) (found []string) {
 	for i, arg := range args {
 		flag, value, given := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-"), "=")
 		if flag != name || !strings.HasPrefix(arg, "-") {
@@ -109,9 +121,7 @@ func duration(args []string, name string) time.Duration {
 		if !given && i+1 < len(args) {
 			value = args[i+1]
 		}
-		if d, err := time.ParseDuration(value); err == nil && d > 0 {
-			found = d
-		}
+		found = append(found, value)
 	}
 	return found
 }

@@ -121,7 +121,7 @@ func TestArguments(t *testing.T) {
 		{"a longer name", []string{"-identity-issuance-lifetime-max=1h"}, 0},
 	} {
 		spec := corev1.PodSpec{Containers: []corev1.Container{{Name: "linkerd-proxy", Args: []string{"-identity-issuance-lifetime=9h"}}, {Name: "identity", Args: row.args}}}
-		if got, _ := arguments(spec); got != row.want {
+		if got, _, _ := arguments(spec); got != row.want {
 			t.Errorf("%s: %s; want %s", row.name, got, row.want)
 		}
 	}

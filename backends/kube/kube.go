@@ -72,6 +72,7 @@ type Cluster struct {
 	unreached map[types.UID]time.Time // when a pod's address last did not answer
 	version   string
 	versionAt time.Time
+	installed installed
 	hidden    string // what part of linkerd-identity could not be seen, as last logged
 }
 

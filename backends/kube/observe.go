@@ -79,12 +79,13 @@ func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 		o.Issuer = c.state(c.managed(rotation.IssuerObject), secret.ObjectMeta, payload.IssuerKeys())
 		o.IssuerWrittenAt = writtenAt(secret.ManagedFields, dataFields(payload.IssuerKeys()))
 		o.IssuerReload = string(secret.Data[payload.ReloadKey])
-		o.IssuerFacts = c.issuer.Issuer(secret.Data, pki.Identity{Namespace: c.cfg.Namespace, TrustDomain: c.cfg.TrustDomain}, o.At)
+		o.IssuerFacts = c.issuer.Issuer(secret.Data, pki.Identity{Namespace: c.cfg.Namespace, TrustDomain: c.cfg.TrustDomain, Scheme: o.Identity.Scheme}, o.At)
 	case apierrors.IsNotFound(issuErr):
 		c.remember(c.managed(rotation.IssuerObject), object{})
 	default:
 		return o, c.fail(c.managed(rotation.IssuerObject).call("get"), issuErr)
 	}
+	c.keepers(ctx, &o)
 	return o, nil
 }
 
@@ -97,6 +98,7 @@ func (c *Cluster) state(r ref, m metav1.ObjectMeta, keys []string) rotation.Obje
 		Revision: m.ResourceVersion,
 		Marks:    payload.ReadMarks(m.Labels, m.Annotations),
 		Writers:  writers(m.ManagedFields, orMarks(dataFields(keys))),
+		Keeper:   keeper(m),
 	}
 }
 

@@ -295,7 +295,7 @@ func (n *census) read(text string) reading {
 	case len(n.texts) >= maxTexts:
 		return reading{why: fmt.Sprintf("its anchors are another text than %d before it", maxTexts)}
 	}
-	b, err := pki.ParseBundle([]byte(text + "\n"))
+	b, err := pki.ReadBundle([]byte(text + "\n"))
 	if err != nil {
 		r.why = err.Error()
 	} else {

@@ -341,6 +341,17 @@ func (g *guarded) exercise(t testing.TB, access Access) string {
 		}
 	}
 	ctx := t.Context()
+	if !g.bootstrap { // what others wrote is looked at more closely
+		g.delete(t, rotation.BundleObject)
+		if _, err := g.admin.CoreV1().ConfigMaps(g.ns).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: rotation.BundleObject}, Data: map[string]string{"ca-bundle.crt": string(g.anchors.Bundle(t).PEM())}}, metav1.CreateOptions{FieldManager: rival}); err != nil {
+			t.Fatal(err)
+		}
+		o, err := c.Observe(ctx)
+		note(err)
+		if k := o.Bundle.Keeper; k != nil {
+			refused = append(refused, k.String())
+		}
+	}
 	g.delete(t, rotation.BundleObject)
 	g.delete(t, rotation.IssuerObject)
 	if g.bootstrap {

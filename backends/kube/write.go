@@ -48,11 +48,13 @@ func (c *Cluster) WriteBundle(ctx context.Context, w rotation.BundleWrite) (stri
 	marks := payload.BundleMarks(w)
 	text := make(map[string]string)
 	want := payload.Bundle(w.Bundle)
+	have, err := api.Get(ctx, at.name, metav1.GetOptions{})
+	if w.Bundle.IsZero() && err == nil && !writtenAt(have.ManagedFields, dataFields(payload.BundleKeys())).IsZero() {
+		want[payload.BundleKey] = bundleText(have) // an apply that no longer names what certd once applied removes it
+	}
 	for key, value := range want {
 		text[key] = string(value)
 	}
-
-	have, err := api.Get(ctx, at.name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err) && w.Revision == "":
 		made, err := api.Create(ctx, &corev1.ConfigMap{ObjectMeta: meta(at, payload.Labels(marks), payload.Annotations(marks)), Data: text}, metav1.CreateOptions{FieldManager: FieldManager})
@@ -72,7 +74,10 @@ func (c *Cluster) WriteBundle(ctx context.Context, w rotation.BundleWrite) (stri
 		return "", immutable(at)
 	}
 	apply := applycorev1.ConfigMap(at.name, at.in).WithResourceVersion(w.Revision).
-		WithLabels(payload.Labels(marks)).WithAnnotations(payload.Annotations(marks)).WithData(text)
+		WithLabels(payload.Labels(marks)).WithAnnotations(payload.Annotations(marks))
+	if len(text) > 0 {
+		apply = apply.WithData(text)
+	}
 	got, err := api.Apply(ctx, apply, metav1.ApplyOptions{FieldManager: FieldManager, Force: true})
 	if err != nil {
 		return "", c.fail(at.call("patch"), err)
@@ -178,7 +183,7 @@ func marked(m metav1.ObjectMeta, want rotation.Marks) bool {
 	have := maps.Clone(m.Annotations)
 	maps.DeleteFunc(have, func(k, _ string) bool {
 		switch k {
-		case payload.AnnotationFleet, payload.AnnotationSerial, payload.AnnotationEpoch, payload.AnnotationKeep:
+		case payload.AnnotationFleet, payload.AnnotationSerial, payload.AnnotationEpoch, payload.AnnotationKeep, payload.AnnotationAdopted:
 			return false
 		}
 		return true

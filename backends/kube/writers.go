@@ -99,7 +99,7 @@ func caBundleFields(entries []string) func([]byte) bool {
 
 // orMarks tells of certd's label and annotations, too.
 func orMarks(owns func([]byte) bool) func([]byte) bool {
-	owns = orAnnotations(owns, payload.AnnotationFleet, payload.AnnotationSerial, payload.AnnotationEpoch, payload.AnnotationKeep)
+	owns = orAnnotations(owns, payload.AnnotationFleet, payload.AnnotationSerial, payload.AnnotationEpoch, payload.AnnotationKeep, payload.AnnotationAdopted)
 	return func(fields []byte) bool {
 		return owns(fields) || owned(fields, "f:metadata", "f:labels", "f:"+payload.LabelManagedBy)
 	}

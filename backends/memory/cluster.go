@@ -25,6 +25,7 @@ type ClusterConfig struct {
 
 	Replicas int           // of linkerd-identity; 0: it is not installed
 	Lag      time.Duration // from a write until a replica's volume shows it
+	Scheme   string        // of the issuer, as linkerd-identity is told; "": kubernetes.io/tls
 
 	// Proxies are meshed pods, in Deployments app-0, app-1, … of three each in
 	// namespace app, and beside them those of the control plane: Replicas each
@@ -73,6 +74,7 @@ type object struct {
 	marks    rotation.Marks
 	writers  []rotation.Writer
 	written  time.Time // when certd last changed it
+	keeper   *rotation.Keeper
 	hook     *hookObject
 
 	// What a revision of a webhook's Secret or caBundle showed: a quiet cluster
@@ -200,7 +202,7 @@ func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 		if i := c.objects[rotation.IssuerObject]; i != nil {
 			o.Issuer = i.state()
 			o.IssuerWrittenAt, o.IssuerReload = i.written, string(i.data[payload.ReloadKey])
-			o.IssuerFacts = c.issuer.Issuer(i.data, pki.Identity{Namespace: c.cfg.Namespace, TrustDomain: c.cfg.TrustDomain}, now)
+			o.IssuerFacts = c.issuer.Issuer(i.data, pki.Identity{Namespace: c.cfg.Namespace, TrustDomain: c.cfg.TrustDomain, Scheme: c.cfg.Scheme}, now)
 		}
 		if c.linkerd != nil {
 			o.Identity = c.linkerd.observe(now)
@@ -215,7 +217,7 @@ func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 }
 
 func (o *object) state() rotation.ObjectState {
-	return rotation.ObjectState{Exists: true, Revision: o.revision, Marks: o.marks, Writers: slices.Clone(o.writers)}
+	return rotation.ObjectState{Exists: true, Revision: o.revision, Marks: o.marks, Writers: slices.Clone(o.writers), Keeper: o.keeper}
 }
 
 // CreateNamespace implements rotation.Cluster.
@@ -301,8 +303,14 @@ func (c *Cluster) write(key, name, revision string, marks rotation.Marks, data f
 		payload.Wipe(want)
 		return have, nil
 	}
-	maps.Copy(o.data, want)
-	o.marks, o.writers, o.written = marks, nil, time.Now()
+	o.marks = marks
+	if len(want) > 0 { // else others own the data as before
+		if !payload.Same(o.data, want) { // who wrote the same owns it, too
+			o.writers = nil
+		}
+		maps.Copy(o.data, want)
+		o.written = time.Now()
+	}
 	c.objects[key] = o
 	c.writes[name]++
 	return c.stored(key, ByCertd), nil

@@ -130,6 +130,9 @@ func (l *linkerd) write(by string, roots []byte, issuer map[string][]byte) {
 			shown = l.history[len(l.history)-1].files
 		}
 		crt, key, reload := issuer[payload.TLSCert], issuer[payload.TLSKey], issuer[payload.ReloadKey]
+		if l.cfg.Scheme == pki.SchemeLinkerd {
+			crt, key = issuer[payload.CrtPEM], issuer[payload.KeyPEM]
+		}
 		switch {
 		case len(roots) == 0:
 			next.roots = nil
@@ -290,7 +293,7 @@ func (l *linkerd) stale(at time.Time) (v files, missing []snapshot) {
 }
 
 func (l *linkerd) observe(now time.Time) *rotation.Identity {
-	o := &rotation.Identity{Deployed: true}
+	o := &rotation.Identity{Deployed: true, Scheme: l.cfg.Scheme}
 	if l.cfg.leafLifetime() != usualLeafLifetime {
 		o.LeafLifetime = l.cfg.LeafLifetime
 	}

@@ -36,6 +36,16 @@ func (c *Cluster) canonical(name string) string {
 	return strings.TrimPrefix(name, c.cfg.Namespace+"/")
 }
 
+// SetKeeper has another program be set up to write an object; nil: none is.
+func (c *Cluster) SetKeeper(name string, k *rotation.Keeper) {
+	c.outside(func() {
+		if o := c.objects[c.canonical(name)]; o != nil {
+			o.keeper = k
+			c.revision++
+		}
+	})
+}
+
 // Delete removes an object; one that is not there is left so.
 func (c *Cluster) Delete(name string) {
 	c.outside(func() { c.remove(name, ByWorld) })

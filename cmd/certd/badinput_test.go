@@ -281,7 +281,6 @@ func TestInvalidConfigurationIsRefused(t *testing.T) {
 		{"freezes, not built yet", "server:", "freezes: []\nserver:", line + `freezes: not supported yet`},
 		{"notify, not built yet", "server:", "notify: {}\nserver:", line + `notify: not supported yet`},
 		{"a misspelt way to manage webhooks", "defaults:\n", "defaults:\n  webhooks: {manage: auot}\n", line + `defaults\.webhooks\.manage: "auot" is not one of auto, none, did you mean "auto"\?`},
-		{"adopt, not built yet", "directory: west", "directory: west, adopt: true", line + `clusters\[1\]\.adopt: not supported yet`},
 		{"server.listen, not built yet", "{socket: certd.sock}", "{socket: certd.sock, listen: \"127.0.0.1:0\"}", line + `server\.listen: not supported yet`},
 		{"a mirror, not built yet", "file: {dir: keys, passphraseFrom: {file: passphrase}}", "vault: {address: \"https://127.0.0.1:1\", mirror: {mount: secret, path: x}}", line + `keys\.vault\.mirror: not supported yet`},
 	} {
@@ -327,7 +326,7 @@ func TestTooShortLifetimeNamesTheSmallestOneThatPasses(t *testing.T) {
 
 func TestWhatIsNotBuiltYetIsRefused(t *testing.T) {
 	s := newFolders(t)
-	for _, command := range []string{"check", "verify", "simulate", "trust import root.pem", "trust rotate --compromised", "trust rotate --manual", "adopt east", "pause", "resume",
+	for _, command := range []string{"check", "verify", "simulate", "trust import root.pem", "trust rotate --compromised", "trust rotate --manual", "pause", "resume",
 		"clusters list", "backup f", "restore f", "recover", "runbook", "debug bundle"} {
 		s.refused(64, "not supported yet", nil, strings.Fields(command)...)
 	}

@@ -38,8 +38,10 @@ const (
 	AnnotationFleet  = "certd.io/fleet"
 	AnnotationSerial = "certd.io/serial"
 	AnnotationEpoch  = "certd.io/epoch"
-	AnnotationKeep   = "helm.sh/resource-policy" // without it, an upgrade of a chart that once owned the object deletes it
-	Keep             = "keep"
+
+	AnnotationAdopted = "certd.io/adopted"
+	AnnotationKeep    = "helm.sh/resource-policy" // without it, an upgrade of a chart that once owned the object deletes it
+	Keep              = "keep"
 
 	// AnnotationInject lets cert-manager's cainjector take a caBundle from the
 	// Secret itself, where the chart was told so (injectCaFromSecret).
@@ -74,6 +76,9 @@ func Keys(object string) []string {
 
 // Bundle returns the data of the bundle object.
 func Bundle(b pki.Bundle) map[string][]byte {
+	if b.IsZero() { // the data stays as it is
+		return map[string][]byte{}
+	}
 	return map[string][]byte{BundleKey: b.PEM()}
 }
 
@@ -98,11 +103,19 @@ func Wipe(data map[string][]byte) {
 func IssuerData(w rotation.IssuerWrite, current map[string][]byte) (map[string][]byte, error) {
 	cred := w.Credential
 	if cred == nil {
-		have, err := kept(current)
+		have, err := kept(current, w.Scheme)
 		if err != nil {
 			return nil, fmt.Errorf("keep the issuer that is in %s: %w: %w", rotation.IssuerObject, err, rotation.ErrChanged)
 		}
 		defer have.Wipe()
+		if w.Missing {
+			return completed(w, current), nil
+		}
+		if len(w.Chain) > 0 {
+			if have, err = have.WithChain(w.Chain...); err != nil {
+				return nil, fmt.Errorf("give the key that is in %s other certificates: %w: %w", rotation.IssuerObject, err, rotation.ErrChanged)
+			}
+		}
 		cred = &have
 	}
 	data := Issuer(*cred, w.Bundle)
@@ -115,13 +128,29 @@ func IssuerData(w rotation.IssuerWrite, current map[string][]byte) (map[string][
 	return data, nil
 }
 
-// kept finds the pair in an issuer's data, the one that pki.ReadIssuer judged:
-// under the names of scheme kubernetes.io/tls, else of linkerd.io/tls.
-func kept(data map[string][]byte) (pki.Credential, error) {
-	if len(data[TLSCert]) == 0 && len(data[TLSKey]) == 0 {
-		return keptPair(data, IssuerKeys(), CrtPEM, KeyPEM)
+// completed is what stands in an issuer's data, byte for byte, with the names that
+// are not there; names of the other scheme follow those that count.
+func completed(w rotation.IssuerWrite, current map[string][]byte) map[string][]byte {
+	crt, key := pki.IssuerNames(current, w.Scheme)
+	data := map[string][]byte{TLSCert: bytes.Clone(current[crt]), TLSKey: bytes.Clone(current[key])}
+	if len(current[CrtPEM])+len(current[KeyPEM]) > 0 {
+		data[CrtPEM], data[KeyPEM] = bytes.Clone(current[crt]), bytes.Clone(current[key])
 	}
-	return keptPair(data, IssuerKeys(), TLSCert, TLSKey)
+	if data[CACert] = bytes.Clone(current[CACert]); len(data[CACert]) == 0 {
+		data[CACert] = w.Bundle.PEM()
+	}
+	if had := current[ReloadKey]; w.Reload != "" {
+		data[ReloadKey] = []byte(w.Reload)
+	} else if len(had) > 0 {
+		data[ReloadKey] = bytes.Clone(had)
+	}
+	return data
+}
+
+// kept finds the pair in an issuer's data, the one that pki.ReadIssuer judged.
+func kept(data map[string][]byte, scheme string) (pki.Credential, error) {
+	crt, key := pki.IssuerNames(data, scheme)
+	return keptPair(data, IssuerKeys(), crt, key)
 }
 
 // keptPair reads certificate and key under the names given; keys are all that
@@ -240,7 +269,7 @@ func Same(have, want map[string][]byte) bool {
 
 // BundleMarks are the marks a write leaves on the bundle.
 func BundleMarks(w rotation.BundleWrite) rotation.Marks {
-	return rotation.Marks{Fleet: w.Fleet, Epoch: w.Epoch, Keep: true, Label: true}
+	return rotation.Marks{Fleet: w.Fleet, Epoch: w.Epoch, Keep: true, Label: true, Adopted: w.Adopted}
 }
 
 // IssuerMarks are the marks a write leaves on the issuer.
@@ -259,6 +288,9 @@ func Annotations(m rotation.Marks) map[string]string {
 	}
 	if m.Keep {
 		a[AnnotationKeep] = Keep
+	}
+	if m.Adopted != "" {
+		a[AnnotationAdopted] = m.Adopted
 	}
 	return a
 }
@@ -283,5 +315,7 @@ func ReadMarks(labels, annotations map[string]string) rotation.Marks {
 		Epoch:  epoch,
 		Keep:   annotations[AnnotationKeep] == Keep,
 		Label:  labels[LabelManagedBy] == ManagedBy,
+
+		Adopted: annotations[AnnotationAdopted],
 	}
 }

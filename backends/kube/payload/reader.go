@@ -41,6 +41,7 @@ func digest(data map[string][]byte, id pki.Identity) (sum [sha256.Size]byte) {
 	}
 	field([]byte(id.Namespace))
 	field([]byte(id.TrustDomain))
+	field([]byte(id.Scheme))
 	for _, key := range IssuerKeys() {
 		field(data[key])
 	}

@@ -67,6 +67,10 @@ func (s *scripted) Export(_ context.Context, cluster string) (ClusterExport, err
 	return ClusterExport{Kind: "ClusterExport", Cluster: cluster, WebhookCAPEM: "pem\n"}, s.err
 }
 
+func (s *scripted) Adopt(_ context.Context, r AdoptRequest) (AdoptReply, error) {
+	return AdoptReply{Results: []AdoptResult{{Cluster: r.Clusters[0], Notes: []string{r.Actor}, Writes: []string{}}}}, nil
+}
+
 func (s *scripted) ChangeTrust(_ context.Context, r ChangeRequest) (ChangeReply, error) {
 	return ChangeReply{Rotation: rotation.RotationStatus{Phase: string(r.Order)}, Steps: []string{r.Actor}}, nil
 }

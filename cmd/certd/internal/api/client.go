@@ -121,6 +121,11 @@ func (c *Client) ChangeTrust(ctx context.Context, r ChangeRequest) (doc ChangeRe
 	return doc, c.do(ctx, "/v1/trust/change", r, &doc)
 }
 
+// Adopt asks the daemon to take clusters over.
+func (c *Client) Adopt(ctx context.Context, r AdoptRequest) (doc AdoptReply, err error) {
+	return doc, c.do(ctx, "/v1/adopt", r, &doc)
+}
+
 // Init asks the daemon to make the trust anchor.
 func (c *Client) Init(ctx context.Context, r InitRequest) (doc InitReply, err error) {
 	return doc, c.do(ctx, "/v1/init", r, &doc)

@@ -30,6 +30,9 @@ type Service interface {
 	// ChangeTrust begins a change of the trust anchor, or steers the one under
 	// way. It needs the daemon.
 	ChangeTrust(ctx context.Context, r ChangeRequest) (ChangeReply, error)
+	// Adopt takes over clusters with trust material that certd did not make. It
+	// needs the daemon.
+	Adopt(ctx context.Context, r AdoptRequest) (AdoptReply, error)
 	// Rotate renews issuers, webhooks' certificates or the CAs over them now.
 	// Without Wait it returns once the request is accepted, with Wait when each
 	// is done or has failed.
@@ -147,6 +150,32 @@ type ChangeReply struct {
 	// Anchor is the new one, when a change begins; without dates in a dry run.
 	Anchor *rotation.AnchorStatus `json:"anchor,omitempty"`
 	Steps  []string               `json:"steps"` // what was checked and done, in order, in words
+}
+
+// AdoptRequest asks to take clusters over.
+type AdoptRequest struct {
+	Clusters []string `json:"clusters"`
+	Actor    string   `json:"actor"`
+	Reason   string   `json:"reason,omitempty"`
+	DryRun   bool     `json:"dryRun"`
+}
+
+// AdoptReply says, per cluster, what that means.
+type AdoptReply struct {
+	Results []AdoptResult `json:"results"`
+}
+
+// AdoptResult is one cluster's part of an AdoptReply.
+type AdoptResult struct {
+	Cluster string `json:"cluster"`
+	Refused string `json:"refused,omitempty"` // why it cannot be; the rest is absent then
+	// Anchor is what its issuer is under; Known says that it is an anchor of the
+	// fleet, or of a cluster taken over before.
+	Anchor *rotation.AnchorStatus `json:"anchor,omitempty"`
+	Known  bool                   `json:"known"`
+	Ends   *time.Time             `json:"ends,omitempty"` // notAfter of its issuer
+	Writes []string               `json:"writes"`         // what is written, in words
+	Notes  []string               `json:"notes"`          // what a person should know
 }
 
 // RotateRequest asks for new certificates in the named clusters.

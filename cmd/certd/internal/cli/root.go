@@ -16,7 +16,7 @@ var later = [...]struct {
 	subs string
 }{
 	{"check", ""}, {"verify", ""}, {"simulate", ""},
-	{"adopt", ""}, {"pause", ""}, {"resume", ""},
+	{"pause", ""}, {"resume", ""},
 	{"clusters", "list test rbac"},
 	{"backup", ""}, {"restore", ""}, {"recover", ""}, {"runbook", ""},
 	{"debug", "log-level bundle"},
@@ -60,7 +60,7 @@ func (a *App) root() *cobra.Command {
 	}
 	root.AddCommand(
 		a.initCommand(), a.runCommand(), a.statusCommand(), a.planCommand(), a.rotateCommand(), a.historyCommand(),
-		a.inspectCommand(), a.trustCommand(), a.exportCommand(), a.configCommand(), a.versionCommand(), a.completionCommand(root),
+		a.inspectCommand(), a.trustCommand(), a.adoptCommand(), a.exportCommand(), a.configCommand(), a.versionCommand(), a.completionCommand(root),
 	)
 	root.AddCommand(helpTopics()...)
 	root.SetHelpCommand(helpCommand(root))

@@ -155,7 +155,7 @@ func (a *App) rotate(ctx context.Context, o rotateOptions) error {
 // needsDaemon says what to type where no daemon answers.
 func (a *App) needsDaemon(err error) error {
 	if errors.Is(err, api.ErrNoDaemon) {
-		return hint(fmt.Errorf("renewing needs the daemon, and nothing was done: %w", err), a.command("run"))
+		return hint(fmt.Errorf("this needs the daemon, and nothing was done: %w", err), a.command("run"))
 	}
 	return err
 }

@@ -125,10 +125,13 @@ func (v statusView) problems(problems []problem) []string {
 
 func (v statusView) trust() []string {
 	active := v.doc.Trust.Active
-	if active == nil {
+	if active == nil && len(v.doc.Trust.Others) == 0 {
 		return []string{"TRUST", "  none     there is no trust anchor yet"}
 	}
-	lines := append([]string{"TRUST"}, v.anchor("active", *active)...)
+	lines := []string{"TRUST"}
+	if active != nil {
+		lines = append(lines, v.anchor("active", *active)...)
+	}
 	for i, a := range v.doc.Trust.Others {
 		if i == 3 && !v.all {
 			lines = append(lines, fmt.Sprintf("  and %d more (certd status -A)", len(v.doc.Trust.Others)-i))
@@ -172,6 +175,8 @@ func (v statusView) anchor(role string, a rotation.AnchorStatus) []string {
 // embedded backend is a file is no news; that Vault would hand one out is.
 func whereKey(k rotation.KeyStatus) string {
 	switch {
+	case k.Name == "":
+		return "not in certd's hands: it came with a mesh"
 	case k.Backend == "file":
 		return k.Name + " in an encrypted file"
 	case k.Exportable:

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -79,10 +80,7 @@ func (v style) anchors(list api.TrustList) []string {
 		if list.Unseen > 0 {
 			in += fmt.Sprintf(", %d unseen", list.Unseen)
 		}
-		key, backend := t.Key.Name, t.Key.Backend
-		if backend == "" { // the key may not be there yet
-			backend = "-"
-		}
+		key, backend := cmp.Or(t.Key.Name, "-"), cmp.Or(t.Key.Backend, "-") // not there yet, or not in certd's hands
 		rows = append(rows, []cell{text(v.clean(t.ID)), text(v.clean(t.State)), text(subject), text(from), until, text(in), text(sha),
 			text(v.clean(key)), text(v.clean(backend)), exportable(t)})
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,9 @@ and none refuses another:
               certd status and certd trust status name what to restart
   5 finish    issuers are under the new anchor alone: in one cluster first, then everywhere
   6 retire    nothing trusts or uses the old anchor; its key stays in the key backend until a person destroys it
+
+Where clusters were taken over (certd adopt) whose trust anchor's key certd does not have, these are brought to the
+fleet's anchor first, each from its own, and no new one is made if the fleet has one.
 
 Every cluster must have come through a stage before the next begins. Pods that are found to lack the new anchor after
 that bring the second certificate back by themselves. Issuers are renewed on their schedule all the while.
@@ -101,7 +105,7 @@ func (a *App) beginChange(ctx context.Context, reason string, dryRun, yes, watch
 	case err != nil:
 		return a.needsDaemon(err)
 	}
-	a.tell(s.wrap(s.mark(markOK)+" ", "  ", fmt.Sprintf("the trust anchor is being changed from %s to %s; sha256 %s", s.clean(reply.Rotation.From), s.clean(reply.Rotation.To), s.clean(reply.Anchor.SHA256)))...)
+	a.tell(s.wrap(s.mark(markOK)+" ", "  ", fmt.Sprintf("the trust anchor is being changed from %s to %s; sha256 %s", s.clean(sideName(reply.Rotation.From)), s.clean(sideName(reply.Rotation.To)), s.clean(reply.Anchor.SHA256)))...)
 	if watch {
 		return a.watchChange(ctx, daemon)
 	}
@@ -267,10 +271,14 @@ func (v style) changeLines(st rotation.FleetStatus) []string {
 	return lines
 }
 
+// sideName names one side of a change: where clusters that were taken over are
+// brought to the fleet's anchor, each comes from its own.
+func sideName(id string) string { return cmp.Or(id, "what the meshes came with") }
+
 func changeHead(r rotation.RotationStatus) string {
-	head := fmt.Sprintf("the trust anchor is being changed from %s to %s: stage %d of %d, %s", r.From, r.To, r.Number, r.Of, r.Stage)
+	head := fmt.Sprintf("the trust anchor is being changed from %s to %s: stage %d of %d, %s", sideName(r.From), sideName(r.To), r.Number, r.Of, r.Stage)
 	if r.Back {
-		head = fmt.Sprintf("the change of the trust anchor was turned around, from %s back to %s: stage %d of %d, %s", r.From, r.To, r.Number, r.Of, r.Stage)
+		head = fmt.Sprintf("the change of the trust anchor was turned around, from %s back to %s: stage %d of %d, %s", sideName(r.From), sideName(r.To), r.Number, r.Of, r.Stage)
 	}
 	if r.Held {
 		head += " (held: certd trust resume)"
@@ -358,7 +366,7 @@ func (a *App) steer(ctx context.Context, req api.ChangeRequest, dryRun, yes bool
 		return nil
 	}
 	if !yes {
-		question := fmt.Sprintf("%s the change from %s to %s?", strings.ToUpper(string(req.Order[:1]))+string(req.Order[1:]), s.clean(would.Rotation.From), s.clean(would.Rotation.To))
+		question := fmt.Sprintf("%s the change from %s to %s?", strings.ToUpper(string(req.Order[:1]))+string(req.Order[1:]), s.clean(sideName(would.Rotation.From)), s.clean(sideName(would.Rotation.To)))
 		if len(req.Without) > 0 {
 			question = fmt.Sprintf("Go on without %s? Their workloads and the others' will refuse each other until they are back.", s.clean(strings.Join(req.Without, ", ")))
 		}

@@ -131,6 +131,9 @@ func (b *builder) cluster(n *node, groups []group) Cluster {
 	if inCluster := n.sub("inCluster"); inCluster != nil {
 		cluster.InCluster = inCluster.flag
 	}
+	if adopt := n.sub("adopt"); adopt != nil {
+		cluster.Policy.Adopt = adopt.flag
+	}
 	if directory := n.sub("directory"); directory != nil {
 		cluster.Directory = b.absolute(directory)
 	}

@@ -207,7 +207,7 @@ func clusterFields() []field {
 		}},
 		{name: "inCluster", kind: kindBool, doc: "It is the cluster that certd runs in."},
 		{name: "directory", kind: kindPath, doc: "A folder of files instead of a cluster."},
-		{name: "adopt", later: true},
+		{name: "adopt", kind: kindBool, doc: "Take it over if it has trust material that certd did not make, as certd adopt does."},
 	}, policyFields()...)
 }
 

@@ -251,8 +251,34 @@ func (s *running) ChangeTrust(ctx context.Context, req api.ChangeRequest) (api.C
 	return reply, nil
 }
 
+func (s *running) Adopt(_ context.Context, req api.AdoptRequest) (api.AdoptReply, error) {
+	reply := api.AdoptReply{Results: []api.AdoptResult{}}
+	for _, name := range req.Clusters {
+		a, err := s.reconciler.Adopt(name, req.Actor, cmp.Or(req.Reason, "asked for"), req.DryRun)
+		res := api.AdoptResult{Cluster: name, Known: a.Known, Writes: append([]string{}, a.Writes...), Notes: append([]string{}, a.Notes...)}
+		switch {
+		case errors.Is(err, rotation.ErrUnsupported):
+			return reply, fmt.Errorf("%w: %w", err, api.ErrUsage)
+		case errors.Is(err, rotation.ErrNotNow):
+			res.Refused = err.Error()
+		case err != nil:
+			return reply, asService(err)
+		default:
+			st, end := a.Anchor.Status(), a.Issuer.NotAfter
+			res.Anchor, res.Ends = &st, &end
+		}
+		reply.Results = append(reply.Results, res)
+	}
+	return reply, nil
+}
+
+func (s *offline) Adopt(context.Context, api.AdoptRequest) (api.AdoptReply, error) {
+	return api.AdoptReply{}, fmt.Errorf("adopt needs the daemon; start it with certd run: %w", api.ErrNoDaemon)
+}
+
 // beginChange makes the next anchor, once the fleet is ready for it, and has the
-// fleet change to it.
+// fleet change to it. Clusters that were taken over come first: they are brought
+// to the anchor that the fleet has, or to its first.
 func (s *running) beginChange(ctx context.Context, req api.ChangeRequest, reply api.ChangeReply) (api.ChangeReply, error) {
 	asNotNow := func(err error) error {
 		if errors.Is(err, rotation.ErrNotNow) || errors.Is(err, rotation.ErrUnsupported) {
@@ -263,12 +289,23 @@ func (s *running) beginChange(ctx context.Context, req api.ChangeRequest, reply 
 	if err := s.reconciler.CheckChange(); err != nil {
 		return reply, asNotNow(err)
 	}
+	reason := cmp.Or(req.Reason, "asked for")
+	if a, adopts := s.reconciler.MovesTo(); adopts && a.Certificate != nil {
+		st := a.Status()
+		reply.Anchor, reply.Steps = &st, append(reply.Steps, fmt.Sprintf("trust anchor %s is there already: the clusters that were taken over are brought to it", a.ID))
+		if !req.DryRun {
+			if err := s.reconciler.BeginChange(a, req.Actor, reason); err != nil {
+				return reply, asNotNow(err)
+			}
+		}
+		reply.Rotation = *s.reconciler.Status().Trust.Rotation
+		return reply, nil
+	}
 	creator, done, err := s.creator(req.Token)
 	if err != nil {
 		return reply, asService(err)
 	}
 	defer done()
-	reason := cmp.Or(req.Reason, "asked for")
 	a, err := rotation.Ceremony{Journal: s.journal, Creator: creator, Signer: s.keys, Policy: s.policy(), Actor: req.Actor, Reason: "certd trust rotate: " + reason, DryRun: req.DryRun,
 		Say: func(format string, args ...any) { reply.Steps = append(reply.Steps, fmt.Sprintf(format, args...)) }}.Next(ctx)
 	if err != nil {
