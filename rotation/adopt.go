@@ -149,6 +149,8 @@ func (f Fleet) sides(v View) (from, to *Anchor, takesPart bool, err error) {
 		} else {
 			to = home
 		}
+	} else if f.stays(v) {
+		return nil, nil, false, nil
 	}
 	if from == nil || to == nil {
 		return nil, nil, false, fmt.Errorf("trust anchor %s is to be changed for %s, and one of them is not in the journal", c.from(), c.to())

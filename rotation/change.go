@@ -40,6 +40,9 @@ type Change struct {
 	Stage    Stage  // "": it has ended
 	Back     bool   // it was turned around: To was From before
 	Held     bool   // by a person; nothing moves on
+	// Compromised: From is not to be trusted any more, at whatever cost. Nobody
+	// waits for leaves to end, and no bundle holds both.
+	Compromised bool
 	// Without are clusters that nobody waits for while they are out of reach,
 	// but before the old anchor is retired.
 	Without   []string
@@ -55,6 +58,9 @@ type Change struct {
 
 // leading is the generation whose certificate comes first in the issuers.
 func (c Change) leading() string {
+	if c.Compromised {
+		return c.To
+	}
 	if c.Stage == StageBridge || c.Stage == StageSpread {
 		return c.From
 	}
@@ -139,19 +145,22 @@ func (f Fleet) goal(v View, now time.Time) (g goal, err error) {
 		return g, err
 	}
 	c := f.Change
-	switch c.Stage {
-	case StageBridge:
+	switch {
+	case c.Compromised:
+		g.keepsKey = false
+		g.away(f, v, w, now, from, to, old, both, next)
+	case c.Stage == StageBridge:
 		g.bridge(w, from, to, old, both, next)
 		g.bridged(v, w, now)
 	default:
 		g.spread(f, v, w, now, from, to, old, both, next)
 	}
-	if (c.Stage == StageFinish || c.Stage == StageRetire) && g.waits == "" {
+	if (c.Stage == StageFinish || c.Stage == StageRetire) && g.waits == "" && !c.Compromised {
 		g.finish(f, v, w, now, to)
 	}
 	g.bundle = v.asWritten(g.bundle)
 	g.beside = both
-	if len(g.signers) == 1 {
+	if len(g.signers) == 1 || c.Compromised {
 		g.beside = g.bundle
 	}
 	return g, nil
@@ -226,6 +235,33 @@ func (g *goal) bridge(w position, from, to *Anchor, old, both, next pki.Bundle) 
 	}
 	g.tolerated = []pki.Bundle{old, both, next}
 	g.why = "its leaves are to verify under " + to.ID + ", too"
+}
+
+// away turns a cluster from an anchor that others may have the key of. Whoever
+// trusts it can be deceived, so bundles turn at once, and workloads as soon as the
+// pods that come back get a certificate. Until it is restarted, a pod refuses those
+// that were, and they it, unless its issuer could be signed under both.
+func (g *goal) away(f Fleet, v View, w position, now time.Time, from, to *Anchor, old, both, next pki.Bundle) {
+	// Pods that are restarted before would come back with what they had.
+	g.tolerated = []pki.Bundle{old, both, next}
+	g.bundle, g.signers = next, []*Anchor{to, from}
+	if f.Change.Stage != StageRestart || from.keyless() {
+		g.signers = []*Anchor{to}
+	}
+	g.why = fmt.Sprintf("%s counts as compromised: trust turns to %s at once", from.ID, to.ID)
+	if w.hasFrom || !w.hasTo || len(w.order) == 0 || w.order[0] != to {
+		g.wait("its bundle and its issuer are to turn to %s", to.ID)
+		return
+	}
+	if g.outdated(v, w, now) {
+		return
+	}
+	if !g.loaded(v, w.orderSince, now) {
+		g.wait("each replica of linkerd-identity is to use the issuer under %s", to.ID)
+		return
+	}
+	g.tolerated = nil
+	g.restarted(f, v, now, next)
 }
 
 // shown is when everybody in the cluster sees the bundle that is there. That it
@@ -433,15 +469,16 @@ func (g *goal) restarted(f Fleet, v View, now time.Time, next pki.Bundle) {
 		g.restart = a
 	}
 	own := slices.ContainsFunc(owners, func(o ProxyOwner) bool { return o.Namespace == v.Policy.Namespace })
-	if f.Policy.Trust.Restarts && !own && g.restart.Step == "" {
-		g.nextWorkload(v, owners)
+	if f.Policy.Trust.Restarts && (!own || f.Change.Compromised) && g.restart.Step == "" {
+		g.nextWorkload(v, owners, f.Change.Compromised)
 	}
 }
 
 // nextWorkload picks the workload to be restarted now: one at a time, so that
 // the first one that does not come up again is the last; Linkerd's extensions
-// before the others. Those that could not be restarted are left to people.
-func (g *goal) nextWorkload(v View, owners []ProxyOwner) {
+// before the others. Those that could not be restarted are left to people. With atOnce none
+// waits for the one before it.
+func (g *goal) nextWorkload(v View, owners []ProxyOwner, atOnce bool) {
 	rank := func(o ProxyOwner) int {
 		if strings.HasPrefix(o.Namespace, "linkerd-") {
 			return 0
@@ -467,7 +504,13 @@ func (g *goal) nextWorkload(v View, owners []ProxyOwner) {
 		}
 		if !v.countedSince(a) {
 			g.wait("the pods of %s are to be counted again", a.Object)
+			if atOnce {
+				continue
+			}
 			return
+		}
+		if done := v.Repairs[a.lane()]; atOnce && len(done) > 0 && done[len(done)-1].After(a.since) {
+			continue // it was; its pods are being replaced
 		}
 		g.restart = a
 		return
@@ -592,13 +635,13 @@ func (f Fleet) nextStage(progress map[string]Progress, longest time.Duration, no
 		next.Stage, next.StageAt, next.CanaryAt, next.ProvedAt = s, now, time.Time{}, time.Time{}
 		return next, reason, waiting
 	}
-	if len(lacking) > 0 { // whatever anybody holds back: they are cut off
+	if len(lacking) > 0 && !c.Compromised { // whatever anybody holds back: they are cut off
 		return to(StageRestart, "pods do not trust "+c.to()+" ("+strings.Join(lacking, ", ")+"): issuers are signed under both anchors again until they are created anew")
 	}
 	if c.Held {
 		return c, "", append([]string{"certd trust resume"}, waiting...)
 	}
-	if c.Stage == StageFinish && canaryThere && c.CanaryAt.IsZero() {
+	if c.Stage == StageFinish && canaryThere && c.CanaryAt.IsZero() && !c.Compromised {
 		next.CanaryAt = now
 		return next, "the first cluster has an issuer under " + c.to() + " alone", waiting
 	}
@@ -614,6 +657,10 @@ func (f Fleet) nextStage(progress map[string]Progress, longest time.Duration, no
 		return to(StageRestart, all+" publishes "+c.to()+", and linkerd-identity goes by it")
 	case StageRestart:
 		return to(StageFinish, "every meshed pod trusts "+c.to()+" alone")
+	case StageFinish:
+		if c.Compromised { // that nobody trusts it any more is all that counts
+			return to("", c.from()+" is trusted and used nowhere")
+		}
 	}
 	if c.ProvedAt.IsZero() {
 		next.ProvedAt = now
@@ -674,7 +721,7 @@ func (f Fleet) rotationStatus() *RotationStatus {
 // knows.
 func (c Change) Status() RotationStatus {
 	s := RotationStatus{Phase: string(c.Stage), Number: c.Stage.number(), Of: len(stages), SafeToStop: true, WaitingFor: []string{},
-		Stage: string(c.Stage), From: c.From, To: c.To, Held: c.Held, Back: c.Back, Without: append([]string{}, c.Without...), Reason: c.Reason, Actor: c.Actor,
+		Stage: string(c.Stage), From: c.From, To: c.To, Held: c.Held, Back: c.Back, Compromised: c.Compromised, Without: append([]string{}, c.Without...), Reason: c.Reason, Actor: c.Actor,
 		StartedAt: wholeSecond(c.StartedAt), StageAt: wholeSecond(c.StageAt), ProvedAt: wholeSecond(c.ProvedAt)}
 	if c.Back {
 		s.Phase = "rollback"

@@ -121,6 +121,99 @@ func (r *Reconciler) BeginChange(a Anchor, actor, reason string) error {
 	return r.putChange(in, Outcome{Detail: "stage " + string(c.Stage) + "; sha256 " + rec.SHA256, Change: &c, Anchor: &a, Certificate: &rec})
 }
 
+// Compromised says what it means to turn away from the anchor in use at once, and
+// what stands against it: no more than that there is none, or a change that leads
+// elsewhere. to is the anchor to turn to, if there is one already.
+func (r *Reconciler) Compromised() (from string, to *Anchor, breaks []string, err error) {
+	f := r.fleet()
+	adopts := true
+	for _, v := range r.views() {
+		adopts = adopts && f.stays(v)
+	}
+	switch c, active := f.Change, f.Active(); {
+	case c != nil && (c.Back || c.Compromised):
+		return "", nil, nil, fmt.Errorf("the trust anchor is being changed from %s to %s already (stage %s): %w", c.from(), c.to(), c.Stage, ErrNotNow)
+	case c != nil:
+		from, to = c.from(), f.anchor(c.To)
+	case adopts && len(f.Policy.Clusters) > 0:
+		from, to = Change{}.from(), active
+	case active == nil:
+		return "", nil, nil, fmt.Errorf("there is no trust anchor yet; run certd init first: %w", ErrNotNow)
+	default:
+		from = active.ID
+	}
+	for _, p := range f.Policy.Clusters {
+		v, ok := r.views()[p.Cluster]
+		if ok {
+			breaks = append(breaks, p.Cluster+": "+costs(f, v))
+		}
+	}
+	return from, to, breaks, nil
+}
+
+// costs says what turning away at once does to a cluster.
+func costs(f Fleet, v View) string {
+	ours := v.Record.Enrolled || v.Observed != nil && v.Observed.Bundle.Marks.Fleet == f.Policy.Fleet
+	switch {
+	case v.Observed == nil || v.Err != nil:
+		return "it does not answer: it goes on trusting the anchor until it does, and whoever is restarted elsewhere and its pods refuse each other"
+	case !ours:
+		return "it is watched only: it goes on trusting the anchor; certd adopt takes it over"
+	case v.Observed.Version == "":
+		return "a folder: whoever reads it has to be restarted"
+	case v.Proxies.At.IsZero() || v.Proxies.Err != nil:
+		return "its meshed pods are not counted: each of them has to be restarted, and until then refuses those that were"
+	}
+	text := fmt.Sprintf("%d meshed pods have to be restarted; from some three minutes after the beginning on, those that were and those that were not refuse each other", v.Proxies.Total())
+	if f.Policy.Trust.Restarts {
+		return text + ". certd restarts all Deployments, StatefulSets and DaemonSets at once"
+	}
+	return text + ". certd restarts Linkerd's own; the others are yours (trust.restartWorkloads: auto has certd do it)"
+}
+
+// BeginCompromised turns the fleet away from the anchor in use at once, to one made
+// by Ceremony.Next, or to the one that a change under way leads to.
+func (r *Reconciler) BeginCompromised(a Anchor, actor, reason string) error {
+	from, to, _, err := r.Compromised()
+	if err != nil {
+		return err
+	}
+	r.renewing.Lock()
+	defer r.renewing.Unlock()
+	f, now := r.fleet(), wall()
+	c := Change{To: a.ID, Actor: actor, Reason: reason, StartedAt: now}
+	switch active := f.Active(); {
+	case f.Change != nil:
+		c = *f.Change
+		c.Actor, c.Reason, c.Held = actor, reason, false
+		if to != nil {
+			a = *to
+		}
+	case from != c.from() && active != nil:
+		c.From = active.ID
+	}
+	if c.To != a.ID || a.Certificate == nil {
+		return fmt.Errorf("turn away from %s to %s: the change leads to %s: %w", from, a.ID, c.To, ErrNotNow)
+	}
+	c.Compromised, c.Stage, c.StageAt, c.CanaryAt, c.ProvedAt = true, StageRestart, now, time.Time{}, time.Time{}
+	rec := certificateRecord("", "anchor", a.ID, a.Certificate, now)
+	rec.DeliveredAt = now
+	in := Intent{Step: StepTrustChange, Actor: actor, Reason: fmt.Sprintf("%s counts as compromised; to %s at once: %s", c.from(), c.To, reason), Anchor: a.ID, Serial: rec.Serial, Key: a.Key}
+	return r.putChange(in, Outcome{Detail: "stage " + string(c.Stage) + "; sha256 " + rec.SHA256, Change: &c, Anchor: &a, Certificate: &rec})
+}
+
+// views are what is known of each cluster.
+func (r *Reconciler) views() map[string]View {
+	r.mu.Lock()
+	members := maps.Clone(r.members)
+	r.mu.Unlock()
+	views := map[string]View{}
+	for name, m := range members {
+		views[name] = m.view()
+	}
+	return views
+}
+
 // putChange puts what becomes of a change on disk and in effect.
 func (r *Reconciler) putChange(in Intent, out Outcome) error {
 	out.Result = OK
@@ -235,6 +328,9 @@ func (f Fleet) steered(how ChangeOrder, clusters []string, now time.Time) (Chang
 	case ChangeResume:
 		c.Held = false
 	case ChangeRollback:
+		if c.Compromised {
+			return c, fmt.Errorf("%s counts as compromised: there is no way back to it: %w", c.from(), ErrUnsupported)
+		}
 		// The way back is the way there, with the anchors in each other's place:
 		// issuers are signed under both again before anything else.
 		c.From, c.To, c.Back, c.Held = c.To, c.From, !c.Back, false

@@ -71,17 +71,19 @@ type RotationStatus struct {
 	WaitingFor []string `json:"waitingFor"`
 
 	// What follows is there while the anchor is changed.
-	Stage     string     `json:"stage,omitempty"` // as phase, also while it is turned back
-	From      string     `json:"from,omitempty"`  // generation ids
-	To        string     `json:"to,omitempty"`
-	Held      bool       `json:"held"`              // by a person
-	Back      bool       `json:"back"`              // it was turned around
-	Without   []string   `json:"without,omitempty"` // clusters that are not waited for
-	Reason    string     `json:"reason,omitempty"`
-	Actor     string     `json:"actor,omitempty"`
-	StartedAt *time.Time `json:"startedAt,omitempty"`
-	StageAt   *time.Time `json:"stageAt,omitempty"`  // when the stage began
-	ProvedAt  *time.Time `json:"provedAt,omitempty"` // when every cluster was there; leaves from before then end a drain later
+	Stage string `json:"stage,omitempty"` // as phase, also while it is turned back
+	From  string `json:"from,omitempty"`  // generation ids
+	To    string `json:"to,omitempty"`
+	Held  bool   `json:"held"` // by a person
+	Back  bool   `json:"back"` // it was turned around
+	// Compromised: from is not to be trusted any more, at whatever cost.
+	Compromised bool       `json:"compromised"`
+	Without     []string   `json:"without,omitempty"` // clusters that are not waited for
+	Reason      string     `json:"reason,omitempty"`
+	Actor       string     `json:"actor,omitempty"`
+	StartedAt   *time.Time `json:"startedAt,omitempty"`
+	StageAt     *time.Time `json:"stageAt,omitempty"`  // when the stage began
+	ProvedAt    *time.Time `json:"provedAt,omitempty"` // when every cluster was there; leaves from before then end a drain later
 }
 
 // AnchorStatus is one trust anchor.

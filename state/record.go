@@ -89,18 +89,19 @@ type certificateRecord struct {
 
 // changeRecord is a change of the trust anchor.
 type changeRecord struct {
-	From      string         `json:"from"`
-	To        string         `json:"to"`
-	Stage     rotation.Stage `json:"stage"`
-	Back      bool           `json:"back,omitempty"`
-	Held      bool           `json:"held,omitempty"`
-	Without   []string       `json:"without,omitempty"`
-	Actor     string         `json:"actor"`
-	Reason    string         `json:"reason"`
-	StartedAt time.Time      `json:"startedAt"`
-	StageAt   time.Time      `json:"stageAt"`
-	CanaryAt  time.Time      `json:"canaryAt,omitzero"`
-	ProvedAt  time.Time      `json:"provedAt,omitzero"`
+	From        string         `json:"from"`
+	To          string         `json:"to"`
+	Stage       rotation.Stage `json:"stage"`
+	Back        bool           `json:"back,omitempty"`
+	Held        bool           `json:"held,omitempty"`
+	Compromised bool           `json:"compromised,omitempty"` // since schema 4
+	Without     []string       `json:"without,omitempty"`
+	Actor       string         `json:"actor"`
+	Reason      string         `json:"reason"`
+	StartedAt   time.Time      `json:"startedAt"`
+	StageAt     time.Time      `json:"stageAt"`
+	CanaryAt    time.Time      `json:"canaryAt,omitzero"`
+	ProvedAt    time.Time      `json:"provedAt,omitzero"`
 }
 
 type clusterRecord struct {

@@ -138,10 +138,12 @@ const ChangeBegin rotation.ChangeOrder = "rotate"
 type ChangeRequest struct {
 	Order   rotation.ChangeOrder `json:"order"`
 	Without []string             `json:"without,omitempty"` // for advance: clusters not to wait for
-	Actor   string               `json:"actor"`
-	Reason  string               `json:"reason,omitempty"`
-	Token   string               `json:"token,omitempty"`
-	DryRun  bool                 `json:"dryRun"`
+	// Compromised: for rotate: away from the anchor in use at once, at whatever cost.
+	Compromised bool   `json:"compromised,omitempty"`
+	Actor       string `json:"actor"`
+	Reason      string `json:"reason,omitempty"`
+	Token       string `json:"token,omitempty"`
+	DryRun      bool   `json:"dryRun"`
 }
 
 // ChangeReply says what the change is now or, in a dry run, would be.
@@ -150,6 +152,8 @@ type ChangeReply struct {
 	// Anchor is the new one, when a change begins; without dates in a dry run.
 	Anchor *rotation.AnchorStatus `json:"anchor,omitempty"`
 	Steps  []string               `json:"steps"` // what was checked and done, in order, in words
+	// Costs is what turning away from a compromised anchor does to each cluster.
+	Costs []string `json:"costs,omitempty"`
 }
 
 // AdoptRequest asks to take clusters over.

@@ -120,6 +120,10 @@ func (s *scripted) ChangeTrust(_ context.Context, r api.ChangeRequest) (api.Chan
 	switch r.Order {
 	case api.ChangeBegin:
 		next = rotation.RotationStatus{Phase: "bridge", Stage: "bridge", Number: 2, Of: 6, SafeToStop: true, From: "g1", To: "g2", Actor: "lee@cli", Reason: r.Reason, WaitingFor: []string{"prod-us-1: its issuer is to have two certificates"}}
+		if next.Compromised = r.Compromised; r.Compromised {
+			next.Stage, next.Phase, next.Number = "restart", "restart", 4
+			reply.Costs = []string{"prod-eu-1: 40 meshed pods have to be restarted"}
+		}
 		reply.Anchor = &rotation.AnchorStatus{ID: "g2", Subject: "root.linkerd.cluster.local 2026-2", SHA256: digest, Key: rotation.KeyStatus{Backend: "vault-transit", Name: "acme-mesh-anchor-2"}}
 	case rotation.ChangeHold:
 		next.Held = true

@@ -40,16 +40,19 @@ fleet's anchor first, each from its own, and no new one is made if the fleet has
 Every cluster must have come through a stage before the next begins. Pods that are found to lack the new anchor after
 that bring the second certificate back by themselves. Issuers are renewed on their schedule all the while.
 
+With --compromised none of that is waited for: whoever has the key of a trust anchor, or of an issuer under it, can
+deceive each pod that trusts the anchor, until that pod is restarted. No bundle holds both anchors at any time; the new
+one is published at once, linkerd-identity is restarted as soon as it can know it, and workloads right after. Until all
+are, those that were restarted and those that were not refuse each other. What that means for each cluster is shown
+before it is confirmed. A change under way is turned into this one.
+
 What stands against beginning is told before anything is made. The key is created with $VAULT_TOKEN, or the token that
 vault login left, as by certd init.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			switch {
-			case compromised:
-				return usage("trust rotate --compromised: not supported yet")
-			case manual:
+			if manual {
 				return usage("trust rotate --manual: not supported yet")
 			}
-			return a.beginChange(cmd.Context(), reason, dryRun, yes, watch)
+			return a.beginChange(cmd.Context(), api.ChangeRequest{Order: api.ChangeBegin, Reason: reason, Compromised: compromised}, dryRun, yes, watch)
 		},
 	}
 	f := cmd.Flags()
@@ -57,25 +60,34 @@ vault login left, as by certd init.`,
 	f.BoolVar(&dryRun, "dry-run", false, "say what would be done, and what stands against it")
 	f.BoolVar(&yes, "yes", false, "do not ask")
 	f.BoolVar(&watch, "watch", false, "stay and tell of each stage, until it has ended")
-	f.BoolVar(&compromised, "compromised", false, "")
+	f.BoolVar(&compromised, "compromised", false, "the anchor's key, or an issuer's, is in the hands of others: away from it at once, at whatever cost")
 	f.BoolVar(&manual, "manual", false, "")
-	cobra.CheckErr(errors.Join(f.MarkHidden("compromised"), f.MarkHidden("manual")))
+	cobra.CheckErr(f.MarkHidden("manual"))
 	return cmd
 }
 
-func (a *App) beginChange(ctx context.Context, reason string, dryRun, yes, watch bool) error {
+func (a *App) beginChange(ctx context.Context, req api.ChangeRequest, dryRun, yes, watch bool) error {
 	socket, err := a.Socket(a.configPath)
 	if err != nil {
 		return err
 	}
 	daemon := api.NewClient(socket)
-	req := api.ChangeRequest{Order: api.ChangeBegin, Reason: reason, DryRun: true}
+	req.DryRun = true
 	plan, err := daemon.ChangeTrust(ctx, req)
 	if err != nil {
 		return a.needsDaemon(err)
 	}
 	s := a.style()
-	lines := s.stepLines("Checked", append([]string{"every cluster answers, is as it should be, and so are its meshed pods"}, plan.Steps...))
+	if !req.Compromised {
+		plan.Steps = append([]string{"every cluster answers, is as it should be, and so are its meshed pods"}, plan.Steps...)
+	}
+	lines := s.stepLines("Checked", plan.Steps)
+	if req.Compromised {
+		lines = append(lines, "", "What it costs")
+		for _, c := range plan.Costs {
+			lines = append(lines, s.wrap("  "+s.mark(markWarning)+" ", "    ", s.clean(c))...)
+		}
+	}
 	if plan.Anchor != nil {
 		lines = append(append(lines, "", "What will be made"), s.anchorLines(*plan.Anchor)...)
 	}
@@ -90,7 +102,11 @@ func (a *App) beginChange(ctx context.Context, reason string, dryRun, yes, watch
 		if err != nil {
 			return err
 		}
-		if err := a.confirm(ctx, "To change the trust anchor, type the fleet's name.", st.Fleet); err != nil {
+		question := "To change the trust anchor, type the fleet's name."
+		if req.Compromised {
+			question = "Workloads will refuse each other until all are restarted. To turn away from the trust anchor at once, type the fleet's name."
+		}
+		if err := a.confirm(ctx, question, st.Fleet); err != nil {
 			return err
 		}
 	}
@@ -110,6 +126,10 @@ func (a *App) beginChange(ctx context.Context, reason string, dryRun, yes, watch
 		return a.watchChange(ctx, daemon)
 	}
 	a.aside(s.next("certd trust status")...)
+	if req.Compromised {
+		a.aside(s.wrap("  Undo: ", "  ", "none; the anchor that counts as compromised is not trusted again")...)
+		return nil
+	}
 	a.aside("  Undo: certd trust rollback, at any time before it has ended")
 	return nil
 }
@@ -279,6 +299,9 @@ func changeHead(r rotation.RotationStatus) string {
 	head := fmt.Sprintf("the trust anchor is being changed from %s to %s: stage %d of %d, %s", sideName(r.From), sideName(r.To), r.Number, r.Of, r.Stage)
 	if r.Back {
 		head = fmt.Sprintf("the change of the trust anchor was turned around, from %s back to %s: stage %d of %d, %s", sideName(r.From), sideName(r.To), r.Number, r.Of, r.Stage)
+	}
+	if r.Compromised {
+		head = fmt.Sprintf("%s counts as compromised: trust turns to %s at once: stage %d of %d, %s", sideName(r.From), sideName(r.To), r.Number, r.Of, r.Stage)
 	}
 	if r.Held {
 		head += " (held: certd trust resume)"

@@ -278,7 +278,8 @@ func (s *offline) Adopt(context.Context, api.AdoptRequest) (api.AdoptReply, erro
 
 // beginChange makes the next anchor, once the fleet is ready for it, and has the
 // fleet change to it. Clusters that were taken over come first: they are brought
-// to the anchor that the fleet has, or to its first.
+// to the anchor that the fleet has, or to its first. From a compromised anchor the
+// fleet turns away ready or not.
 func (s *running) beginChange(ctx context.Context, req api.ChangeRequest, reply api.ChangeReply) (api.ChangeReply, error) {
 	asNotNow := func(err error) error {
 		if errors.Is(err, rotation.ErrNotNow) || errors.Is(err, rotation.ErrUnsupported) {
@@ -286,44 +287,56 @@ func (s *running) beginChange(ctx context.Context, req api.ChangeRequest, reply 
 		}
 		return asService(fmt.Errorf("trust rotate: %w", err))
 	}
-	if err := s.reconciler.CheckChange(); err != nil {
+	reason := cmp.Or(req.Reason, "asked for")
+	begin, there, err := s.reconciler.BeginChange, (*rotation.Anchor)(nil), error(nil)
+	if req.Compromised {
+		begin = s.reconciler.BeginCompromised
+		_, there, reply.Costs, err = s.reconciler.Compromised()
+	} else if err = s.reconciler.CheckChange(); err == nil {
+		if a, adopts := s.reconciler.MovesTo(); adopts && a.Certificate != nil {
+			there = &a
+		}
+	}
+	if err != nil {
 		return reply, asNotNow(err)
 	}
-	reason := cmp.Or(req.Reason, "asked for")
-	if a, adopts := s.reconciler.MovesTo(); adopts && a.Certificate != nil {
-		st := a.Status()
-		reply.Anchor, reply.Steps = &st, append(reply.Steps, fmt.Sprintf("trust anchor %s is there already: the clusters that were taken over are brought to it", a.ID))
-		if !req.DryRun {
-			if err := s.reconciler.BeginChange(a, req.Actor, reason); err != nil {
-				return reply, asNotNow(err)
-			}
+	if there == nil {
+		if there, err = s.nextAnchor(ctx, req, reason, &reply); err != nil {
+			return reply, asNotNow(err)
 		}
-		reply.Rotation = *s.reconciler.Status().Trust.Rotation
-		return reply, nil
+	} else {
+		st := there.Status()
+		reply.Anchor, reply.Steps = &st, append(reply.Steps, fmt.Sprintf("trust anchor %s is there already", there.ID))
 	}
+	if !req.DryRun {
+		st := there.Status()
+		reply.Anchor = &st
+		if err := begin(*there, req.Actor, reason); err != nil {
+			return reply, asNotNow(err)
+		}
+	}
+	reply.Rotation = *s.reconciler.Status().Trust.Rotation
+	return reply, nil
+}
+
+// nextAnchor makes the anchor that follows; in a dry run it says which that is.
+func (s *running) nextAnchor(ctx context.Context, req api.ChangeRequest, reason string, reply *api.ChangeReply) (*rotation.Anchor, error) {
 	creator, done, err := s.creator(req.Token)
 	if err != nil {
-		return reply, asService(err)
+		return nil, err
 	}
 	defer done()
 	a, err := rotation.Ceremony{Journal: s.journal, Creator: creator, Signer: s.keys, Policy: s.policy(), Actor: req.Actor, Reason: "certd trust rotate: " + reason, DryRun: req.DryRun,
 		Say: func(format string, args ...any) { reply.Steps = append(reply.Steps, fmt.Sprintf(format, args...)) }}.Next(ctx)
 	if err != nil {
-		return reply, asNotNow(err)
+		return nil, err
 	}
 	st := rotation.AnchorStatus{ID: a.ID, Key: rotation.KeyStatus{Name: a.Key, Backend: a.Backend}}
 	if active := s.reconciler.Status().Trust.Active; st.Key.Backend == "" && active != nil { // not made yet
 		st.Key.Backend = active.Key.Backend
 	}
 	reply.Anchor = &st
-	if !req.DryRun {
-		st = a.Status()
-		if err := s.reconciler.BeginChange(a, req.Actor, reason); err != nil {
-			return reply, asNotNow(err)
-		}
-	}
-	reply.Rotation = *s.reconciler.Status().Trust.Rotation
-	return reply, nil
+	return &a, nil
 }
 
 func (s *offline) ChangeTrust(_ context.Context, req api.ChangeRequest) (api.ChangeReply, error) {
