@@ -118,7 +118,7 @@ func (r *Reconciler) publishIssuer(ctx, hand context.Context, m *member, f Fleet
 		rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: v.Observed.Issuer.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: rec.Serial, Credential: &cred, Bundle: d.beside})
 		rec.DeliveredAt = wall()
 		out := Outcome{Revision: rev, Certificate: &rec, Checked: &a, Enrolled: true}
-		if home := f.home(v); home != nil && !home.RetiredAt.IsZero() {
+		if home := f.home(v); home.keyless() && !home.RetiredAt.IsZero() {
 			out.Adopted = &Adoption{} // nothing is left of what the cluster came with
 		}
 		return out, err

@@ -33,16 +33,20 @@ func (f Fleet) home(v View) *Anchor {
 	return f.anchor(v.Record.Adopted)
 }
 
-// stays says whether a cluster still has the anchor that it came with, whose key
-// certd does not have: what is there can be kept, and nothing made anew.
+// stays says whether a cluster still has an anchor of its own: the one that it came
+// with, whose key certd does not have, or the one that it was left behind with when
+// the others were changed without it.
 func (f Fleet) stays(v View) bool {
 	home := f.home(v)
-	return home.keyless() && home.RetiredAt.IsZero()
+	return home != nil && home.keyless() == home.RetiredAt.IsZero()
 }
+
+// leftBehind says whether the others were changed without the cluster.
+func (f Fleet) leftBehind(v View) bool { return f.stays(v) && !f.home(v).keyless() }
 
 // adoptedMark names in a cluster the anchor that it came with.
 func (f Fleet) adoptedMark(v View) string {
-	if !f.stays(v) {
+	if !f.stays(v) || f.leftBehind(v) {
 		return ""
 	}
 	return pki.Fingerprint(f.home(v).Certificate)
@@ -141,7 +145,7 @@ func (f Fleet) sides(v View) (from, to *Anchor, takesPart bool, err error) {
 	}
 	from, to = f.anchor(c.From), f.anchor(c.To)
 	if c.adopts() {
-		if !f.stays(v) {
+		if !f.stays(v) || c.excepts(v.Policy.Cluster) {
 			return nil, nil, false, nil
 		}
 		if home := f.home(v); c.From == "" {
@@ -223,7 +227,7 @@ func (v View) asWritten(want pki.Bundle) pki.Bundle {
 // its owners make of it as long as its issuer verifies.
 func (g *goal) stay(v View, home *Anchor, now time.Time) {
 	o := v.Observed
-	g.signers, g.keepsKey = []*Anchor{home}, true
+	g.signers, g.keepsKey = []*Anchor{home}, home.keyless()
 	g.bundle = v.cameWith()
 	if have, err := pki.AsWritten(o.BundleText); err == nil && o.Bundle.Exists && o.IssuerFacts.Problem == "" && o.IssuerFacts.Verify(have, now) == nil {
 		g.bundle = have
@@ -249,6 +253,10 @@ func (f Fleet) turning(v View, from, to *Anchor, old, next pki.Bundle) (_, both,
 // with, and who else writes there.
 func (d *Decision) judgeAdopted(f Fleet, v View, now time.Time) {
 	home, o := f.home(v), v.Observed
+	if f.leftBehind(v) {
+		d.find(StateWarning, "LeftBehind", fmt.Sprintf("the trust anchor was changed without it, and it still has %s: its workloads and the others refuse each other until it has been brought along, which begins as soon as nothing else is changed", home.ID), nil, "certd trust status")
+		return
+	}
 	if home == nil || !home.RetiredAt.IsZero() {
 		return
 	}
@@ -558,7 +566,7 @@ func (k Keeper) release(namespace string) string {
 // certd goes on from there.
 func (r *Reconciler) follow(m *member, f Fleet, v View, now time.Time) error {
 	o, home := v.Observed, f.home(v)
-	if !f.stays(v) || o.IssuerFacts.Problem != "" || len(o.IssuerFacts.Chain) == 0 {
+	if !f.stays(v) || f.leftBehind(v) || o.IssuerFacts.Problem != "" || len(o.IssuerFacts.Chain) == 0 {
 		return nil
 	}
 	ad := Adoption{Anchor: home.ID, Issuer: v.Record.AdoptedIssuer, Bundle: v.Record.AdoptedBundle, At: v.Record.AdoptedAt}
@@ -630,12 +638,11 @@ func (r *Reconciler) MovesTo() (a Anchor, adopts bool) {
 	return a, r.anyStays(f)
 }
 
+// anyStays says whether there are clusters that came with an anchor and still have
+// it.
 func (r *Reconciler) anyStays(f Fleet) bool {
-	for _, p := range f.Policy.Clusters {
-		r.mu.Lock()
-		m := r.members[p.Cluster]
-		r.mu.Unlock()
-		if m != nil && f.stays(m.view()) {
+	for _, v := range r.views() {
+		if f.stays(v) && !f.leftBehind(v) {
 			return true
 		}
 	}
@@ -653,9 +660,9 @@ func (f Fleet) retired(views map[string]View, now time.Time) (gone []Anchor) {
 	if c.Back { // the fleet's own anchor is there for the next try
 		return nil
 	}
-	for _, v := range views {
+	for name, v := range views {
 		home := f.home(v)
-		if !f.stays(v) || slices.ContainsFunc(gone, func(a Anchor) bool { return a.ID == home.ID }) {
+		if !f.stays(v) || f.leftBehind(v) || c.excepts(name) || slices.ContainsFunc(gone, func(a Anchor) bool { return a.ID == home.ID }) {
 			continue
 		}
 		a := *home
@@ -664,6 +671,53 @@ func (f Fleet) retired(views map[string]View, now time.Time) (gone []Anchor) {
 	}
 	slices.SortFunc(gone, func(a, b Anchor) int { return strings.Compare(a.ID, b.ID) })
 	return gone
+}
+
+// left says what is to be remembered of clusters when a change ends: what those have
+// that it went on without, and of those that were brought along nothing any more.
+func (f Fleet) left(views map[string]View, progress map[string]Progress, now time.Time) map[string]Adoption {
+	c, all := f.Change, map[string]Adoption{}
+	for name, v := range views {
+		pr, ok := progress[name]
+		there := ok && pr.Change.sameStage(*c) && now.Sub(pr.At) <= evidenceAge
+		switch from := f.anchor(c.From); {
+		case f.leftBehind(v) && c.adopts() && !c.Back && there:
+			all[name] = Adoption{}
+		case c.adopts() || f.stays(v) || there || from == nil:
+		default:
+			old, err := f.with(v, from)
+			if err == nil {
+				all[name] = Adoption{Anchor: from.ID, Bundle: old.PEM(), At: now}
+			}
+		}
+	}
+	return all
+}
+
+// welcome brings a cluster along that the others were changed without, now that it
+// is back.
+func (r *Reconciler) welcome(m *member) {
+	f, v, now := r.fleet(), m.view(), wall()
+	active := f.Active()
+	if f.Change != nil || active == nil || v.Err != nil || v.Observed == nil || !f.leftBehind(v) || !r.renewing.TryLock() {
+		return
+	}
+	defer r.renewing.Unlock()
+	if f = r.fleet(); f.Change != nil {
+		return
+	}
+	c := Change{To: active.ID, Stage: StageBridge, Actor: "certd", Reason: m.name + " is back", StartedAt: now, StageAt: now}
+	for name, o := range r.views() {
+		if name != m.name && f.stays(o) { // they have a turn of their own
+			c.Without = append(c.Without, name)
+		}
+	}
+	slices.Sort(c.Without)
+	c.Behind = c.Without
+	if err := r.putChange(Intent{Step: StepTrustChange, Actor: c.Actor, Reason: c.Reason, Anchor: c.To}, Outcome{Detail: "stage " + string(c.Stage), Change: &c}); err != nil {
+		r.log.Error("journal not written", "err", err)
+		r.Problem("JournalFailed", err)
+	}
 }
 
 // errOtherKey: the key in the Secret is not the one that is to stay.

@@ -43,9 +43,10 @@ type Change struct {
 	// Compromised: From is not to be trusted any more, at whatever cost. Nobody
 	// waits for leaves to end, and no bundle holds both.
 	Compromised bool
-	// Without are clusters that nobody waits for while they are out of reach,
-	// but before the old anchor is retired.
+	// Without are clusters that nobody waits for while they are out of reach, but
+	// before the old anchor is retired; Behind those that not even that waits for.
 	Without   []string
+	Behind    []string
 	Actor     string
 	Reason    string
 	StartedAt time.Time
@@ -134,7 +135,7 @@ func (f Fleet) goal(v View, now time.Time) (g goal, err error) {
 		g.beside = g.bundle
 		return g, err
 	}
-	g.keepsKey = f.stays(v)
+	g.keepsKey = f.stays(v) && f.home(v).keyless()
 	old, err1 := f.with(v, from)
 	both, err2 := f.with(v, from, to)
 	next, err3 := f.with(v, to)
@@ -607,8 +608,9 @@ func (p Proxies) lacking(a *Anchor) (pods int) {
 
 // nextStage says what becomes of the change by what is known of each cluster: it
 // stays as it is, and waits for something, or (why is not "") it becomes next.
-// longest is the longest drain of all clusters.
-func (f Fleet) nextStage(progress map[string]Progress, longest time.Duration, now time.Time) (next Change, why string, waiting []string) {
+// longest is the longest drain of all clusters; takesPart says which the change is
+// about.
+func (f Fleet) nextStage(progress map[string]Progress, takesPart map[string]bool, longest time.Duration, now time.Time) (next Change, why string, waiting []string) {
 	c := *f.Change
 	next = c
 	lacking := []string{}
@@ -624,7 +626,8 @@ func (f Fleet) nextStage(progress map[string]Progress, longest time.Duration, no
 			canaryThere = true
 		}
 		switch {
-		case c.excepts(name) && !current && c.Stage != StageRetire: // one that is back is brought along
+		case !current && !takesPart[name]:
+		case c.excepts(name) && !current && (c.Stage != StageRetire || slices.Contains(c.Behind, name)) && !(c.Compromised && c.Stage == StageFinish): // one that is back is brought along
 		case !current:
 			waiting = append(waiting, name+": has not been seen, or is not managed, since the stage began")
 		case pr.Waits != "":

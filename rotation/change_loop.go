@@ -43,6 +43,9 @@ func (r *Reconciler) CheckChange() error {
 		m.mu.Lock()
 		d := m.decision
 		m.mu.Unlock()
+		if f.leftBehind(v) && v.Err != nil {
+			continue // it was changed without before, and is brought along when it is back
+		}
 		longest = max(longest, v.drain())
 		why := unready(v, d)
 		if why == "" && f.stays(v) {
@@ -231,6 +234,13 @@ func (r *Reconciler) putChange(in Intent, out Outcome) error {
 		r.change = nil
 	}
 	r.waiting = nil
+	for name, a := range out.Left {
+		if m := r.members[name]; m != nil {
+			m.mu.Lock()
+			m.record.came(a)
+			m.mu.Unlock()
+		}
+	}
 	r.mu.Unlock()
 	r.log.Info("change of the trust anchor", "from", out.Change.From, "to", out.Change.To, "stage", out.Change.Stage, "why", in.Reason, "actor", in.Actor)
 	r.lookAgain()
@@ -251,17 +261,21 @@ func (r *Reconciler) moveOn() {
 	r.mu.Lock()
 	members := maps.Clone(r.members)
 	r.mu.Unlock()
-	progress, longest, views := map[string]Progress{}, time.Duration(0), map[string]View{}
+	progress, longest, views, takesPart := map[string]Progress{}, time.Duration(0), map[string]View{}, map[string]bool{}
 	for name, m := range members {
-		views[name] = m.view()
-		longest = max(longest, views[name].drain())
+		v := m.view()
+		views[name] = v
+		if _, _, part, err := f.sides(v); part || err != nil {
+			takesPart[name] = true
+			longest = max(longest, v.drain())
+		}
 		m.mu.Lock()
 		if p := m.decision.Progress; p != nil && m.obsErr == nil {
 			progress[name] = *p
 		}
 		m.mu.Unlock()
 	}
-	next, why, waiting := f.nextStage(progress, longest, now)
+	next, why, waiting := f.nextStage(progress, takesPart, longest, now)
 	r.mu.Lock()
 	r.waiting = waiting
 	r.mu.Unlock()
@@ -271,7 +285,7 @@ func (r *Reconciler) moveOn() {
 	in := Intent{Step: StepTrustChange, Actor: "certd", Reason: why, Anchor: cmp.Or(f.Change.To, f.Change.From)}
 	out := Outcome{Detail: "stage " + string(next.Stage), Change: &next}
 	if next.Stage == "" {
-		out.Detail, out.Retired = "ended", f.retired(views, now)
+		out.Detail, out.Retired, out.Left = "ended", f.retired(views, now), f.left(views, progress, now)
 	}
 	if err := r.putChange(in, out); err != nil {
 		r.log.Error("journal not written", "err", err)
@@ -346,6 +360,8 @@ func (f Fleet) steered(how ChangeOrder, clusters []string, now time.Time) (Chang
 			}
 			if !c.excepts(name) {
 				c.Without = append(c.Without, name)
+			} else if c.Stage == StageRetire && !slices.Contains(c.Behind, name) {
+				c.Behind = append(slices.Clone(c.Behind), name)
 			}
 		}
 		if len(c.Without) == len(f.Policy.Clusters) {

@@ -459,6 +459,80 @@ func TestAChangeGoesOnWithoutACluster(t *testing.T) {
 	})
 }
 
+// A cluster that is away for the whole of two changes is left behind by a person's
+// word, twice; when it is back it is brought along from what it has, by itself.
+func TestAClusterIsAwayForTwoChanges(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChanging(t, 14, "east", "north", "west")
+		before := c.restarts()
+		c.begin()
+		away := func(memory.Call) memory.ClusterFault { return memory.ClusterFault{Err: rotation.ErrUnavailable} }
+		c.clusters["west"].SetFaults(away)
+		advance := func() {
+			if _, err := c.loop.SteerChange(rotation.ChangeAdvance, []string{"west"}, "lee@cli", "it burnt"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		alone := func(stage string) {
+			for begun := time.Now(); c.rotation().Phase != stage; time.Sleep(time.Minute) {
+				if time.Since(begun) > 3*day {
+					t.Fatalf("not %s: %+v", stage, c.rotation())
+				}
+				c.obey()
+			}
+		}
+		advance()
+		alone("retire")
+		time.Sleep(6 * time.Hour)
+		if r := c.rotation(); r.Stage != "retire" {
+			t.Fatalf("it ended without west, and nobody said so: %+v", r)
+		}
+		advance()
+		alone("idle")
+		if r := c.rotation(); r.Phase != "idle" || c.loop.Status().Trust.Active.ID != "g2" {
+			t.Fatalf("%+v", r)
+		}
+		c.begin()
+		alone("idle")
+		if s := c.loop.Status(); s.Trust.Active.ID != "g3" {
+			t.Fatalf("%+v", s.Trust)
+		}
+		for _, name := range []string{"east", "north"} {
+			if s := c.cluster(name); len(s.Bundle.Anchors) != 1 || s.Bundle.Anchors[0].ID != "g3" {
+				t.Errorf("%s: %+v", name, s.Bundle)
+			}
+		}
+		c.end() // it is remembered
+		c.start()
+		time.Sleep(5 * time.Minute)
+		c.mesh.ForgetViolations()
+		c.clusters["west"].SetFaults(nil)
+		time.Sleep(6 * time.Minute) // it is not asked more often
+		if r := c.rotation(); r.Phase != "bridge" || r.To != "g3" || r.From != "" {
+			t.Errorf("west is back: %+v, %+v", r, c.cluster("west").Findings)
+		}
+		if _, ok := c.finding("west", "LeftBehind"); !ok {
+			t.Errorf("%+v", c.cluster("west").Findings)
+		}
+		alone("idle")
+		// It never cut off its own.
+		for _, v := range c.mesh.ForgetViolations() {
+			if strings.Count(v.Text, " in west") > 1 || strings.Count(v.Text, " in west") == 0 {
+				t.Errorf("%s: %s", v.At.Format(time.RFC3339), v.Text)
+			}
+		}
+		time.Sleep(day)
+		c.ended("g3")
+		for place, n := range c.clusters["west"].Restarts() {
+			if strings.HasPrefix(place, "app/") && n-before["west"][place] != 1 {
+				t.Errorf("%s in west was created anew %d times", place, n-before["west"][place])
+			}
+		}
+		c.end()
+	})
+}
+
 // Replicas of linkerd-identity start anew at any moment, some on nodes that
 // still show files of three minutes ago, and one has lost its watch: none
 // crashes, none is left behind.

@@ -134,14 +134,15 @@ type Outcome struct {
 	Serial      string // where the signer chose it
 	Revision    string // of the object written
 
-	Certificate *CertificateRecord // enters the inventory
-	Anchor      *Anchor            // enters or replaces the anchor with that ID
-	Retired     []Anchor           // take the place of those with their IDs
-	Checked     *Anchor            // Backend, Exportable and CheckedAt of the anchor with that ID, whose certificate may have been renewed meanwhile
-	WebhookCA   *WebhookCA         // enters or replaces the cluster's webhook CA with that ID
-	Change      *Change            // takes the place of the one under way; without a Stage it ends that
-	Adopted     *Adoption          // what the intent's cluster came with; the zero Adoption: nothing of it is used any more
-	Enrolled    bool               // the intent's cluster is managed from now on
+	Certificate *CertificateRecord  // enters the inventory
+	Anchor      *Anchor             // enters or replaces the anchor with that ID
+	Retired     []Anchor            // take the place of those with their IDs
+	Checked     *Anchor             // Backend, Exportable and CheckedAt of the anchor with that ID, whose certificate may have been renewed meanwhile
+	WebhookCA   *WebhookCA          // enters or replaces the cluster's webhook CA with that ID
+	Change      *Change             // takes the place of the one under way; without a Stage it ends that
+	Left        map[string]Adoption // by cluster, what those have that a change ended without; zero: nothing of it any more
+	Adopted     *Adoption           // what the intent's cluster came with; the zero Adoption: nothing of it is used any more
+	Enrolled    bool                // the intent's cluster is managed from now on
 }
 
 // Entry is one closed intent: a link of the hash chain.

@@ -505,6 +505,7 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 			break
 		}
 	}
+	r.welcome(m)
 	r.moveOn()
 	r.schedule(m, d)
 }

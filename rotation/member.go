@@ -168,7 +168,7 @@ func (r *Reconciler) remember(m *member, in Intent, out Outcome) {
 	defer m.mu.Unlock()
 	m.record.Enrolled = m.record.Enrolled || out.Enrolled
 	if a := out.Adopted; a != nil {
-		m.record.Adopted, m.record.AdoptedIssuer, m.record.AdoptedBundle, m.record.AdoptedAt = a.Anchor, a.Issuer, a.Bundle, a.At
+		m.record.came(*a)
 	}
 	if ca := out.WebhookCA; ca != nil {
 		cas := slices.DeleteFunc(slices.Clone(m.webhookCAs), func(x WebhookCA) bool { return x.ID == ca.ID })
@@ -189,6 +189,11 @@ func (r *Reconciler) remember(m *member, in Intent, out Outcome) {
 		}
 		m.answer(TargetIssuer, RotateResult{Result: OK, Serial: in.Serial}, c.SignedAt)
 	}
+}
+
+// came sets what the cluster came with.
+func (c *ClusterRecord) came(a Adoption) {
+	c.Adopted, c.AdoptedIssuer, c.AdoptedBundle, c.AdoptedAt = a.Anchor, a.Issuer, a.Bundle, a.At
 }
 
 // clockDoubt says why certd's own clock is not to be trusted, "" if there is

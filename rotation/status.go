@@ -132,7 +132,7 @@ func newFleetStatus(f Fleet, now time.Time, source string) FleetStatus {
 		s.Findings = append(s.Findings, Finding{ID: "TrustCompromised", Severity: StateCritical, Message: fmt.Sprintf("%s counts as compromised: whoever has its key can deceive every pod that is not restarted yet, and those refuse the others", c.from()), Fix: "certd trust status"})
 	}
 	if c := f.Change; c != nil && len(c.Without) > 0 {
-		s.Findings = append(s.Findings, Finding{ID: "TrustChangeWithout", Severity: StateWarning, Message: fmt.Sprintf("the change of the trust anchor from %s to %s goes on without %s: from stage %s on their workloads and the others refuse each other, and %s stays in use until they are back", c.from(), c.to(), strings.Join(c.Without, ", "), StageFinish, c.from()), Fix: "certd trust status"})
+		s.Findings = append(s.Findings, Finding{ID: "TrustChangeWithout", Severity: StateWarning, Message: fmt.Sprintf("the change of the trust anchor from %s to %s goes on without %s: from stage %s on their workloads and the others refuse each other, until they are back and have been brought along; to end it without them, give certd trust advance again in stage %s", c.from(), c.to(), strings.Join(c.Without, ", "), StageFinish, StageRetire), Fix: "certd trust status"})
 	}
 	switch {
 	case active == nil && slices.ContainsFunc(f.Anchors, func(a Anchor) bool { return a.keyless() && a.RetiredAt.IsZero() }):

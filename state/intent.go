@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"certd.internal/rotation"
 )
@@ -146,6 +148,11 @@ func (j *Journal) finish(t *txn, id uint64, out rotation.Outcome, again bool) er
 	}
 	if out.Enrolled {
 		if err := t.enroll(p.Intent.Cluster); err != nil {
+			return err
+		}
+	}
+	for _, cluster := range slices.Sorted(maps.Keys(out.Left)) {
+		if err := t.adopt(cluster, out.Left[cluster]); err != nil {
 			return err
 		}
 	}

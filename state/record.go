@@ -96,6 +96,7 @@ type changeRecord struct {
 	Held        bool           `json:"held,omitempty"`
 	Compromised bool           `json:"compromised,omitempty"` // since schema 4
 	Without     []string       `json:"without,omitempty"`
+	Behind      []string       `json:"behind,omitempty"` // since schema 4
 	Actor       string         `json:"actor"`
 	Reason      string         `json:"reason"`
 	StartedAt   time.Time      `json:"startedAt"`

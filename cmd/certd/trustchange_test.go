@@ -94,11 +94,15 @@ func (p *proxies) create(x *proxy) {
 // Secret, and has the proxy verify it before it uses it.
 func (p *proxies) renew(x *proxy) error {
 	secret := p.s.secret(x.cluster)
-	issuer, err := tls.X509KeyPair(secret.Data["tls.crt"], secret.Data["tls.key"])
+	crt, key := "tls.crt", "tls.key"
+	if len(secret.Data[crt]) == 0 {
+		crt, key = "crt.pem", "key.pem"
+	}
+	issuer, err := tls.X509KeyPair(secret.Data[crt], secret.Data[key])
 	if err != nil {
 		return err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
@@ -106,7 +110,7 @@ func (p *proxies) renew(x *proxy) error {
 	template := &x509.Certificate{SerialNumber: big.NewInt(now.UnixNano()), DNSNames: []string{x.name + ".mesh"}, Subject: pkix.Name{CommonName: x.name},
 		NotBefore: now.Add(-20 * time.Second), NotAfter: now.Add(30 * time.Second),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
-	der, err := x509.CreateCertificate(rand.Reader, template, issuer.Leaf, key.Public(), issuer.PrivateKey)
+	der, err := x509.CreateCertificate(rand.Reader, template, issuer.Leaf, private.Public(), issuer.PrivateKey)
 	if err != nil {
 		return err
 	}
@@ -125,7 +129,7 @@ func (p *proxies) renew(x *proxy) error {
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: x.roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 		return fmt.Errorf("it refuses its own new certificate: %w", err)
 	}
-	x.cert = tls.Certificate{Certificate: chain, PrivateKey: key, Leaf: leaf}
+	x.cert = tls.Certificate{Certificate: chain, PrivateKey: private, Leaf: leaf}
 	x.refresh = now.Add(7 * time.Second)
 	return nil
 }

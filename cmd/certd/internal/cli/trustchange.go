@@ -342,7 +342,9 @@ everywhere, then trust turns back, pods that lack the former anchor are to be re
 It can be turned around again by the same command.`, "certd trust rollback"),
 		a.steerCommand(rotation.ChangeAdvance, "Have a change go on without clusters that do not answer", `A cluster out of reach holds up every stage. With --without nobody waits for it any more: as soon as the others are
 through, their workloads and those of the clusters left behind refuse each other, until these are back and have been
-brought along. The change does not end, and the old anchor is not retired, before they are.`, "none: the clusters are brought along as soon as they answer"),
+brought along. The change does not end, and the old anchor is not retired, before they are: unless the same is said
+again in its last stage. Then they are left behind with the old anchor, which is not signed with anywhere else, and are
+brought along by a change of their own when they answer. Its key must not be destroyed before.`, "none: the clusters are brought along as soon as they answer"),
 	}
 }
 
