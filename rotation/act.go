@@ -64,7 +64,7 @@ func (r *Reconciler) act(ctx, hand context.Context, m *member, f Fleet, v View, 
 		})
 	case StepWorkloadRestart:
 		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
-			return Outcome{}, m.cluster.RestartSince(ctx, d.namespace, d.owner, d.since)
+			return Outcome{}, m.cluster.RestartSince(ctx, d.namespace, d.owner, d.since, f.Change == nil || !f.Change.Compromised)
 		})
 	case StepIssuer, StepRepairIssuer:
 		if d.keepsKey {

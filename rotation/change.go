@@ -80,7 +80,9 @@ type goal struct {
 	restart Action // rollout that is needed before it goes on; Step "": none
 	// tolerated are sets of anchors beside bundle that pods may hold for now.
 	tolerated []pki.Bundle
-	keepsKey  bool // the issuer's key stays the one that is there
+	keepsKey  bool   // the issuer's key stays the one that is there
+	held      bool   // nothing that takes a restart is begun
+	closed    string // why, where it is for the time of day; "": it is not
 	why       string
 	waits     string // what it takes to come to the end of the stage; "": it is there
 	again     time.Time
@@ -146,6 +148,14 @@ func (f Fleet) goal(v View, now time.Time) (g goal, err error) {
 		return g, err
 	}
 	c := f.Change
+	g.held = c.Held
+	if !c.Compromised {
+		why, until := v.Policy.closed(now)
+		g.closed, g.held = why, g.held || why != ""
+		if !until.IsZero() {
+			g.look(until)
+		}
+	}
 	switch {
 	case c.Compromised:
 		g.keepsKey = false
@@ -282,6 +292,9 @@ func (g *goal) spread(f Fleet, v View, w position, now time.Time, from, to *Anch
 	g.bundle, g.signers, g.tolerated = both, []*Anchor{from, to}, []pki.Bundle{old, both, next}
 	g.why = fmt.Sprintf("trust turns from %s to %s", from.ID, to.ID)
 	first := len(w.order) > 0 && w.order[0] == to
+	if g.closed != "" && (w.hasFrom || !w.hasTo) {
+		g.wait("%s", g.closed)
+	}
 	switch {
 	case !w.hasFrom && !w.hasTo:
 		if first {
@@ -296,19 +309,19 @@ func (g *goal) spread(f Fleet, v View, w position, now time.Time, from, to *Anch
 		case !w.dual():
 			g.bundle = old
 			g.wait("its issuer is to have two certificates")
-		case c.Held:
+		case g.held:
 			g.bundle = old
 		}
 	case w.hasFrom && !first:
 		g.wait("linkerd-identity is to start anew with both anchors")
-		if old := g.outdated(v, w, now); old || c.Held {
+		if old := g.outdated(v, w, now); old || g.held {
 			return
 		}
 		g.signers = []*Anchor{to, from}
 	case w.hasFrom:
 		g.signers = []*Anchor{to, from}
 		g.wait("each replica of linkerd-identity is to use the issuer under %s", to.ID)
-		if c.Held || !g.proved(v, w, now) {
+		if g.held || !g.proved(v, w, now) {
 			return
 		}
 		g.bundle = next
@@ -454,6 +467,10 @@ func (g *goal) restarted(f Fleet, v View, now time.Time, next pki.Bundle) {
 		g.wait("pods of the control plane are to be counted again")
 	}
 	if stale == 0 || p.Err != nil {
+		return
+	}
+	if g.closed != "" {
+		g.wait("%s; then %d of %d meshed pods are to be created anew: %s", g.closed, stale, p.Total(), namesOf(owners, 3))
 		return
 	}
 	g.wait("%d of %d meshed pods do not trust the new anchor alone: %s", stale, p.Total(), namesOf(owners, 3))

@@ -393,6 +393,62 @@ func TestAChangeIsHeld(t *testing.T) {
 	})
 }
 
+// Where a cluster has windows, nothing of it is restarted outside of them; the
+// others go on, and wait at the end of the stage. Issuers are renewed at any time.
+func TestAChangeKeepsToWindows(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChanging(t, 21, "east", "west")
+		opens, err := rotation.ParseSchedule("0 22 * * *", time.UTC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.policy.Trust.Restarts = true
+		c.policy.Clusters = slices.Clone(c.policy.Clusters)
+		c.policy.Clusters[1].Windows = []rotation.Window{{Name: "nights", Opens: opens, For: 2 * time.Hour}}
+		c.policy.Clusters[1].Freezes = []rotation.Freeze{{Name: "feast", From: time.Now().Add(20 * time.Hour), To: time.Now().Add(60 * time.Hour)}}
+		if err := c.loop.Apply(c.policy, map[string]rotation.Cluster{"east": c.clusters["east"], "west": c.clusters["west"]}); err != nil {
+			t.Fatal(err)
+		}
+		before := c.restarts()
+		c.begin()
+		told, frozen, eastDone := false, false, time.Time{}
+		sum := func() (n int) {
+			for _, k := range c.clusters["west"].Restarts() {
+				n += k
+			}
+			return n
+		}
+		for begun, last := time.Now(), sum(); c.rotation().Phase != "idle"; time.Sleep(time.Minute) {
+			if time.Since(begun) > 10*day {
+				t.Fatalf("not over: %+v", c.rotation())
+			}
+			c.sound()
+			if n := sum(); n != last {
+				// A rollout that has begun is not broken off.
+				if since := time.Now().UTC().Add(-20 * time.Minute); since.Hour() < 21 || since.Hour() >= 24 {
+					t.Errorf("%d pods of west were created anew at %s", n-last, time.Now().UTC().Format(time.RFC3339))
+				}
+				last = n
+			}
+			for _, w := range c.rotation().WaitingFor {
+				told = told || strings.HasPrefix(w, "west: window nights opens ")
+				frozen = frozen || strings.HasPrefix(w, "west: freeze feast ends ")
+			}
+			if s := c.cluster("east"); eastDone.IsZero() && len(s.Bundle.Anchors) == 1 && s.Bundle.Anchors[0].ID == "g2" {
+				eastDone = time.Now()
+			}
+		}
+		if !told || !frozen || eastDone.IsZero() {
+			t.Errorf("told of the window: %t, of the freeze: %t; east was there %s", told, frozen, eastDone)
+		}
+		time.Sleep(day)
+		c.ended("g2")
+		c.restartedOnce(before, "")
+		c.end()
+	})
+}
+
 // Whoever goes on without a cluster cuts it off for a while; when it is back it
 // is brought along, and only then the old anchor is retired.
 func TestAChangeGoesOnWithoutACluster(t *testing.T) {

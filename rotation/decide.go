@@ -410,7 +410,7 @@ func (d *Decision) nextStep(f Fleet, v View, g goal, now time.Time) {
 		d.Action = uptake
 	case outdated:
 		d.Action = restart
-	case g.restart.Step != "" && !f.Change.Held:
+	case g.restart.Step != "" && !g.held:
 		d.Action = g.restart
 	case g.keepsKey: // it ends with what it came with; judgeAdopted says when
 	case home != nil && f.Change == nil && !home.RetiredAt.IsZero() && v.foundKey():

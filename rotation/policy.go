@@ -38,6 +38,10 @@ type Policy struct {
 	Repair          time.Duration // how long an outage must be survivable
 	Issuer          RenewalPolicy
 	Webhooks        WebhookPolicy
+	// Windows are when workloads and the control plane may be restarted for a change
+	// of the trust anchor, any time if there are none; Freezes are when not.
+	Windows []Window
+	Freezes []Freeze
 	// Foreign are the anchors of partner meshes that the cluster trusts besides.
 	Foreign   []ForeignAnchor
 	Directory bool // a folder: no identity runs there

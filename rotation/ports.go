@@ -123,8 +123,10 @@ type Cluster interface {
 	Restart(ctx context.Context, namespace string, owner ObjectRef) error
 
 	// RestartSince does so unless that was done at since or later, by whomever.
-	// It refuses, wrapping ErrDenied, what bears the label certd.io/restart: never.
-	RestartSince(ctx context.Context, namespace string, owner ObjectRef, since time.Time) error
+	// It refuses, wrapping ErrDenied, what bears the label certd.io/restart: never
+	// and, if whole is set, what does not have all its pods available: a restart
+	// could take the others.
+	RestartSince(ctx context.Context, namespace string, owner ObjectRef, since time.Time, whole bool) error
 
 	// ProbeWebhooks finds out what each replica of these webhooks serves, and
 	// whether they do what they are for. There is an answer for each, by name:

@@ -149,6 +149,22 @@ func RestartCommand(o ProxyOwner) string {
 	return ""
 }
 
+// RestartAdvice says in words how the pods of an owner come to be created anew where
+// there is no command for it.
+func RestartAdvice(o ProxyOwner) string {
+	switch o.Kind {
+	case "Job":
+		return "they are when the Job has ended, or is deleted and made again; a CronJob's next run is new already"
+	case "ReplicaSet", "ReplicationController":
+		return "delete them, a few at a time: their " + o.Kind + " creates others"
+	case "Rollout":
+		return "kubectl argo rollouts restart, in its namespace"
+	case "Node":
+		return "they are when kubelet reads their manifest anew"
+	}
+	return "they are by whatever runs the " + o.Kind
+}
+
 // plain says whether a name is one that Kubernetes gives to objects, and no
 // option: safe to be typed.
 func plain(name string) bool {

@@ -27,7 +27,7 @@ func (c *Cluster) Restart(_ context.Context, namespace string, owner rotation.Ob
 }
 
 // RestartSince implements rotation.Cluster.
-func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, _ time.Time) error {
+func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, _ time.Time, _ bool) error {
 	return c.Restart(ctx, namespace, owner)
 }
 

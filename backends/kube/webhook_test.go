@@ -552,12 +552,12 @@ func TestRestartSince(t *testing.T) {
 	since := time.Now()
 	for _, kind := range []string{"Deployment", "DaemonSet", "StatefulSet"} {
 		app, theirs := rotation.ObjectRef{Kind: kind, Name: "app"}, rotation.ObjectRef{Kind: kind, Name: "theirs"}
-		err := without.RestartSince(t.Context(), in, app, since)
+		err := without.RestartSince(t.Context(), in, app, since, false)
 		if !errors.Is(err, rotation.ErrDenied) || !strings.Contains(err.Error(), "deploy/rbac/certd-restart-workloads.yaml") || restarted(kind, "app") != "" {
 			t.Errorf("%s, without the right: %v", kind, err)
 		}
 		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-			if err = c.RestartSince(t.Context(), in, app, since); err == nil { // RBAC takes a moment to take effect
+			if err = c.RestartSince(t.Context(), in, app, since, false); err == nil { // RBAC takes a moment to take effect
 				break
 			}
 		}
@@ -565,15 +565,49 @@ func TestRestartSince(t *testing.T) {
 		if at, bad := time.Parse(time.RFC3339, first); err != nil || bad != nil || at.Before(since.Truncate(time.Second)) {
 			t.Errorf("%s: %v, restarted at %q", kind, err, first)
 		}
-		if err := c.RestartSince(t.Context(), in, app, since); err != nil || restarted(kind, "app") != first {
+		if err := c.RestartSince(t.Context(), in, app, since, false); err != nil || restarted(kind, "app") != first {
 			t.Errorf("%s, again: %v, restarted at %q and %q", kind, err, first, restarted(kind, "app"))
 		}
-		if err := c.RestartSince(t.Context(), in, app, since.Add(time.Hour)); err != nil {
+		if err := c.RestartSince(t.Context(), in, app, since.Add(time.Hour), false); err != nil {
 			t.Errorf("%s, since a later time: %v", kind, err)
 		}
-		if err := c.RestartSince(t.Context(), in, theirs, since); !errors.Is(err, rotation.ErrDenied) || !strings.Contains(err.Error(), "certd.io/restart: never") || restarted(kind, "theirs") != "" {
+		h.unwell(t, in, kind, "app")
+		if err := c.RestartSince(t.Context(), in, app, time.Now().Add(2*time.Hour), true); !errors.Is(err, rotation.ErrDenied) || !strings.Contains(err.Error(), "1 of its pods are not available") {
+			t.Errorf("%s without one of its pods: %v", kind, err)
+		}
+		if err := c.RestartSince(t.Context(), in, app, time.Now().Add(2*time.Hour), false); err != nil {
+			t.Errorf("%s without one of its pods, all the same: %v", kind, err)
+		}
+		if err := c.RestartSince(t.Context(), in, theirs, since, false); !errors.Is(err, rotation.ErrDenied) || !strings.Contains(err.Error(), "certd.io/restart: never") || restarted(kind, "theirs") != "" {
 			t.Errorf("%s with the label: %v", kind, err)
 		}
+	}
+}
+
+// unwell has a workload lack one pod.
+func (h *hooks) unwell(t *testing.T, namespace, kind, name string) {
+	t.Helper()
+	apps, ctx := h.admin.AppsV1(), t.Context()
+	var err error
+	switch kind {
+	case "Deployment":
+		o, e := apps.Deployments(namespace).Get(ctx, name, metav1.GetOptions{})
+		o.Status.Replicas, o.Status.UnavailableReplicas = 1, 1
+		_, err = apps.Deployments(namespace).UpdateStatus(ctx, o, metav1.UpdateOptions{})
+		err = errors.Join(e, err)
+	case "DaemonSet":
+		o, e := apps.DaemonSets(namespace).Get(ctx, name, metav1.GetOptions{})
+		o.Status.NumberUnavailable = 1
+		_, err = apps.DaemonSets(namespace).UpdateStatus(ctx, o, metav1.UpdateOptions{})
+		err = errors.Join(e, err)
+	default:
+		o, e := apps.StatefulSets(namespace).Get(ctx, name, metav1.GetOptions{})
+		o.Status.Replicas = 1
+		_, err = apps.StatefulSets(namespace).UpdateStatus(ctx, o, metav1.UpdateOptions{})
+		err = errors.Join(e, err)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -85,30 +85,31 @@ const restartedAt = "kubectl.kubernetes.io/restartedAt"
 
 // RestartSince implements rotation.Cluster. What kubectl rollout restart leaves
 // in the pod template says when that was last done, whoever did it.
-func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, since time.Time) error {
+func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, since time.Time, whole bool) error {
 	bounded, cancel := c.bound(ctx)
 	defer cancel()
 	var (
 		at       = ref{strings.ToLower(owner.Kind) + "s", namespace, owner.Name}
 		labels   map[string]string
 		template map[string]string
+		missing  int32 // pods that are not available
 		err      error
 	)
 	switch owner.Kind {
 	case "Deployment":
 		var o *appsv1.Deployment
 		if o, err = c.apps.Deployments(at.in).Get(bounded, at.name, metav1.GetOptions{}); err == nil {
-			labels, template = o.Labels, o.Spec.Template.Annotations
+			labels, template, missing = o.Labels, o.Spec.Template.Annotations, o.Status.UnavailableReplicas
 		}
 	case "DaemonSet":
 		var o *appsv1.DaemonSet
 		if o, err = c.apps.DaemonSets(at.in).Get(bounded, at.name, metav1.GetOptions{}); err == nil {
-			labels, template = o.Labels, o.Spec.Template.Annotations
+			labels, template, missing = o.Labels, o.Spec.Template.Annotations, o.Status.NumberUnavailable
 		}
 	case "StatefulSet":
 		var o *appsv1.StatefulSet
 		if o, err = c.apps.StatefulSets(at.in).Get(bounded, at.name, metav1.GetOptions{}); err == nil {
-			labels, template = o.Labels, o.Spec.Template.Annotations
+			labels, template, missing = o.Labels, o.Spec.Template.Annotations, o.Status.Replicas-o.Status.ReadyReplicas
 		}
 	}
 	if err != nil {
@@ -119,6 +120,9 @@ func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rota
 	}
 	if last, err := time.Parse(time.RFC3339, template[restartedAt]); err == nil && !last.Before(since.Truncate(time.Second)) {
 		return nil
+	}
+	if whole && missing > 0 {
+		return fmt.Errorf("restart %s in namespace %s: %d of its pods are not available, and a restart could take the others; it is tried again when they are, or do it yourself: %w", owner, namespace, missing, rotation.ErrDenied)
 	}
 	return c.Restart(ctx, namespace, owner)
 }

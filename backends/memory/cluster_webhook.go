@@ -129,7 +129,7 @@ func (c *Cluster) Restart(ctx context.Context, namespace string, owner rotation.
 }
 
 // RestartSince implements rotation.Cluster. Nothing in memory bears a label.
-func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, since time.Time) error {
+func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, since time.Time, _ bool) error {
 	c.mu.Lock()
 	last := c.linkerd.lastRollOut(namespace, owner.Name)
 	c.mu.Unlock()

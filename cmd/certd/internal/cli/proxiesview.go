@@ -130,7 +130,7 @@ func (v style) restart(o rotation.StaleOwner) []string {
 	pods := count(o.Pods, "pod")
 	command := rotation.RestartCommand(rotation.ProxyOwner(o))
 	if command == "" {
-		return v.wrap("    ", "    ", v.clean(fmt.Sprintf("%s/%s %s: %s, to be created anew", o.Namespace, o.Kind, o.Name, pods)))
+		return v.wrap("    ", "    ", v.clean(fmt.Sprintf("%s/%s %s: %s, to be created anew: %s", o.Namespace, o.Kind, o.Name, pods, rotation.RestartAdvice(rotation.ProxyOwner(o)))))
 	}
 	return v.next(command + " # " + pods)
 }

@@ -22,12 +22,15 @@ func (b *builder) clusters() {
 	nodes := b.clusterNodes()
 	groups := b.groups()
 	b.extras(b.doc.sub("defaults"))
+	b.windowNames(b.doc.sub("defaults"))
 	for _, group := range groups {
 		b.extras(group.node)
+		b.windowNames(group.node)
 	}
 	names, targets := map[string]Position{}, map[string]Position{}
 	for _, n := range nodes {
 		b.extras(n)
+		b.windowNames(n)
 		cluster := b.cluster(n, groups)
 		name := cluster.Policy.Cluster
 		if before, twice := names[name]; twice && name != "" {
@@ -152,6 +155,7 @@ func (b *builder) cluster(n *node, groups []group) Cluster {
 	}
 	cluster.Policy.Directory = cluster.Directory != ""
 	b.policy(&cluster.Policy, sources)
+	b.windows(&cluster.Policy, sources)
 	b.prove(&cluster.Policy, sources)
 	return cluster
 }

@@ -65,11 +65,17 @@ defaults:                         # what holds in every cluster; groups override
     # extra: [{name: quota, secret: {namespace: quota, name: quota-tls}, dnsNames: [quota.quota.svc], objects: [{kind: ValidatingWebhookConfiguration, name: quota}]}]
   # foreignAnchors: [{name: partner, file: /etc/certd/partner.pem}]     # trusted besides certd's own
 
+windows:                          # for restarts while the trust anchor is changed; clusters name theirs
+  nights: {opens: "0 22 * * MON-THU", for: 8h}
+freezes: []                       # nothing is restarted on these days
+# freezes: [{name: year-end, from: 2026-12-18, to: 2027-01-04, reason: change freeze}]
+
 groups:                           # by label, as in kubectl -l; the later group wins
   quiet:                          # no 60-day warnings in linkerd check
     select: "tier=prod"
     issuer: {lifetime: 90d, renewBefore: 61d}
     webhooks: {lifetime: 90d, renewBefore: 61d}
+    windows: [nights]
 
 clusters:
   - name: prod-eu-1

@@ -82,6 +82,10 @@ func (n *node) check() string {
 		if _, err := rotation.ParseSchedule(n.text, time.UTC); err != nil {
 			return err.Error()
 		}
+	case kindDate:
+		if _, err := time.Parse(time.DateOnly, n.text); err != nil {
+			return fmt.Sprintf("%.40q is not a day, such as 2026-12-18", n.text)
+		}
 	case kindSelector:
 		if strings.TrimSpace(n.text) == "" {
 			return "is empty, which would select nothing or everything; to say what holds everywhere use defaults"

@@ -18,6 +18,7 @@ func Schema() []byte {
 
 const (
 	durationPattern = `^(?=.)([0-9]+y)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?$`
+	datePattern     = `^[0-9]{4}-[0-9]{2}-[0-9]{2}$`
 	namePattern     = `^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`
 )
 
@@ -58,6 +59,8 @@ func (f field) schema() map[string]any {
 		s["pattern"] = durationPattern
 	case kindName:
 		s["pattern"] = namePattern
+	case kindDate:
+		s["pattern"] = datePattern
 	case kindURL:
 		s["pattern"] = "^https?://"
 	case kindWord:

@@ -37,6 +37,7 @@ const (
 	kindDuration
 	kindZone     // of the IANA time zone database
 	kindSchedule // read together with its zone
+	kindDate     // as 2026-12-18
 	kindSelector // as in kubectl -l
 	kindLabels   // string to string, as in Kubernetes
 	kindSecret   // {file:}, {env:} or {credential:}
@@ -66,8 +67,16 @@ func root() field {
 		{name: "groups", kind: kindMap, doc: "Overrides for clusters by label, by name of the group. The later group wins.", fields: append([]field{
 			{name: "select", kind: kindSelector, required: true, doc: "Which clusters: a label selector, as in kubectl -l."},
 		}, policyFields()...)},
-		{name: "windows", later: true},
-		{name: "freezes", later: true},
+		{name: "windows", kind: kindMap, doc: "When Linkerd's control plane and workloads may be restarted while the trust anchor is changed, by name. Clusters name theirs; those that name none are always open. Renewals take no notice.", fields: []field{
+			{name: "opens", kind: kindSchedule, required: true, doc: "When it opens: a cron expression of five fields, in the cluster's timeZone."},
+			{name: "for", kind: kindDuration, required: true, min: 10 * time.Minute, max: 31 * day, doc: "How long it stays open."},
+		}},
+		{name: "freezes", kind: kindList, doc: "Days on which nothing is restarted for a change of the trust anchor, whatever windows say.", fields: []field{
+			{name: "name", kind: kindName, required: true, doc: "What certd calls it."},
+			{name: "from", kind: kindDate, required: true, doc: "The first day, in each cluster's timeZone."},
+			{name: "to", kind: kindDate, required: true, doc: "The last day."},
+			{name: "reason", kind: kindText, doc: "Why, for status."},
+		}},
 		{name: "approvals", later: true},
 		{name: "clusters", kind: kindList, fields: clusterFields(), oneOf: clusterTargets(), doc: "The clusters of the fleet."},
 		{name: "clustersDir", kind: kindPath, doc: "Folder with more clusters, one in each .yaml file."},
@@ -162,7 +171,7 @@ func policyFields() []field {
 			{name: "name", kind: kindName, required: true, doc: "The partner's name, for status and findings."},
 			{name: "file", kind: kindPath, required: true, doc: "Its anchors, PEM. A changed file is taken over without a restart of certd."},
 		}},
-		{name: "windows", later: true},
+		{name: "windows", kind: kindDomains, doc: "Names of the windows that hold here. The list that stands closest to a cluster holds whole."},
 	}
 }
 

@@ -177,12 +177,12 @@ func (l *lazyCluster) Restart(ctx context.Context, namespace string, owner rotat
 	return c.Restart(ctx, namespace, owner)
 }
 
-func (l *lazyCluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, since time.Time) error {
+func (l *lazyCluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, since time.Time, whole bool) error {
 	c, err := l.get()
 	if err != nil {
 		return err
 	}
-	return c.RestartSince(ctx, namespace, owner, since)
+	return c.RestartSince(ctx, namespace, owner, since, whole)
 }
 
 func (l *lazyCluster) ProbeWebhooks(ctx context.Context, webhooks []rotation.WebhookSpec) map[string]rotation.WebhookEvidence {
