@@ -50,6 +50,9 @@ func ca(t *testing.T, name pkix.Name, raw []byte, pub crypto.PublicKey, life tim
 	if pathLen < 0 {
 		template.MaxPathLen = -1
 	}
+	if parent == nil && name.CommonName == "identity.linkerd.cluster.local" { // as linkerd install has it
+		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	}
 	if parent == nil {
 		parent = template
 	}

@@ -28,6 +28,7 @@ type TrustPolicy struct {
 type Policy struct {
 	Cluster         string
 	Labels          map[string]string
+	KnownAs         string // what Links of other clusters call it; "": Cluster
 	Namespace       string // of the Linkerd control plane
 	CreateNamespace bool
 	Adopt           bool // take it over if it has trust material that certd did not make

@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,6 +23,8 @@ type Proxies struct {
 	// Earlier are owners of some of these: pods of the control plane, which read
 	// the bundle's ConfigMap before it was last changed. A restart makes them known.
 	Earlier []ProxyOwner
+	// Outside is whom the mesh talks to beyond these pods.
+	Outside Outside
 	// Err says why there is no census, or why it is not whole; it wraps
 	// ErrDenied where certd may not look. What was counted before it stands.
 	Err error
@@ -35,6 +38,49 @@ type ProxySet struct {
 	// is how many pods are under none of these.
 	Owners []ProxyOwner
 	Others int
+}
+
+// Outside is whom the mesh of a cluster talks to beyond its own pods.
+type Outside struct {
+	Links    []Link
+	External int   // workloads outside of Kubernetes (ExternalWorkload)
+	Err      error // why it could not be seen
+}
+
+// Link is an object by which a cluster mirrors the services of another.
+type Link struct {
+	Name   string // namespace/name
+	Target string // what it calls the other cluster
+}
+
+// beyond names, of a cluster's outside, what certd does not look after.
+func (f Fleet) beyond(v View) (all []string) {
+	o := v.Proxies.Outside
+	for _, l := range o.Links {
+		known := slices.ContainsFunc(f.Policy.Clusters, func(p Policy) bool { return l.Target == cmp.Or(p.KnownAs, p.Cluster) })
+		if !known {
+			all = append(all, fmt.Sprintf("%s: the cluster that Link %s calls %q", v.Policy.Cluster, l.Name, l.Target))
+		}
+	}
+	if o.External > 0 {
+		all = append(all, fmt.Sprintf("%s: %d ExternalWorkloads", v.Policy.Cluster, o.External))
+	}
+	if o.Err != nil {
+		all = append(all, fmt.Sprintf("%s: whom its mesh talks to outside could not be seen: %v", v.Policy.Cluster, o.Err))
+	}
+	return all
+}
+
+// Outsiders names everybody whom the fleet's meshes talk to, as far as is seen, and
+// whom certd does not look after: a change of the trust anchor cuts them off.
+func (r *Reconciler) Outsiders() (all []string) {
+	f, views := r.fleet(), r.views()
+	for _, p := range f.Policy.Clusters {
+		if v, ok := views[p.Cluster]; ok {
+			all = append(all, f.beyond(v)...)
+		}
+	}
+	return all
 }
 
 // MaxOwners bounds how many owners a census names for each set, and
@@ -173,7 +219,7 @@ func plain(name string) bool {
 }
 
 // proxiesStatus is absent where nothing was counted.
-func proxiesStatus(d Decision, v View) *ProxiesStatus {
+func proxiesStatus(f Fleet, d Decision, v View) *ProxiesStatus {
 	p := v.Proxies
 	if p.At.IsZero() || p.Total() == 0 && p.Err == nil {
 		return nil
@@ -185,6 +231,7 @@ func proxiesStatus(d Decision, v View) *ProxiesStatus {
 	var owners []ProxyOwner
 	s.Stale, owners = p.stale(append(d.tolerated, d.Bundle)...)
 	s.Current = s.Total - s.Unknown - s.Stale
+	s.Outside = append([]string{}, f.beyond(v)...)
 	slices.SortStableFunc(owners, func(a, b ProxyOwner) int { return b.Pods - a.Pods })
 	for _, o := range owners[:min(len(owners), reportedOwners)] {
 		s.Restart = append(s.Restart, StaleOwner(o))

@@ -141,6 +141,8 @@ type ProxiesStatus struct {
 	At      *time.Time   `json:"at,omitempty"`
 	Restart []StaleOwner `json:"restart"`           // whose pods are stale; not all, where they are many
 	Problem string       `json:"problem,omitempty"` // why there is no count, or not a whole one
+	// Outside are those whom the mesh talks to and whom certd does not look after.
+	Outside []string `json:"outside,omitempty"`
 }
 
 // StaleOwner is a workload whose pods have to be created anew.

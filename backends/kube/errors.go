@@ -86,7 +86,7 @@ func (c *Cluster) manifest(a call) string {
 	switch {
 	case own:
 		return "certd-webhook.yaml"
-	case a.in == "" && a.resource == "pods":
+	case a.in == "" && slices.Contains([]string{"pods", linksKind.Resource, externalKind.Resource}, a.resource):
 		return "certd-proxies.yaml"
 	case a.verb == "get" && a.in != c.cfg.Namespace && slices.Contains([]string{"deployments", "statefulsets", "daemonsets"}, a.resource):
 		return "certd-restart-workloads.yaml" // only RestartSince reads them

@@ -57,7 +57,7 @@ func (c *Cluster) CountProxies(ctx context.Context) rotation.Proxies {
 	}
 	c.countReferring(ctx, n)
 	p := n.proxies()
-	p.At = at
+	p.At, p.Outside = at, c.outside(ctx)
 	if err != nil {
 		p.Err = c.fail(call{verb: "list", resource: "pods"}, err)
 		if n.pods > 0 {

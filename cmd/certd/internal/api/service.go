@@ -139,11 +139,14 @@ type ChangeRequest struct {
 	Order   rotation.ChangeOrder `json:"order"`
 	Without []string             `json:"without,omitempty"` // for advance: clusters not to wait for
 	// Compromised: for rotate: away from the anchor in use at once, at whatever cost.
-	Compromised bool   `json:"compromised,omitempty"`
-	Actor       string `json:"actor"`
-	Reason      string `json:"reason,omitempty"`
-	Token       string `json:"token,omitempty"`
-	DryRun      bool   `json:"dryRun"`
+	Compromised bool `json:"compromised,omitempty"`
+	// Outsiders: for rotate: whom the meshes talk to, and whom certd does not look
+	// after, has been seen to.
+	Outsiders bool   `json:"outsiders,omitempty"`
+	Actor     string `json:"actor"`
+	Reason    string `json:"reason,omitempty"`
+	Token     string `json:"token,omitempty"`
+	DryRun    bool   `json:"dryRun"`
 }
 
 // ChangeReply says what the change is now or, in a dry run, would be.

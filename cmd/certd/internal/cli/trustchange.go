@@ -19,7 +19,7 @@ const watchEvery = 2 * time.Second
 
 func (a *App) trustRotateCommand() *cobra.Command {
 	var reason string
-	var dryRun, yes, watch, compromised, manual bool
+	var dryRun, yes, watch, compromised, outsiders, manual bool
 	cmd := &cobra.Command{
 		Use: "rotate", Short: "Change the trust anchor for a new one", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		Long: `Makes a new trust anchor in the key backend and has the fleet change to it, so that every workload is restarted once
@@ -52,7 +52,7 @@ vault login left, as by certd init.`,
 			if manual {
 				return usage("trust rotate --manual: not supported yet")
 			}
-			return a.beginChange(cmd.Context(), api.ChangeRequest{Order: api.ChangeBegin, Reason: reason, Compromised: compromised}, dryRun, yes, watch)
+			return a.beginChange(cmd.Context(), api.ChangeRequest{Order: api.ChangeBegin, Reason: reason, Compromised: compromised, Outsiders: outsiders}, dryRun, yes, watch)
 		},
 	}
 	f := cmd.Flags()
@@ -61,6 +61,7 @@ vault login left, as by certd init.`,
 	f.BoolVar(&yes, "yes", false, "do not ask")
 	f.BoolVar(&watch, "watch", false, "stay and tell of each stage, until it has ended")
 	f.BoolVar(&compromised, "compromised", false, "the anchor's key, or an issuer's, is in the hands of others: away from it at once, at whatever cost")
+	f.BoolVar(&outsiders, "outsiders", false, "whoever talks to the fleet's meshes without certd looking after them has been seen to")
 	f.BoolVar(&manual, "manual", false, "")
 	cobra.CheckErr(f.MarkHidden("manual"))
 	return cmd

@@ -134,6 +134,7 @@ func (b *builder) cluster(n *node, groups []group) Cluster {
 	if inCluster := n.sub("inCluster"); inCluster != nil {
 		cluster.InCluster = inCluster.flag
 	}
+	cluster.Policy.KnownAs = n.textOf("knownAs")
 	if adopt := n.sub("adopt"); adopt != nil {
 		cluster.Policy.Adopt = adopt.flag
 	}

@@ -82,6 +82,7 @@ clusters:
     labels: {tier: prod, region: eu}
     timeZone: Europe/Berlin
     kubeconfig: {file: /etc/certd/kube/prod-eu-1, context: ""}
+    # knownAs: eu                 # what the Links of other clusters call it, if that is another name
     # adopt: true                 # take over what runs there, if certd did not make it: as certd adopt does
   - {name: home, inCluster: true}                     # the cluster certd runs in
   - {name: vm-pool, directory: /srv/certd/vm-pool}    # a folder of files instead of a cluster

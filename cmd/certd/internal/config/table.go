@@ -214,6 +214,7 @@ func clusterFields() []field {
 			{name: "file", kind: kindPath, required: true, doc: "The kubeconfig file."},
 			{name: "context", kind: kindText, doc: "Its context; the current one if left out."},
 		}},
+		{name: "knownAs", kind: kindName, doc: "What the Links of other clusters call it; its name if left out."},
 		{name: "inCluster", kind: kindBool, doc: "It is the cluster that certd runs in."},
 		{name: "directory", kind: kindPath, doc: "A folder of files instead of a cluster."},
 		{name: "adopt", kind: kindBool, doc: "Take it over if it has trust material that certd did not make, as certd adopt does."},

@@ -300,6 +300,16 @@ func (s *running) beginChange(ctx context.Context, req api.ChangeRequest, reply 
 	if err != nil {
 		return reply, asNotNow(err)
 	}
+	switch outside := s.reconciler.Outsiders(); {
+	case len(outside) == 0:
+	case req.Compromised:
+		reply.Costs = append(reply.Costs, "not looked after by certd, and cut off until they trust the new anchor alone: "+strings.Join(outside, "; "))
+	case !req.Outsiders:
+		return reply, asNotNow(fmt.Errorf("these talk to the fleet's meshes, and certd does not look after them: %s. From the stage spread on they would be refused. "+
+			"Have certd look after them too (clusters under another name: knownAs), or see to it that they trust both anchors and present certificates under both, and say so with --outsiders: %w", strings.Join(outside, "; "), rotation.ErrNotNow))
+	default:
+		reply.Steps = append(reply.Steps, "seen to by people: "+strings.Join(outside, "; "))
+	}
 	if there == nil {
 		if there, err = s.nextAnchor(ctx, req, reason, &reply); err != nil {
 			return reply, asNotNow(err)
