@@ -63,6 +63,7 @@ type Step string
 // The steps.
 const (
 	StepKey             Step = "key"              // create a CA key
+	StepImport          Step = "import"           // put a CA key that was made elsewhere into the key backend
 	StepSign            Step = "sign"             // one signature by a CA key
 	StepCanary          Step = "canary"           // one signature that proves the path
 	StepAnchor          Step = "anchor"           // enter a trust anchor
@@ -167,6 +168,7 @@ type Anchor struct {
 	Backend    string
 	Exportable bool
 	CheckedAt  time.Time // when Exportable was last read
+	Imported   bool      // its key was made elsewhere: there may be copies
 	// Certificate is nil between the intent to make the key and the
 	// signature on the certificate.
 	Certificate *x509.Certificate

@@ -102,6 +102,7 @@ type KeyStatus struct {
 	Backend    string     `json:"backend"`
 	Name       string     `json:"name"`
 	Exportable bool       `json:"exportable"`
+	Imported   bool       `json:"imported"` // it was made elsewhere: there may be copies
 	CheckedAt  *time.Time `json:"checkedAt,omitempty"`
 }
 

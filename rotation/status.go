@@ -229,7 +229,7 @@ func worst(findings []Finding) State {
 // Status describes an anchor that has a certificate.
 func (a Anchor) Status() AnchorStatus {
 	st := AnchorStatus{ID: a.ID, Subject: a.Certificate.Subject.CommonName, NotBefore: a.Certificate.NotBefore, NotAfter: a.Certificate.NotAfter,
-		SHA256: pki.Fingerprint(a.Certificate), SKI: pki.SKI(a.Certificate), Key: KeyStatus{Backend: a.Backend, Name: a.Key, Exportable: a.Exportable}}
+		SHA256: pki.Fingerprint(a.Certificate), SKI: pki.SKI(a.Certificate), Key: KeyStatus{Backend: a.Backend, Name: a.Key, Exportable: a.Exportable, Imported: a.Imported}}
 	if !a.CheckedAt.IsZero() {
 		at := a.CheckedAt.UTC().Truncate(time.Second)
 		st.Key.CheckedAt = &at

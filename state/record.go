@@ -58,6 +58,7 @@ type anchorRecord struct {
 	Backend     string    `json:"backend"`
 	Exportable  bool      `json:"exportable"`
 	CheckedAt   time.Time `json:"checkedAt,omitzero"`
+	Imported    bool      `json:"imported,omitempty"`    // since schema 3
 	Certificate []byte    `json:"certificate,omitempty"` // DER
 	Formerly    []byte    `json:"formerly,omitempty"`    // DER, since schema 2
 	CreatedAt   time.Time `json:"createdAt,omitzero"`
@@ -127,7 +128,7 @@ type signedRecord struct {
 func utc(t time.Time) time.Time { return t.Round(0).UTC() }
 
 func fromAnchor(a rotation.Anchor) anchorRecord {
-	r := anchorRecord{ID: a.ID, Key: a.Key, Backend: a.Backend, Exportable: a.Exportable,
+	r := anchorRecord{ID: a.ID, Key: a.Key, Backend: a.Backend, Exportable: a.Exportable, Imported: a.Imported,
 		CheckedAt: utc(a.CheckedAt), CreatedAt: utc(a.CreatedAt), RetiredAt: utc(a.RetiredAt)}
 	if a.Certificate != nil {
 		r.Certificate = a.Certificate.Raw
@@ -139,7 +140,7 @@ func fromAnchor(a rotation.Anchor) anchorRecord {
 }
 
 func (r anchorRecord) anchor() (rotation.Anchor, error) {
-	a := rotation.Anchor{ID: r.ID, Key: r.Key, Backend: r.Backend, Exportable: r.Exportable,
+	a := rotation.Anchor{ID: r.ID, Key: r.Key, Backend: r.Backend, Exportable: r.Exportable, Imported: r.Imported,
 		CheckedAt: r.CheckedAt, CreatedAt: r.CreatedAt, RetiredAt: r.RetiredAt}
 	if r.Certificate == nil {
 		return a, nil

@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"certd.internal/pki"
 	"certd.internal/rotation"
 )
 
@@ -28,7 +30,7 @@ type Keys struct {
 	fault    func(call KeyCall, name string) KeyFault
 }
 
-var _ rotation.Keys = (*Keys)(nil)
+var _ rotation.Importer = (*Keys)(nil)
 
 type heldKey struct {
 	private    *ecdsa.PrivateKey
@@ -50,6 +52,7 @@ type KeyCall string
 // The calls to Keys and to a key of it.
 const (
 	CallCreateKey KeyCall = "create key"
+	CallImportKey KeyCall = "import key"
 	CallOpenKey   KeyCall = "open key"
 	CallSign      KeyCall = "sign"
 )
@@ -118,9 +121,23 @@ func (k *Keys) DeleteKey(name string) {
 
 // CreateKey implements rotation.Keys.
 func (k *Keys) CreateKey(ctx context.Context, name string) (rotation.Key, error) {
-	fresh := generate()
+	return k.put(ctx, CallCreateKey, name, generate())
+}
+
+// ImportKey implements rotation.Importer.
+func (k *Keys) ImportKey(ctx context.Context, name string, key pki.PrivateKey) (rotation.Key, error) {
+	der := key.PKCS8()
+	defer clear(der)
+	parsed, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return nil, err
+	}
+	return k.put(ctx, CallImportKey, name, parsed.(*ecdsa.PrivateKey))
+}
+
+func (k *Keys) put(ctx context.Context, call KeyCall, name string, fresh *ecdsa.PrivateKey) (rotation.Key, error) {
 	var made *memoryKey
-	err := k.do(ctx, CallCreateKey, name, func() error {
+	err := k.do(ctx, call, name, func() error {
 		if k.keys[name] != nil {
 			return rotation.ErrKeyExists
 		}

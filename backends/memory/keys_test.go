@@ -13,6 +13,7 @@ import (
 func TestKeys(t *testing.T) {
 	world := NewKeys()
 	backendtest.TestKeys(t, func(*testing.T) rotation.Keys { return world }, backendtest.KeysOptions{Backend: "memory", RequestIDs: true})
+	backendtest.TestImporter(t, func(*testing.T) rotation.Importer { return world }, backendtest.KeysOptions{Backend: "memory"})
 }
 
 func TestKeysFaults(t *testing.T) {
