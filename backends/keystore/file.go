@@ -48,47 +48,64 @@ func (f *Files) Close() error { return nil }
 
 // CreateKey implements rotation.Keys.
 func (f *Files) CreateKey(ctx context.Context, name string) (rotation.Key, error) {
-	path, err := f.path(name)
+	path, err := f.free(ctx, "create", name)
 	if err != nil {
 		return nil, err
-	}
-	if err := alive(ctx, "create key "+path); err != nil {
-		return nil, err
-	}
-	switch _, err := os.Lstat(path); {
-	case err == nil:
-		return nil, fmt.Errorf("create key %s: the file is there: %w; nothing was changed", path, rotation.ErrKeyExists)
-	case !errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("create key %s: %w", path, err)
-	}
-	if err := f.folder(); err != nil {
-		return nil, fmt.Errorf("create key %s: %w", path, err)
 	}
 	made, err := f.kms.CreateKey(&apiv1.CreateKeyRequest{SignatureAlgorithm: apiv1.ECDSAWithSHA256})
 	if err != nil {
 		return nil, fmt.Errorf("generate key %s: %w", path, err)
 	}
+	if err := f.store(path, made.PrivateKey); err != nil {
+		return nil, fmt.Errorf("create key %s: %w", path, err)
+	}
+	return newFileKey(name, made.CreateSignerRequest.Signer, nil)
+}
+
+// free returns the path of a key that does not exist yet, and makes its folder.
+func (f *Files) free(ctx context.Context, verb, name string) (path string, err error) {
+	if path, err = f.path(name); err != nil {
+		return "", err
+	}
+	doing := verb + " key " + path
+	if err := alive(ctx, doing); err != nil {
+		return "", err
+	}
+	switch _, err := os.Lstat(path); {
+	case err == nil:
+		return "", fmt.Errorf("%s: the file is there: %w; nothing was changed", doing, rotation.ErrKeyExists)
+	case !errors.Is(err, fs.ErrNotExist):
+		return "", fmt.Errorf("%s: %w", doing, err)
+	}
+	if err := f.folder(); err != nil {
+		return "", fmt.Errorf("%s: %w", doing, err)
+	}
+	return path, nil
+}
+
+// store writes a private key, encrypted, and reads it back.
+func (f *Files) store(path string, private crypto.PrivateKey) error {
 	secret, err := f.secret()
 	if err != nil {
-		return nil, fmt.Errorf("create key %s: %w", path, err)
+		return err
 	}
 	defer clear(secret)
 	// Without WithPKCS8 this would be the MD5-based encryption of RFC 1423.
-	block, err := pemutil.Serialize(made.PrivateKey, pemutil.WithPKCS8(true), pemutil.WithPassword(secret))
+	block, err := pemutil.Serialize(private, pemutil.WithPKCS8(true), pemutil.WithPassword(secret))
 	if err != nil {
-		return nil, fmt.Errorf("encrypt key %s: %w", path, err)
+		return fmt.Errorf("encrypt it: %w", err)
 	}
 	text := pem.EncodeToMemory(block)
 	if err := writeNew(path, text); err != nil {
-		return nil, fmt.Errorf("write key %s: %w", path, err)
+		return fmt.Errorf("write it: %w", err)
 	}
 	switch back, err := readPrivate(path); {
 	case err != nil:
-		return nil, fmt.Errorf("read key %s back: %w", path, err)
+		return fmt.Errorf("read it back: %w", err)
 	case !bytes.Equal(back, text):
-		return nil, fmt.Errorf("read key %s back: it is not what was written: %w", path, rotation.ErrKeyUnfit)
+		return fmt.Errorf("read it back: it is not what was written: %w", rotation.ErrKeyUnfit)
 	}
-	return newFileKey(name, made.CreateSignerRequest.Signer, nil)
+	return nil
 }
 
 // OpenKey implements rotation.Keys.

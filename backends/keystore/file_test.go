@@ -25,6 +25,7 @@ func TestFiles(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")
 	open := func(*testing.T) rotation.Keys { return NewFiles(dir, passphrase("correct horse")) }
 	backendtest.TestKeys(t, open, backendtest.KeysOptions{Backend: "file", Exportable: true})
+	backendtest.TestImporter(t, func(*testing.T) rotation.Importer { return NewFiles(dir, passphrase("correct horse")) }, backendtest.KeysOptions{Backend: "file", Exportable: true})
 	left, err := filepath.Glob(filepath.Join(dir, ".*"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v %v", left, err)

@@ -106,6 +106,8 @@ func (c *client) explain(q call, f *fault) (why string, sentinel error) {
 		// OpenBao's standbys say so for a moment after a key was made. The
 		// key was read just now, so it is not simply missing.
 		return f.text() + "; the node that answered does not know the key (yet)", rotation.ErrUnavailable
+	case f.says("cannot be used with an existing key"): // a 500
+		return "the name is taken", rotation.ErrKeyExists
 	case f.says("value being too large", "exceeds allowed length", "request body too large"):
 		return f.text(), nil
 	case f.status == http.StatusNotFound && len(f.texts) == 0 && !f.foreign && q.absent != nil:

@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"maps"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -36,7 +38,7 @@ func TestShippedPolicies(t *testing.T) {
 		signAll = `{"input":"` + digest64 + `","prehashed":true,"key_version":1,"hash_algorithm":"sha2-256","marshaling_algorithm":"asn1"}`
 	)
 	// Never allowed to any of them.
-	never := func(mount, key string) []row {
+	never := func(mount, key string, but ...string) []row {
 		rows := []row{
 			{403, "DELETE", mount + "/keys/" + key, ""},
 			{403, "GET", mount + "/export/signing-key/" + key, ""},
@@ -61,7 +63,9 @@ func TestShippedPolicies(t *testing.T) {
 		for _, sub := range []string{"config", "rotate", "trim", "import", "import_version", "csr", "set-certificate", "soft-delete"} {
 			rows = append(rows, row{403, "POST", mount + "/keys/" + key + "/" + sub, "{}"})
 		}
-		return rows
+		return slices.DeleteFunc(rows, func(r row) bool {
+			return slices.ContainsFunc(but, func(end string) bool { return strings.HasSuffix(r.path, "/"+end) })
+		})
 	}
 	signing := func(mount, key string) []row {
 		return []row{
@@ -86,6 +90,16 @@ func TestShippedPolicies(t *testing.T) {
 			{403, "POST", mount + "/keys/made-2", `{"type":"rsa-2048","exportable":false,"allow_plaintext_backup":false}`},
 			{403, "POST", mount + "/keys/made-2", `{"type":"aes256-gcm96"}`},
 		}
+	}
+
+	importing := func(change map[string]any) string {
+		body := map[string]any{"ciphertext": "eA==", "hash_function": "SHA256", "type": "ecdsa-p256", "exportable": false, "allow_plaintext_backup": false, "allow_rotation": false}
+		maps.Copy(body, change)
+		text, err := json.Marshal(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
 	}
 
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -128,6 +142,28 @@ func TestShippedPolicies(t *testing.T) {
 			{
 				{403, "POST", anchors + "/sign/a1", sign},
 				{403, "POST", webhooks + "/keys/w2", plain},
+				{403, "POST", "auth/token/renew-self", "{}"},
+			},
+		}},
+		{"certd-import.hcl", l.token(t, nil, l.policy(t, "certd-import.hcl", "certd-transit", anchors)), [][]row{
+			never(anchors, "a1", "wrapping_key", "import"),
+			{
+				{200, "GET", anchors + "/wrapping_key", ""},
+				{200, "GET", anchors + "/keys/a1", ""},
+				{404, "GET", anchors + "/keys/none", ""},
+				// It is let pass, and is too short to unwrap.
+				{500, "POST", anchors + "/keys/i1/import", importing(nil)},
+				{403, "POST", anchors + "/keys/i1/import", importing(map[string]any{"exportable": true})},
+				{403, "POST", anchors + "/keys/i1/import", importing(map[string]any{"allow_plaintext_backup": true})},
+				{403, "POST", anchors + "/keys/i1/import", importing(map[string]any{"allow_rotation": true})},
+				{403, "POST", anchors + "/keys/i1/import", importing(map[string]any{"type": "ecdsa-p384"})},
+				{403, "POST", anchors + "/keys/i1/import", importing(map[string]any{"derived": true})},
+				{403, "POST", anchors + "/keys/i1/import", importing(map[string]any{"auto_rotate_period": "24h"})},
+				{403, "POST", anchors + "/keys/i1/import", importing(map[string]any{"public_key": "x"})},
+				{403, "POST", anchors + "/keys/made-3", plain},
+				{403, "POST", anchors + "/sign/a1", sign},
+				{403, "GET", webhooks + "/wrapping_key", ""},
+				{403, "POST", webhooks + "/keys/i1/import", importing(nil)},
 				{403, "POST", "auth/token/renew-self", "{}"},
 			},
 		}},

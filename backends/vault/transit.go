@@ -134,10 +134,11 @@ func (t *Transit) fit(name string, rec keyRecord, pinned crypto.PublicKey) (rota
 	if pinned != nil && !public.Equal(pinned) {
 		return nil, fmt.Errorf("%s in Vault must not sign: its public key is not the one of the certificate; it was replaced, or this is another Vault: %w", path, rotation.ErrKeyUnfit)
 	}
-	for flag, set := range map[string]bool{"deletion_allowed": rec.DeletionAllowed, "imported_key": rec.Imported} {
-		if set && t.first(name+" "+flag) {
-			t.vault.log.Warn("CA key in Vault has an unusual flag", "key", path, "flag", flag)
-		}
+	if rec.DeletionAllowed && t.first(name+" deletion_allowed") {
+		t.vault.log.Warn("CA key in Vault has an unusual flag", "key", path, "flag", "deletion_allowed")
+	}
+	if rec.Imported && t.first(name+" imported_key") {
+		t.vault.log.Info("CA key in Vault was imported: whoever kept a copy can sign, too", "key", path)
 	}
 	return &transitKey{t: t, name: name, public: public}, nil
 }

@@ -21,6 +21,7 @@ func TestTransit(t *testing.T) {
 	mount := l.mount(t, "transit")
 	backendtest.TestKeys(t, func(t *testing.T) rotation.Keys { return l.asRoot(t).Transit(mount) },
 		backendtest.KeysOptions{Backend: "vault-transit", RequestIDs: true})
+	backendtest.TestImporter(t, func(t *testing.T) rotation.Importer { return l.asRoot(t).Transit(mount) }, backendtest.KeysOptions{Backend: "vault-transit"})
 }
 
 // With the shipped policies the whole of it works too: the ceremony's token
