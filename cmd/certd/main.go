@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"runtime"
@@ -37,6 +38,11 @@ func main() {
 			svc, note, done, err := d.Open(ctx, path, write)
 			return svc, note, done, invalid(err)
 		},
+		Import: func(ctx context.Context, path string, r api.ImportRequest) (api.InitReply, error) {
+			reply, err := d.ImportAnchor(ctx, path, r)
+			return reply, invalid(err)
+		},
+		Passphrase: passphrase,
 		Socket: func(path string) (string, error) {
 			c, err := d.Load(path)
 			if err != nil {
@@ -54,6 +60,33 @@ func main() {
 		app.Width = w
 	}
 	os.Exit(app.Main(os.Args[1:]))
+}
+
+// passphrase asks for one on the terminal, which shows what is typed again also
+// after an interruption.
+func passphrase(ctx context.Context, prompt string) ([]byte, error) {
+	fd := int(os.Stdin.Fd())
+	state, err := term.GetState(fd)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprint(os.Stderr, prompt)
+	defer fmt.Fprintln(os.Stderr)
+	type answer struct {
+		secret []byte
+		err    error
+	}
+	got := make(chan answer, 1)
+	go func() {
+		secret, err := term.ReadPassword(fd)
+		got <- answer{secret, err}
+	}()
+	select {
+	case a := <-got:
+		return a.secret, a.err
+	case <-ctx.Done():
+		return nil, errors.Join(ctx.Err(), term.Restore(fd, state))
+	}
 }
 
 // invalid tells the command line that an error lies in the configuration.

@@ -4,9 +4,11 @@ package api
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"time"
 
+	"certd.internal/pki"
 	"certd.internal/rotation"
 )
 
@@ -250,10 +252,21 @@ type InitRequest struct {
 	DryRun    bool     `json:"dryRun"`
 }
 
-// InitReply is the record of the ceremony.
+// ImportRequest is a trust anchor that was made elsewhere. It never goes over
+// the socket: what has the private key is the process that asked for it.
+type ImportRequest struct {
+	Actor       string
+	Reason      string
+	Token       string // as in InitRequest
+	DryRun      bool
+	Certificate *x509.Certificate
+	Key         pki.PrivateKey // the caller wipes it
+}
+
+// InitReply is the record of the ceremony, or of an import.
 type InitReply struct {
 	APIVersion string                `json:"apiVersion"`
-	Kind       string                `json:"kind"` // Ceremony
+	Kind       string                `json:"kind"` // Ceremony or TrustImport
 	Fleet      string                `json:"fleet"`
 	At         time.Time             `json:"at"`
 	Created    bool                  `json:"created"` // false: the anchor was there already
@@ -262,7 +275,8 @@ type InitReply struct {
 	Witnesses  []string              `json:"witnesses"`
 	Anchor     rotation.AnchorStatus `json:"anchor"`
 	BundlePEM  string                `json:"bundlePEM"`
-	Steps      []string              `json:"steps"` // what was checked and done, in order, in words
+	Steps      []string              `json:"steps"`             // what was checked and done, in order, in words
+	Warnings   []string              `json:"warnings,omitzero"` // of an import: what is to be known about the anchor
 	Entries    []uint64              `json:"entries"`
 }
 

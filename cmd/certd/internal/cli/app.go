@@ -36,6 +36,11 @@ type App struct {
 	// can make the trust anchor. The note is a sentence about what is read and
 	// how old it is.
 	Local func(ctx context.Context, configPath string, write bool) (svc api.Service, note string, close func() error, err error)
+	// Import makes a trust anchor that was made elsewhere the fleet's first, in
+	// this process.
+	Import func(ctx context.Context, configPath string, r api.ImportRequest) (api.InitReply, error)
+	// Passphrase asks for one on the terminal, without showing it.
+	Passphrase func(ctx context.Context, prompt string) ([]byte, error)
 	// Live asks the clusters themselves.
 	Live func(ctx context.Context, configPath string) (rotation.FleetStatus, error)
 	// Socket is the path of the daemon's admin socket.

@@ -244,7 +244,7 @@ TERM                          dumb: no colours
 LC_ALL, LC_CTYPE, LANG        not of UTF-8: as with --ascii
 VAULT_ADDR, VAULT_CACERT,
 VAULT_NAMESPACE               fill what the configuration leaves out
-VAULT_TOKEN                   creates the anchor key in certd init, else the file ~/.vault-token does;
-                              signing always uses keys.vault.auth`},
+VAULT_TOKEN                   creates the anchor key (certd init, trust rotate, trust import), else the file
+                              ~/.vault-token does; signing always uses keys.vault.auth`},
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"certd.internal/cmd/certd/internal/api"
+	"certd.internal/pki"
 	"certd.internal/rotation"
 )
 
@@ -31,6 +32,7 @@ type scripted struct {
 	mu     sync.Mutex
 	asked  []api.RotateRequest
 	inits  []api.InitRequest
+	took   []string // what imports brought
 	anchor bool
 }
 
@@ -199,6 +201,25 @@ func (s *scripted) Init(_ context.Context, r api.InitRequest) (api.InitReply, er
 	return reply, nil
 }
 
+// Import stands for the daemon package's, for a journal without a daemon.
+func (s *scripted) Import(r api.ImportRequest) (api.InitReply, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	whose := "another's"
+	if pki.CanSign(r.Key, r.Certificate) {
+		whose = "its own"
+	}
+	s.took = append(s.took, fmt.Sprintf("subject=%s reason=%s dryRun=%t key=%s", r.Certificate.Subject.CommonName, r.Reason, r.DryRun, whose))
+	reply := api.InitReply{APIVersion: rotation.APIVersion, Kind: "TrustImport", Fleet: "acme-mesh", At: now, Created: !s.anchor && !r.DryRun, DryRun: r.DryRun, Witnesses: []string{},
+		Anchor: *healthy().Trust.Active, Steps: []string{"key acme-mesh-anchor-1 does not exist yet"}, Warnings: []string{"the anchor ends in 50d: linkerd check warns below 60 days"}}
+	reply.Anchor.Key.CheckedAt = nil
+	if s.anchor {
+		reply.Anchor.Key.CheckedAt = &now
+	}
+	s.anchor = s.anchor || !r.DryRun
+	return reply, nil
+}
+
 // configs is a configuration that is as the test says.
 type configs struct{ invalid bool }
 
@@ -222,9 +243,10 @@ func (configs) Example() []byte { return []byte("apiVersion: certd/v1\n") }
 //
 //	daemon FLEET       a daemon that knows the fleet listens on $SOCKET
 //	journal FLEET      a journal without a daemon
-//	set KEY VALUE      stdin, interactive, badseq, rotate-error, config, anchor
+//	set KEY VALUE      stdin, interactive, badseq, rotate-error, config, anchor, passphrase
 //	exits CODE ARG...  runs certd and wants that exit code
 //	token              prints the token that the last init brought
+//	imported           prints what the last trust import brought
 type world struct {
 	service     *scripted
 	local       bool
@@ -233,6 +255,7 @@ type world struct {
 	invalid     bool
 	broken      bool
 	width       int
+	passphrase  string
 }
 
 func fleetOf(name string) rotation.FleetStatus {
@@ -290,6 +313,8 @@ func TestScripts(t *testing.T) {
 				switch value := args[1]; args[0] {
 				case "stdin":
 					w.stdin = value + "\n"
+				case "passphrase":
+					w.passphrase = value
 				case "interactive":
 					w.interactive = value == "yes"
 				case "badseq":
@@ -318,6 +343,12 @@ func TestScripts(t *testing.T) {
 				}
 				r := s.inits[len(s.inits)-1]
 				fmt.Fprintf(ts.Stdout(), "token=%s reason=%s", r.Token, r.Reason)
+			},
+			"imported": func(ts *testscript.TestScript, _ bool, _ []string) {
+				s := of(ts).service
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				fmt.Fprintln(ts.Stdout(), s.took[len(s.took)-1])
 			},
 			"asked": func(ts *testscript.TestScript, _ bool, _ []string) {
 				s := of(ts).service
@@ -358,6 +389,13 @@ func invoke(ts *testscript.TestScript, w *world, args []string) int {
 				return nil, "", nil, fmt.Errorf("open journal: %w", api.ErrUnavailable)
 			}
 			return w.service, journalNote, func() error { return nil }, nil
+		},
+		Import: func(_ context.Context, _ string, r api.ImportRequest) (api.InitReply, error) {
+			return w.service.Import(r)
+		},
+		Passphrase: func(_ context.Context, prompt string) ([]byte, error) {
+			fmt.Fprintln(ts.Stderr(), prompt)
+			return []byte(w.passphrase), nil
 		},
 		Config: configs{w.invalid},
 	}

@@ -174,6 +174,10 @@ func (v statusView) anchor(role string, a rotation.AnchorStatus) []string {
 // whereKey says where a key is and whether it could leave. That the key of an
 // embedded backend is a file is no news; that Vault would hand one out is.
 func whereKey(k rotation.KeyStatus) string {
+	if k.Imported {
+		k.Imported = false
+		return whereKey(k) + ", imported"
+	}
 	switch {
 	case k.Name == "":
 		return "not in certd's hands: it came with a mesh"

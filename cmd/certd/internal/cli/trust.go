@@ -15,9 +15,8 @@ import (
 )
 
 func (a *App) trustCommand() *cobra.Command {
-	cmd := noun("trust", "The trust anchors, and the bundle of them", a.trustListCommand(), a.trustExportCommand(), a.trustRenewCommand(), a.trustRotateCommand(), a.trustStatusCommand())
+	cmd := noun("trust", "The trust anchors, and the bundle of them", a.trustListCommand(), a.trustExportCommand(), a.trustRenewCommand(), a.trustRotateCommand(), a.trustImportCommand(), a.trustStatusCommand())
 	cmd.AddCommand(a.steering()...)
-	cmd.AddCommand(notYet("import"))
 	return cmd
 }
 
@@ -95,8 +94,12 @@ func exportable(t api.TrustAnchor) cell {
 		return text("-")
 	case t.Key.Exportable && t.Key.Backend != "file":
 		return cell{text: "YES", sgr: markCritical.sgr}
+	case t.Key.Exportable && t.Key.Imported:
+		return text("yes, imported")
 	case t.Key.Exportable:
 		return text("yes")
+	case t.Key.Imported: // it cannot leave, and there may be copies
+		return text("no, imported")
 	}
 	return text("no")
 }

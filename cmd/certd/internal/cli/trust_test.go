@@ -123,8 +123,8 @@ func TestTheTrustListForPrograms(t *testing.T) {
 		{items[0], "clusters createdAt id key state"},
 		{items[1], "certificatePEM clusters createdAt id key notAfter notBefore sha256 ski state subject"},
 		{items[3], "certificatePEM clusters createdAt id key notAfter notBefore retiredAt sha256 ski state subject"},
-		{items[0].(map[string]any)["key"], "backend exportable name"},
-		{items[1].(map[string]any)["key"], "backend checkedAt exportable name"},
+		{items[0].(map[string]any)["key"], "backend exportable imported name"},
+		{items[1].(map[string]any)["key"], "backend checkedAt exportable imported name"},
 	} {
 		if got := strings.Join(fields(row.of), " "); got != row.want {
 			t.Errorf("fields %q, want %q", got, row.want)

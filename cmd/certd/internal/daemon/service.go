@@ -412,7 +412,7 @@ func (f *fleet) trustList(st rotation.FleetStatus) (api.TrustList, error) {
 
 // trustAnchor describes one generation, whichever of those in use signs.
 func trustAnchor(a rotation.Anchor) api.TrustAnchor {
-	item := api.TrustAnchor{ID: a.ID, State: api.AnchorUnsigned, Key: rotation.KeyStatus{Backend: a.Backend, Name: a.Key, Exportable: a.Exportable},
+	item := api.TrustAnchor{ID: a.ID, State: api.AnchorUnsigned, Key: rotation.KeyStatus{Backend: a.Backend, Name: a.Key, Exportable: a.Exportable, Imported: a.Imported},
 		CreatedAt: a.CreatedAt.UTC().Truncate(time.Second), RetiredAt: a.RetiredAt.UTC().Truncate(time.Second)}
 	if !a.CheckedAt.IsZero() {
 		at := a.CheckedAt.UTC().Truncate(time.Second)
