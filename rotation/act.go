@@ -206,7 +206,8 @@ func notSigned(err error) bool {
 			return true
 		}
 	}
-	return false
+	var none unasked
+	return errors.As(err, &none)
 }
 
 // recorded wraps one effect in the journal. The intent is on disk before the

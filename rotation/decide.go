@@ -384,11 +384,16 @@ func (d *Decision) nextStep(f Fleet, v View, g goal, now time.Time) {
 	case g.keepsKey && (!o.Issuer.Exists || d.Issuer == nil || !v.foundKey()):
 		d.find(StateCritical, "IssuerLost", fmt.Sprintf("the issuer that came with it is not there any more (%s), and certd has no key to make another: put back what was there", issuerProblem(o, d.Bundle, now)), nil, "certd history --cluster "+v.Policy.Cluster)
 		return
+	case (!o.Issuer.Exists || d.Issuer == nil) && active.ended(now):
+		return // nothing can be signed under it: the findings say what is to be done
 	case !o.Issuer.Exists && !issued:
 		d.sign(StepIssuer, "the cluster has no issuer yet")
 		return
 	case !o.Issuer.Exists:
 		d.repair(StepRepairIssuer, IssuerObject, "the issuer is gone, and certd keeps no issuer key", o.Issuer)
+		return
+	case d.Issuer == nil && issuerEnded(o, now):
+		d.sign(StepIssuer, fmt.Sprintf("the issuer ended %s ago", short(now.Sub(o.IssuerFacts.Chain[0].NotAfter))))
 		return
 	case d.Issuer == nil:
 		d.repair(StepRepairIssuer, IssuerObject, "the issuer cannot serve: "+issuerProblem(o, d.Bundle, now), o.Issuer)
@@ -474,7 +479,7 @@ func (d *Decision) gains(v View, active *Anchor, now time.Time) bool {
 
 func (d *Decision) anchorEnds(active *Anchor, now time.Time) {
 	end := active.Certificate.NotAfter
-	d.find(StateCritical, "AnchorEnds", fmt.Sprintf("a new issuer could not outlive the trust anchor %s, which ends in %s", active.ID, short(end.Sub(now))), &end, "certd history")
+	d.find(StateCritical, "AnchorEnds", fmt.Sprintf("a new issuer could not outlive the trust anchor %s, which ends in %s", active.ID, short(end.Sub(now))), &end, "certd trust renew")
 }
 
 // reportFailures tells of actions that do not succeed, with how long there is.
@@ -645,8 +650,7 @@ func (d *Decision) judgeIssuer(f Fleet, v View, now time.Time) {
 			err = o.IssuerFacts.Verify(bundle, now)
 		}
 		if err != nil {
-			end := c.NotAfter
-			d.find(StateCritical, "IssuerUnusable", "the issuer does not verify: "+err.Error(), &end, "certd inspect "+v.Policy.Cluster+"/issuer")
+			d.notServing(f, v, c, err, now)
 			return
 		}
 	}
@@ -668,7 +672,9 @@ func (d *Decision) judgeIssuer(f Fleet, v View, now time.Time) {
 	d.judgeLoaded(v, now)
 	end := c.NotAfter
 	switch left := end.Sub(now); {
-	case left <= 0:
+	case d.Mode == Watched && left <= 0:
+		d.find(StateCritical, "IssuerExpired", fmt.Sprintf("the issuer, which is not certd's, ended %s ago: every workload certificate ended with it", short(-left)), &end, "certd inspect "+v.Policy.Cluster)
+	case left <= 0: // and no anchor is known
 		d.find(StateCritical, "IssuerExpired", fmt.Sprintf("the issuer ended %s ago: every workload certificate ended with it", short(-left)), &end, "certd rotate issuer "+v.Policy.Cluster)
 	case (d.Mode == Watched || d.keepsKey) && left < floor:
 		d.find(StateCritical, "IssuerBelowFloor", fmt.Sprintf("the issuer, which is not certd's, ends in %s; in that second every workload certificate ends", short(left)), &end, "certd inspect "+v.Policy.Cluster)

@@ -150,7 +150,8 @@ func TestDecide(t *testing.T) {
 		{"the issuer's label was removed", hours(1), func(b *bench) { b.view.Observed.Issuer.Marks.Label = false }, StepRepairMetadata, ""},
 		{"a broken bundle is mended before the issuer is renewed", hours(90), func(b *bench) { gone(&b.view.Observed.Bundle) }, StepRepairBundle, "RenewalOverdue"},
 		{"a person asks for a new issuer", hours(1), func(b *bench) { b.view.Request = &Request{Actor: "lee@cli", Reason: "drill"} }, StepIssuer, ""},
-		{"the issuer has expired", hours(170), nil, StepRepairIssuer, "IssuerUnusable"},
+		{"the issuer has expired", hours(170), nil, StepIssuer, "IssuerExpired"},
+		{"the anchor has expired, and nothing can be signed", hours(24 * 4000), nil, "", "IssuerExpired"},
 		{"less is left than a repair may take", hours(150), nil, StepIssuer, "IssuerBelowFloor"},
 		{"each firing rotates where that is asked for", hours(3.1), func(b *bench) { b.view.Policy.Issuer.EveryFiring = true }, StepIssuer, ""},
 		{"a failed step waits for its next try", hours(90), func(b *bench) {

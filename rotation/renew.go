@@ -105,23 +105,46 @@ func (d *Decision) judgeDates(f Fleet, v View, now time.Time) (restart Action, d
 	}
 	end := a.Formerly.NotAfter
 	left := end.Sub(now)
-	if left > tellOfDates || !now.Before(end.Add(tellOfDates)) {
+	last := end // an anchor that ended long ago may have been renewed just now
+	if begun := a.Certificate.NotBefore; begun.After(end) {
+		last = begun
+	}
+	if left > tellOfDates || !now.Before(last.Add(tellOfDates)) {
 		return Action{}, false
 	}
 	shown := o.BundleWrittenAt.Add(projectionOf(v.Policy))
-	i := slices.IndexFunc(o.Identity.Replicas, func(r Replica) bool { return r.Started.Before(shown) })
+	old := func(r Replica) bool { return r.Started.Before(shown) && !d.loadedSince(end, r, v) }
+	i := slices.IndexFunc(o.Identity.Replicas, old)
 	if i < 0 {
 		return Action{}, false
 	}
-	pod := o.Identity.Replicas[i].Pod
-	severity := StateWarning
+	r := o.Identity.Replicas[i]
+	severity, what := StateWarning, fmt.Sprintf("will refuse its own issuer when the former certificate ends, in %s", short(left))
+	why := fmt.Sprintf("%s has loaded a certificate of trust anchor %s that ends in %s; a renewed one is in the bundle", r.Pod, a.ID, short(left))
 	if left < restartIdentityFor/6 {
 		severity = StateCritical
 	}
-	d.find(severity, "IdentityTrustsOldDates", fmt.Sprintf("%s started before trust anchor %s was renewed, and will refuse its own issuer when the former certificate ends, in %s", pod, a.ID, short(left)), &end,
+	if left <= 0 {
+		what = fmt.Sprintf("refuses its own issuer since the former certificate ended, %s ago", short(-left))
+		why = fmt.Sprintf("%s has loaded a certificate of trust anchor %s that ended %s ago; a renewed one is in the bundle", r.Pod, a.ID, short(-left))
+	}
+	d.find(severity, "IdentityTrustsOldDates", fmt.Sprintf("%s started before trust anchor %s was renewed, and %s", r.Pod, a.ID, what), &end,
 		"kubectl -n "+v.Policy.Namespace+" rollout restart deploy/linkerd-identity")
-	return Action{Step: StepIdentityRestart, Object: identityOwner().String(), Deadline: end,
-		Why: fmt.Sprintf("%s has loaded a certificate of trust anchor %s that ends in %s; a renewed one is in the bundle", pod, a.ID, short(left))}, left < restartIdentityFor
+	// A pod that starts while kubelets still show the former bundle would have to
+	// be restarted once more. Where nothing is signed any more that is no loss.
+	due = left < restartIdentityFor
+	if now.Before(shown) && (left > 0 || !r.Started.Before(o.BundleWrittenAt)) {
+		d.wakeAt(shown)
+		due = false
+	}
+	return Action{Step: StepIdentityRestart, Object: identityOwner().String(), Deadline: end, Why: why}, due
+}
+
+// loadedSince says whether a replica of linkerd-identity is seen to use an issuer
+// that was signed after a former certificate of its anchor had ended: with that
+// one it could not have loaded it.
+func (d *Decision) loadedSince(end time.Time, r Replica, v View) bool {
+	return d.Issuer != nil && signedAt(d.Issuer, v).After(end) && sameEnd(r.NotAfter, d.Issuer.NotAfter)
 }
 
 // projectionOf is from a change of an object until every kubelet shows it.

@@ -77,6 +77,11 @@ func outcome(err error) Outcome {
 	return Outcome{Result: Failed, Detail: err.Error()}
 }
 
+// unasked is an error before any signature was asked for.
+type unasked struct{ error }
+
+func (e unasked) Unwrap() error { return e.error }
+
 // caller names whom and what for a signature is made.
 type caller struct{ cluster, actor, reason string }
 
@@ -229,7 +234,7 @@ func proveUnder(cred pki.Credential, anchors []Anchor, bundle pki.Bundle, id pki
 func (s signer) signIssuer(ctx context.Context, a *Anchor, k DigestSigner, p pki.IssuerProfile, priv pki.PrivateKey, who caller, now time.Time) (*x509.Certificate, error) {
 	template, err := pki.NewIssuerTemplate(now, p, a.Certificate)
 	if err != nil {
-		return nil, err
+		return nil, unasked{err}
 	}
 	rec := certificateRecord(who.cluster, "issuer", a.ID, template, now)
 	rec.AKI = pki.SKI(a.Certificate)

@@ -151,7 +151,7 @@ func (s signer) serving(ctx context.Context, ca *WebhookCA, spec WebhookSpec, p 
 	}
 	template, err := pki.NewServingTemplate(now, p, ca.Certificate)
 	if err != nil {
-		return pki.Credential{}, rec, fmt.Errorf("%s: %w", doing, err)
+		return pki.Credential{}, rec, fmt.Errorf("%s: %w", doing, unasked{err})
 	}
 	rec = servingRecord(who.cluster, spec.Name, ca.ID, template, now)
 	rec.AKI = pki.SKI(ca.Certificate)

@@ -436,7 +436,7 @@ func (d *Decision) reportWebhook(v View, wd *WebhookDecision, now time.Time) {
 		}
 		d.find(StateCritical, "WebhookUntrusted", fmt.Sprintf("what %s serves is not accepted under the caBundle of %s: %v; %s", name, b.object.Ref, b.why, harm), nil, history)
 	}
-	if c := wd.Check; c != nil && c.State == "no" && len(wd.broken) == 0 && wd.evidence.Of == w.state() {
+	if c := wd.Check; c != nil && c.State == "no" && len(wd.broken) == 0 && wd.evidence.Of == w.state() && (end == nil || now.Before(*end)) {
 		d.find(StateCritical, "WebhookBroken", fmt.Sprintf("%s does not do its work (%s); %s", name, c.Evidence, harm), nil, "kubectl -n "+w.Spec.Namespace+" get pods,endpointslices")
 	}
 	d.reportUnproved(v, wd, end, now)

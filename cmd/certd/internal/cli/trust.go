@@ -246,7 +246,11 @@ func (a *App) renewTrust(ctx context.Context, reason string, dryRun, yes bool) e
 		return a.needsDaemon(err)
 	}
 	s := a.style()
-	what := fmt.Sprintf("trust anchor %s, which ends on %s", s.clean(now.Before.ID), s.when(now.Before.NotAfter))
+	ends := "ends"
+	if s.now.After(now.Before.NotAfter) {
+		ends = "ended"
+	}
+	what := fmt.Sprintf("trust anchor %s, which %s on %s", s.clean(now.Before.ID), ends, s.when(now.Before.NotAfter))
 	if dryRun {
 		a.tell(s.wrap(s.mark(markWaiting)+" ", "  ", "would renew "+what+" with its own key "+s.clean(now.Before.Key.Name))...)
 		a.aside("Nothing was changed.")
