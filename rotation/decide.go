@@ -421,7 +421,7 @@ func (d *Decision) nextStep(f Fleet, v View, g goal, now time.Time) {
 	case home != nil && f.Change == nil && !home.RetiredAt.IsZero() && v.foundKey():
 		d.sign(StepIssuer, "its key came with the mesh: one that nobody else ever had takes its place")
 	case !d.gains(v, active, now):
-		d.anchorEnds(active, now)
+		d.anchorEnds(f, active, now)
 	case !now.Before(d.Dates.MustRenewBy):
 		d.sign(StepIssuer, fmt.Sprintf("%s left, and the floor is %s", short(d.Issuer.NotAfter.Sub(now)), short(d.Issuer.NotAfter.Sub(d.Dates.MustRenewBy))))
 	case v.Request != nil:
@@ -477,9 +477,9 @@ func (d *Decision) gains(v View, active *Anchor, now time.Time) bool {
 	return asked || end.Sub(d.Issuer.NotAfter) > time.Minute || now.Before(d.Dates.NextRun)
 }
 
-func (d *Decision) anchorEnds(active *Anchor, now time.Time) {
+func (d *Decision) anchorEnds(f Fleet, active *Anchor, now time.Time) {
 	end := active.Certificate.NotAfter
-	d.find(StateCritical, "AnchorEnds", fmt.Sprintf("a new issuer could not outlive the trust anchor %s, which ends in %s", active.ID, short(end.Sub(now))), &end, "certd trust renew")
+	d.find(StateCritical, "AnchorEnds", fmt.Sprintf("a new issuer could not outlive the trust anchor %s, which ends in %s", active.ID, short(end.Sub(now))), &end, f.renewal())
 }
 
 // reportFailures tells of actions that do not succeed, with how long there is.
@@ -931,23 +931,33 @@ func bundleDiff(text []byte, want pki.Bundle) string {
 	case have.Equal(want):
 		return "the same anchors, written differently"
 	}
-	var missing, extra []string
+	var missing, former, extra []string
 	for _, c := range want.Anchors() {
-		if !have.Contains(c) {
+		switch {
+		case have.Contains(c):
+		case have.Covers(c):
+			former = append(former, c.Subject.CommonName)
+		default:
 			missing = append(missing, c.Subject.CommonName)
 		}
 	}
 	for _, c := range have.Anchors() {
-		if !want.Contains(c) {
+		if !want.Contains(c) && !want.Covers(c) {
 			extra = append(extra, fmt.Sprintf("%q", c.Subject.CommonName))
 		}
 	}
 	var s []string
+	if len(former) > 0 {
+		s = append(s, "holds a former certificate of "+strings.Join(former, ", "))
+	}
 	if len(missing) > 0 {
 		s = append(s, "lacks "+strings.Join(missing, ", "))
 	}
 	if len(extra) > 0 {
 		s = append(s, "holds the foreign anchor "+strings.Join(extra, ", "))
+	}
+	if len(s) == 0 { // a former certificate beside the one that took its place
+		return "holds a former certificate as well"
 	}
 	return strings.Join(s, " and ")
 }

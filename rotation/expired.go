@@ -29,10 +29,19 @@ func (d *Decision) notServing(f Fleet, v View, c *x509.Certificate, err error, n
 	case !now.After(end) && !anchor:
 		d.find(StateCritical, "IssuerUnusable", "the issuer does not verify: "+err.Error(), &end, "certd inspect "+v.Policy.Cluster+"/issuer")
 	case !now.After(end):
-		d.find(StateCritical, "IssuerUnusable", fmt.Sprintf("trust anchor %s, which the issuer is under, ended %s ago: linkerd-identity signs nothing any more", a.ID, short(now.Sub(a.Certificate.NotAfter))), &end, "certd trust renew")
+		d.find(StateCritical, "IssuerUnusable", fmt.Sprintf("trust anchor %s, which the issuer is under, ended %s ago: linkerd-identity signs nothing any more", a.ID, short(now.Sub(a.Certificate.NotAfter))), &end, f.renewal())
 	case anchor:
-		d.find(StateCritical, "IssuerExpired", fmt.Sprintf("the issuer ended %s ago, and every workload certificate with it; trust anchor %s, which would sign a new one, has ended, too", short(now.Sub(end)), a.ID), &end, "certd trust renew")
+		d.find(StateCritical, "IssuerExpired", fmt.Sprintf("the issuer ended %s ago, and every workload certificate with it; trust anchor %s, which would sign a new one, has ended, too", short(now.Sub(end)), a.ID), &end, f.renewal())
 	default:
 		d.find(StateCritical, "IssuerExpired", fmt.Sprintf("the issuer ended %s ago, and every workload certificate with it; a new one is signed as soon as that is possible", short(now.Sub(end))), &end, "certd rotate issuer "+v.Policy.Cluster)
 	}
+}
+
+// renewal is what to type for new dates of the trust anchor. While it is being
+// changed there are none: the change has to end first, or to turn back.
+func (f Fleet) renewal() string {
+	if f.Change != nil {
+		return "certd trust status"
+	}
+	return "certd trust renew"
 }

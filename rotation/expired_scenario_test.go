@@ -278,6 +278,11 @@ func TestAnExpiredAnchorComesBack(t *testing.T) {
 				if restarts := map[bool]int{false: 2, true: 1}[row.crashed]; n[rotation.StepIdentityRestart] != restarts || n[rotation.StepIssuer] != 2 || n[rotation.StepTrustRenew] != 1 || n[rotation.StepIssuerReload] != 0 {
 					t.Errorf("done for it: %v", n)
 				}
+				if n := w.count(func(e rotation.Entry) bool {
+					return e.Intent.Step == rotation.StepBundle && strings.Contains(e.Intent.Reason, "holds a former certificate of")
+				}); n != 2 {
+					t.Errorf("%d bundles are said to hold a former certificate", n)
+				}
 				if n := len(w.keys.Signatures()) - signed; n > 4 { // the anchor, an issuer for each cluster, the canary's
 					t.Errorf("%d signatures for it", n)
 				}

@@ -146,13 +146,13 @@ func newFleetStatus(f Fleet, now time.Time, source string) FleetStatus {
 			warn -= warn / 4
 		}
 		if left := end.Sub(now); active.ended(now) {
-			s.Findings = append(s.Findings, Finding{ID: "AnchorExpired", Severity: StateCritical, Message: fmt.Sprintf("trust anchor %s ended %s ago: linkerd-identity signs nothing any more, and no issuer can be signed under it", active.ID, short(-left)), Deadline: &end, Fix: "certd trust renew"})
+			s.Findings = append(s.Findings, Finding{ID: "AnchorExpired", Severity: StateCritical, Message: fmt.Sprintf("trust anchor %s ended %s ago: linkerd-identity signs nothing any more, and no issuer can be signed under it", active.ID, short(-left)), Deadline: &end, Fix: f.renewal()})
 		} else if left < warn {
 			severity := StateWarning
 			if left < f.Policy.Trust.RenewBefore/4 {
 				severity = StateCritical
 			}
-			s.Findings = append(s.Findings, Finding{ID: "AnchorExpiring", Severity: severity, Message: fmt.Sprintf("trust anchor %s ends in %s; plan its renewal", active.ID, short(left)), Deadline: &end, Fix: "certd trust renew"})
+			s.Findings = append(s.Findings, Finding{ID: "AnchorExpiring", Severity: severity, Message: fmt.Sprintf("trust anchor %s ends in %s; plan its renewal", active.ID, short(left)), Deadline: &end, Fix: f.renewal()})
 		}
 		if active.Exportable && active.Backend != "file" {
 			s.Findings = append(s.Findings, Finding{ID: "KeyExportable", Severity: StateCritical, Message: fmt.Sprintf("the key %s of trust anchor %s can be exported from %s", active.Key, active.ID, active.Backend), Fix: "certd history"})
