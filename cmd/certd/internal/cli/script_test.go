@@ -33,6 +33,7 @@ type scripted struct {
 	asked  []api.RotateRequest
 	inits  []api.InitRequest
 	took   []string // what imports brought
+	taken  api.ImportRequest
 	anchor bool
 }
 
@@ -209,6 +210,7 @@ func (s *scripted) Import(r api.ImportRequest) (api.InitReply, error) {
 	if pki.CanSign(r.Key, r.Certificate) {
 		whose = "its own"
 	}
+	s.taken = r
 	s.took = append(s.took, fmt.Sprintf("subject=%s reason=%s dryRun=%t key=%s", r.Certificate.Subject.CommonName, r.Reason, r.DryRun, whose))
 	reply := api.InitReply{APIVersion: rotation.APIVersion, Kind: "TrustImport", Fleet: "acme-mesh", At: now, Created: !s.anchor && !r.DryRun, DryRun: r.DryRun, Witnesses: []string{},
 		Anchor: *healthy().Trust.Active, Steps: []string{"key acme-mesh-anchor-1 does not exist yet"}, Warnings: []string{"the anchor ends in 50d: linkerd check warns below 60 days"}}
@@ -246,7 +248,7 @@ func (configs) Example() []byte { return []byte("apiVersion: certd/v1\n") }
 //	set KEY VALUE      stdin, interactive, badseq, rotate-error, config, anchor, passphrase
 //	exits CODE ARG...  runs certd and wants that exit code
 //	token              prints the token that the last init brought
-//	imported           prints what the last trust import brought
+//	imported           prints what the last trust import brought, and whether the key is wiped since
 type world struct {
 	service     *scripted
 	local       bool
@@ -348,7 +350,7 @@ func TestScripts(t *testing.T) {
 				s := of(ts).service
 				s.mu.Lock()
 				defer s.mu.Unlock()
-				fmt.Fprintln(ts.Stdout(), s.took[len(s.took)-1])
+				fmt.Fprintf(ts.Stdout(), "%s wiped=%t\n", s.took[len(s.took)-1], !pki.CanSign(s.taken.Key, s.taken.Certificate))
 			},
 			"asked": func(ts *testscript.TestScript, _ bool, _ []string) {
 				s := of(ts).service
