@@ -392,7 +392,7 @@ func (d *Decision) nextStep(f Fleet, v View, g goal, now time.Time) {
 	case !o.Issuer.Exists:
 		d.repair(StepRepairIssuer, IssuerObject, "the issuer is gone, and certd keeps no issuer key", o.Issuer)
 		return
-	case d.Issuer == nil && issuerEnded(o, now):
+	case d.Issuer == nil && issuerEnded(o, now) && len(o.Issuer.Writers) == 0:
 		d.sign(StepIssuer, fmt.Sprintf("the issuer ended %s ago", short(now.Sub(o.IssuerFacts.Chain[0].NotAfter))))
 		return
 	case d.Issuer == nil:

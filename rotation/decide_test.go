@@ -151,6 +151,9 @@ func TestDecide(t *testing.T) {
 		{"a broken bundle is mended before the issuer is renewed", hours(90), func(b *bench) { gone(&b.view.Observed.Bundle) }, StepRepairBundle, "RenewalOverdue"},
 		{"a person asks for a new issuer", hours(1), func(b *bench) { b.view.Request = &Request{Actor: "lee@cli", Reason: "drill"} }, StepIssuer, ""},
 		{"the issuer has expired", hours(170), nil, StepIssuer, "IssuerExpired"},
+		{"somebody put an issuer there that has expired", hours(170), func(b *bench) {
+			b.view.Observed.Issuer.Writers = []Writer{{Name: "some-hand", At: hours(169)}}
+		}, StepRepairIssuer, "IssuerExpired"},
 		{"the anchor has expired, and nothing can be signed", hours(24 * 4000), nil, "", "IssuerExpired"},
 		{"less is left than a repair may take", hours(150), nil, StepIssuer, "IssuerBelowFloor"},
 		{"each firing rotates where that is asked for", hours(3.1), func(b *bench) { b.view.Policy.Issuer.EveryFiring = true }, StepIssuer, ""},

@@ -14,8 +14,8 @@ import (
 // ended says whether the anchor's certificate has run out.
 func (a *Anchor) ended(now time.Time) bool { return now.After(a.Certificate.NotAfter) }
 
-// issuerEnded says whether what is in the Secret has run out: whatever else is
-// wrong with it, there has to be a new one.
+// issuerEnded says whether what is in the Secret has run out. If nobody else wrote
+// it, a new one is a renewal that is late, and no repair of what somebody did.
 func issuerEnded(o *Observation, now time.Time) bool {
 	return o.IssuerFacts.Problem == "" && len(o.IssuerFacts.Chain) > 0 && now.After(o.IssuerFacts.Chain[0].NotAfter)
 }
