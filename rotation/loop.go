@@ -505,6 +505,9 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 			break
 		}
 	}
+	if m.wantsCount() {
+		r.count(ctx, m)
+	}
 	r.welcome(m)
 	r.moveOn()
 	r.schedule(m, d)
@@ -543,6 +546,7 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 	r.mu.Lock()
 	m.again = false
 	r.mu.Unlock()
+	begun := wall()
 	o, err := m.cluster.Observe(octx)
 	if ctx.Err() != nil {
 		return ctx.Err() // certd is stopping: that says nothing about the cluster
@@ -550,6 +554,7 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 	now := wall()
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.lookedAt = begun
 	if err != nil {
 		if m.obsErr == nil {
 			m.errSince = now
@@ -564,6 +569,7 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 	}
 	m.observed, m.obsErr, m.lookFails = &o, nil, 0
 	m.record.LastContact, m.record.Error, m.record.Target = now, "", o.Target
+	m.trail = m.trail.after(&o, m.policy, m.certificates, now)
 	return nil
 }
 

@@ -34,6 +34,8 @@ type member struct {
 	certificates []CertificateRecord
 	observed     *Observation
 	obsErr       error
+	lookedAt     time.Time // when the last look that has ended began
+	trail        Trail
 	errSince     time.Time
 	lookFails    int
 	decision     Decision
@@ -44,7 +46,8 @@ type member struct {
 	webhookCAs   []WebhookCA
 	evidence     map[string]WebhookEvidence
 	proxies      Proxies
-	counting     bool // a census is under way
+	counting     bool      // a census is under way
+	countFrom    time.Time // somebody wants a census that begins then or later
 	requests     map[Target]*Request
 	waiters      []waiter
 	pending      []PendingIntent
@@ -81,6 +84,11 @@ func (m *member) changed() {
 func (m *member) view() View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.viewNow()
+}
+
+// viewNow is for who holds mu.
+func (m *member) viewNow() View {
 	return View{Policy: m.policy, Record: m.record, Certificates: slices.Clone(m.certificates), Observed: m.observed, Err: m.obsErr, ErrSince: m.errSince,
 		Request: m.requests[TargetIssuer], Repairs: maps.Clone(m.repairs), Failures: maps.Clone(m.failures), Signed: maps.Clone(m.signed),
 		WebhookCAs: slices.Clone(m.webhookCAs), Evidence: maps.Clone(m.evidence), WebhookRequest: m.requests[TargetWebhooks], CARequest: m.requests[TargetWebhookCA], Proxies: m.proxies}
