@@ -66,20 +66,8 @@ const meshedNamespace = "certd-meshed"
 // cluster publishes.
 func (p *proxies) create(x *proxy) {
 	p.s.t.Helper()
-	ctx, pods := context.Background(), p.s.kube[x.cluster].CoreV1().Pods(meshedNamespace)
-	now := int64(0)
-	if err := pods.Delete(ctx, x.name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil && !apierrors.IsNotFound(err) {
-		p.s.t.Fatal(err)
-	}
 	text := p.s.bundle(x.cluster).Data["ca-bundle.crt"]
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: x.name, Namespace: meshedNamespace, Labels: map[string]string{"linkerd.io/control-plane-ns": "linkerd"}},
-		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "linkerd-proxy", Image: "proxy", Env: []corev1.EnvVar{{Name: "LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS", Value: text}}}}}}
-	p.s.eventually(20*time.Second, func() string {
-		if _, err := pods.Create(ctx, pod, metav1.CreateOptions{}); err != nil {
-			return err.Error()
-		}
-		return ""
-	})
+	p.place(x, text)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	x.roots = x509.NewCertPool()
@@ -88,6 +76,24 @@ func (p *proxies) create(x *proxy) {
 	if err := p.renew(x); err != nil {
 		p.refused = append(p.refused, fmt.Sprintf("%s is created and gets no certificate: %v", x.name, err))
 	}
+}
+
+// place has the pod be there, told to trust a bundle.
+func (p *proxies) place(x *proxy, text string) {
+	p.s.t.Helper()
+	ctx, pods := context.Background(), p.s.kube[x.cluster].CoreV1().Pods(meshedNamespace)
+	now := int64(0)
+	if err := pods.Delete(ctx, x.name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil && !apierrors.IsNotFound(err) {
+		p.s.t.Fatal(err)
+	}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: x.name, Namespace: meshedNamespace, Labels: map[string]string{"linkerd.io/control-plane-ns": "linkerd"}},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "linkerd-proxy", Image: "proxy", Env: []corev1.EnvVar{{Name: "LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS", Value: text}}}}}}
+	p.s.eventually(20*time.Second, func() string {
+		if _, err := pods.Create(ctx, pod, metav1.CreateOptions{}); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
 }
 
 // renew gets a certificate as linkerd-identity makes it of what is in the
@@ -211,6 +217,47 @@ func (s *site) allowCounting(i int) {
 	}
 }
 
+// verified is what `certd verify` says, and its exit code.
+func (s *site) verified() (doc rotation.Verification, code int) {
+	s.t.Helper()
+	out, errs, code := s.certd("verify", "--config", "certd.yaml", "-o", "json")
+	if err := json.Unmarshal([]byte(out), &doc); err != nil {
+		s.t.Fatalf("certd verify: exit %d, %v: %s", code, err, errs)
+	}
+	return doc, code
+}
+
+// staleIsToldOf has a pod turn up that trusts the anchor of before alone: it
+// refuses the others in a handshake, and certd verify says so.
+func (p *proxies) staleIsToldOf(x *proxy, old string) {
+	p.s.t.Helper()
+	if err := p.renew(p.all[0]); err != nil {
+		p.s.t.Fatal(err)
+	}
+	p.place(x, old)
+	x.roots, x.cert = x509.NewCertPool(), p.all[0].cert
+	x.roots.AppendCertsFromPEM([]byte(old))
+	if handshake(p.all[0], x) == nil {
+		p.s.t.Fatalf("%s, who trusts the old anchor alone, refuses nobody", x.name)
+	}
+	doc, code := p.s.verified()
+	verifier := p.s.lab.Clusters[x.cluster].Name
+	for _, v := range doc.Matrix {
+		want := rotation.PairAccepted
+		if v.Verifier == verifier {
+			want = rotation.PairRefused
+		} else if v.Peer == verifier { // what the pod presents may have ended
+			want = rotation.PairUnknown
+		}
+		if v.State != want || want == rotation.PairRefused && (v.Pods != 1 || !strings.Contains(v.Why, x.name)) {
+			p.s.t.Errorf("with a stale pod in %s: %s -> %s: %s, %d pods: %s", verifier, v.Peer, v.Verifier, v.State, v.Pods, v.Why)
+		}
+	}
+	if code != 2 {
+		p.s.t.Errorf("certd verify ends with %d", code)
+	}
+}
+
 // The trust anchor is changed in three clusters with real parts: Vault, API
 // servers, linkerd-identity of the lab, in one cluster on slow nodes. Proxies
 // connect to each other all the while, certd is killed again and again, and
@@ -281,6 +328,8 @@ func TestTheTrustAnchorIsChanged(t *testing.T) {
 	s.must("trust", "rotate", "--config", "certd.yaml", "--yes", "--reason", "drill")
 	var stages []string
 	begun, killed, kills := time.Now(), time.Now(), 0
+	old := s.bundle(0).Data["ca-bundle.crt"]
+	asked, verdicts, unknown := time.Now(), map[rotation.PairState]int{}, map[string]int{}
 	for {
 		st, _ := s.status()
 		r := st.Trust.Rotation
@@ -310,6 +359,19 @@ func TestTheTrustAnchorIsChanged(t *testing.T) {
 				}
 			}
 		}
+		if time.Since(asked) > 7*time.Second {
+			doc, _ := s.verified()
+			for _, v := range doc.Matrix {
+				verdicts[v.State]++
+				switch v.State {
+				case rotation.PairRefused:
+					t.Errorf("stage %s: %s -> %s is said to be refused: %s", r.Stage, v.Peer, v.Verifier, v.Why)
+				case rotation.PairUnknown:
+					unknown[r.Stage+": "+v.Why]++
+				}
+			}
+			asked = time.Now()
+		}
 		if time.Since(killed) > 45*time.Second {
 			d.cmd.Process.Kill()
 			<-d.done
@@ -322,7 +384,13 @@ func TestTheTrustAnchorIsChanged(t *testing.T) {
 	if want := "bridge spread restart finish retire"; strings.Join(stages, " ") != want || kills == 0 {
 		t.Errorf("it went through %v, and certd was killed %d times", stages, kills)
 	}
-	t.Logf("%d handshakes in %s, certd killed %d times", p.handshakes, time.Since(begun).Round(time.Second), kills)
+	t.Logf("%d handshakes in %s, certd killed %d times, verdicts on pairs: %v", p.handshakes, time.Since(begun).Round(time.Second), kills, verdicts)
+	for why, n := range unknown {
+		t.Logf("unknown %d times: %s", n, why)
+	}
+	if verdicts[rotation.PairAccepted] < 9*10 {
+		t.Errorf("too few pairs were said to be accepted to show anything: %v", verdicts)
+	}
 	if len(p.refused) > 0 {
 		t.Errorf("%d refused: %v", len(p.refused), p.refused[:min(5, len(p.refused))])
 	}
@@ -335,6 +403,18 @@ func TestTheTrustAnchorIsChanged(t *testing.T) {
 	st, _ := s.status()
 	if st.Trust.Active.ID != "g2" || len(st.Trust.Others) != 0 {
 		t.Errorf("active %+v, others %+v", st.Trust.Active, st.Trust.Others)
+	}
+	s.eventually(time.Minute, func() string {
+		if doc, code := s.verified(); doc.Pairs.Accepted != 9 || code > 1 { // a signature whose answer a kill cut off is a warning
+			return fmt.Sprintf("exit %d: %+v: %+v", code, doc.Pairs, doc.Promises)
+		}
+		return ""
+	})
+	stale := &proxy{cluster: 0, name: "app-0-stale"}
+	p.staleIsToldOf(stale, old)
+	now := int64(0)
+	if err := s.kube[0].CoreV1().Pods(meshedNamespace).Delete(ctx, stale.name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+		t.Error(err)
 	}
 	for i := range s.kube {
 		for what, text := range map[string]string{"bundle": s.bundle(i).Data["ca-bundle.crt"], "ca.crt": string(s.secret(i).Data["ca.crt"]), "tls.crt": string(s.secret(i).Data["tls.crt"])} {

@@ -28,6 +28,7 @@ type scripted struct {
 	err    error
 	rotate func(context.Context, RotateRequest) (RotateReply, error)
 	panics bool
+	takes  time.Duration // a verification
 
 	mu        sync.Mutex
 	until     time.Time
@@ -61,6 +62,11 @@ func (s *scripted) History(_ context.Context, q HistoryQuery) (rotation.HistoryL
 
 func (s *scripted) Verify(context.Context) (VerifyReport, error) {
 	return VerifyReport{Entries: 3, First: 1, Last: 3, Head: "77aa"}, s.err
+}
+
+func (s *scripted) Verification(context.Context) (rotation.Verification, error) {
+	<-time.After(s.takes)
+	return rotation.Verification{Kind: "Verification", Matrix: []rotation.PairVerdict{{Peer: "east", Verifier: "west", State: rotation.PairRefused, Until: &at}}, Partners: []rotation.PartnerVerdict{}}, s.err
 }
 
 func (s *scripted) Export(_ context.Context, cluster string) (ClusterExport, error) {
@@ -162,6 +168,12 @@ func TestEveryQuestionTravelsAndItsAnswerComesBack(t *testing.T) {
 	}
 	if got, err := c.Verify(ctx); err != nil || got.Head != "77aa" {
 		t.Errorf("Verify: %+v %v", got, err)
+	}
+	// Looking at clusters takes longer than a daemon has that is asked what it knows.
+	s.takes = answerTimeout + 200*time.Millisecond
+	verdict, _ := s.Verification(ctx)
+	if got, err := c.Verification(ctx); err != nil || !cmp.Equal(got, verdict) {
+		t.Errorf("Verification: %v %s", err, cmp.Diff(verdict, got))
 	}
 	if got, err := c.Export(ctx, "eu & us"); err != nil || got.Cluster != "eu & us" || got.WebhookCAPEM != "pem\n" {
 		t.Errorf("Export: %+v %v", got, err)

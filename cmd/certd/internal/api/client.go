@@ -27,6 +27,9 @@ const (
 	// acceptTimeout is how long a daemon may take to accept work it is not
 	// waited for.
 	acceptTimeout = 15 * time.Second
+	// verifyTimeout bounds a verification: the daemon waits for its clusters for
+	// 20 s, then judges and sends what may be many pairs.
+	verifyTimeout = time.Minute
 )
 
 // A Client is the Service behind a socket. Questions (Status, Plan, History,
@@ -91,6 +94,16 @@ func (c *Client) Verify(ctx context.Context) (doc VerifyReport, err error) {
 	return doc, c.ask(ctx, "/v1/verify", nil, &doc)
 }
 
+// Verification asks the daemon to look at the clusters and judge the promises.
+func (c *Client) Verification(ctx context.Context) (doc rotation.Verification, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, verifyTimeout, errNoVerdict)
+	defer cancel()
+	return doc, c.get(ctx, c.doing, "/v1/verification", nil, &doc)
+}
+
+// errNoVerdict is why a verification was given up.
+var errNoVerdict = fmt.Errorf("the daemon did not come to a verdict within %s: %w", verifyTimeout, ErrTimeout)
+
 // Export asks the daemon what other tools need to know of a cluster.
 func (c *Client) Export(ctx context.Context, cluster string) (doc ClusterExport, err error) {
 	return doc, c.ask(ctx, "/v1/export", url.Values{"cluster": {cluster}}, &doc)
@@ -135,11 +148,15 @@ func (c *Client) Init(ctx context.Context, r InitRequest) (doc InitReply, err er
 var errSlow = fmt.Errorf("the daemon did not accept the request within %s; whether it will act on it is unknown, certd history shows it: %w", acceptTimeout, ErrUnavailable)
 
 func (c *Client) ask(ctx context.Context, path string, q url.Values, into any) error {
+	return c.get(ctx, c.asking, path, q, into)
+}
+
+func (c *Client) get(ctx context.Context, by *http.Client, path string, q url.Values, into any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, (&url.URL{Scheme: "http", Host: "certd", Path: path, RawQuery: q.Encode()}).String(), nil)
 	if err != nil {
 		return fmt.Errorf("ask the daemon: %w", err)
 	}
-	resp, err := c.asking.Do(req)
+	resp, err := by.Do(req)
 	if err != nil {
 		var slow net.Error
 		if ctx.Err() == nil && errors.As(err, &slow) && slow.Timeout() {

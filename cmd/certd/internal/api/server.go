@@ -81,6 +81,9 @@ func (s *Server) handler(socket string) http.Handler {
 	mux.HandleFunc("GET /v1/verify", read(s, nil, func(ctx context.Context, _ url.Values) (any, error) {
 		return s.service.Verify(ctx)
 	}))
+	mux.HandleFunc("GET /v1/verification", read(s, nil, func(ctx context.Context, _ url.Values) (any, error) {
+		return s.service.Verification(ctx)
+	}))
 	mux.HandleFunc("GET /v1/export", read(s, []string{"cluster"}, func(ctx context.Context, q url.Values) (any, error) {
 		return s.service.Export(ctx, q.Get("cluster"))
 	}))

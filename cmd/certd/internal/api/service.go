@@ -23,6 +23,10 @@ type Service interface {
 	History(ctx context.Context, q HistoryQuery) (rotation.HistoryList, error)
 	// Verify checks the journal's hash chain.
 	Verify(ctx context.Context) (VerifyReport, error)
+	// Verification has the clusters looked at anew and judges the promises. It
+	// takes as long as the slowest of them, 20 s and a little at most, and needs
+	// the daemon.
+	Verification(ctx context.Context) (rotation.Verification, error)
 	// Export is what other tools need to know of a cluster.
 	Export(ctx context.Context, cluster string) (ClusterExport, error)
 	// Trust lists every generation of the trust anchor.

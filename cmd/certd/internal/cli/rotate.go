@@ -154,8 +154,13 @@ func (a *App) rotate(ctx context.Context, o rotateOptions) error {
 
 // needsDaemon says what to type where no daemon answers.
 func (a *App) needsDaemon(err error) error {
+	return a.daemonFor("this needs the daemon, and nothing was done", err)
+}
+
+// daemonFor says that there is none, and what that means.
+func (a *App) daemonFor(what string, err error) error {
 	if errors.Is(err, api.ErrNoDaemon) {
-		return hint(fmt.Errorf("this needs the daemon, and nothing was done: %w", err), a.command("run"))
+		return hint(fmt.Errorf("%s: %w", what, err), a.command("run"))
 	}
 	return err
 }

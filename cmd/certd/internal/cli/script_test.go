@@ -79,6 +79,24 @@ func (s *scripted) Verify(context.Context) (api.VerifyReport, error) {
 	return r, nil
 }
 
+func (s *scripted) Verification(context.Context) (rotation.Verification, error) {
+	var names []string
+	for _, c := range s.st.Clusters {
+		names = append(names, c.Name)
+	}
+	switch {
+	case s.rotate != nil:
+		return rotation.Verification{}, s.rotate
+	case s.st.State == rotation.StateOK:
+		return verified(names...), nil
+	case s.st.State == rotation.StateUnknown:
+		doc := verified(names...)
+		doc.State = rotation.StateUnknown
+		return doc, nil
+	}
+	return cutOff(names...), nil
+}
+
 func (s *scripted) Export(_ context.Context, cluster string) (api.ClusterExport, error) {
 	e := exported()
 	switch e.Cluster = cluster; {

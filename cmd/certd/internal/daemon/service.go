@@ -353,6 +353,10 @@ func (s *offline) ChangeTrust(_ context.Context, req api.ChangeRequest) (api.Cha
 	return api.ChangeReply{}, fmt.Errorf("trust %s needs the daemon; start it with certd run: %w", req.Order, api.ErrNoDaemon)
 }
 
+func (s *offline) Verification(context.Context) (rotation.Verification, error) {
+	return rotation.Verification{}, fmt.Errorf("verify needs the daemon; start it with certd run: %w", api.ErrNoDaemon)
+}
+
 func (s *offline) RenewTrust(context.Context, api.RenewRequest) (api.RenewReply, error) {
 	return api.RenewReply{}, fmt.Errorf("trust renew needs the daemon; start it with certd run: %w", api.ErrNoDaemon)
 }
