@@ -165,7 +165,7 @@ func TestMeshesAreTakenOverAndBroughtHome(t *testing.T) {
 		return ""
 	})
 	s.must("trust", "rotate", "--config", "certd.yaml", "--yes", "--reason", "drill")
-	d = s.through(d, p, "bridge spread restart finish retire")
+	d, _ = s.through(d, p, "bridge spread restart finish retire")
 	ended()
 	s.eventually(2*time.Minute, func() string {
 		for i, key := range [][]byte{before[0]["key.pem"], before[1]["key.pem"]} {

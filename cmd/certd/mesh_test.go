@@ -12,6 +12,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"certd.internal/rotation"
 )
 
 // mesh creates so many meshed pods in a cluster, until the test ends.
@@ -56,12 +58,14 @@ func (p *proxies) talking() (end func()) {
 }
 
 // through follows a change of the trust anchor to its end: pods are created anew in
-// an order of chance as certd asks for it, and certd is killed every 45 seconds. It
-// returns the daemon that runs then.
-func (s *site) through(d *process, p *proxies, want string) *process {
+// an order of chance as certd asks for it, certd is asked now and then whether all
+// accept each other, and killed every 45 seconds. It returns the daemon that runs
+// then, and how often it was killed.
+func (s *site) through(d *process, p *proxies, want string) (_ *process, kills int) {
 	s.t.Helper()
 	var stages []string
-	begun, killed, kills := time.Now(), time.Now(), 0
+	begun, killed := time.Now(), time.Now()
+	asked, verdicts, unknown := time.Now(), map[rotation.PairState]int{}, map[string]int{}
 	for {
 		st, _ := s.status()
 		r := st.Trust.Rotation
@@ -91,6 +95,19 @@ func (s *site) through(d *process, p *proxies, want string) *process {
 				}
 			}
 		}
+		if time.Since(asked) > 7*time.Second && time.Since(killed) > 5*time.Second && st.Source == "daemon" {
+			doc, _ := s.verified()
+			for _, v := range doc.Matrix {
+				verdicts[v.State]++
+				switch v.State {
+				case rotation.PairRefused:
+					s.t.Errorf("stage %s: %s -> %s is said to be refused: %s", r.Stage, v.Peer, v.Verifier, v.Why)
+				case rotation.PairUnknown:
+					unknown[r.Stage+": "+v.Why]++
+				}
+			}
+			asked = time.Now()
+		}
 		if time.Since(killed) > 45*time.Second {
 			d.cmd.Process.Kill()
 			<-d.done
@@ -104,11 +121,17 @@ func (s *site) through(d *process, p *proxies, want string) *process {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s.t.Logf("%d handshakes in %s, certd killed %d times", p.handshakes, time.Since(begun).Round(time.Second), kills)
+	s.t.Logf("%d handshakes in %s, certd killed %d times, verdicts on pairs: %v", p.handshakes, time.Since(begun).Round(time.Second), kills, verdicts)
+	for why, n := range unknown {
+		s.t.Logf("unknown %d times: %s", n, why)
+	}
+	if pairs := len(s.kube) * len(s.kube); verdicts[rotation.PairAccepted] < 10*pairs {
+		s.t.Errorf("too few pairs were said to be accepted to show anything: %v", verdicts)
+	}
 	if len(p.refused) > 0 {
 		s.t.Errorf("%d refused: %v", len(p.refused), p.refused[:min(5, len(p.refused))])
 	}
-	return d
+	return d, kills
 }
 
 // eachCreatedTwice checks that each pod was created anew once.

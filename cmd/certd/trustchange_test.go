@@ -12,7 +12,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
-	mrand "math/rand/v2"
 	"net"
 	"os"
 	"strings"
@@ -278,38 +277,9 @@ func TestTheTrustAnchorIsChanged(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: meshedNamespace}}
-		if _, err := s.kube[i].CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
-			t.Fatal(err)
-		}
-		if _, err := s.kube[i].CoreV1().ServiceAccounts(meshedNamespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
-			t.Fatal(err)
-		}
-		for n := range 2 {
-			x := &proxy{cluster: i, name: fmt.Sprintf("app-%d-%d", i, n)}
-			p.create(x)
-			p.all = append(p.all, x)
-			t.Cleanup(func() {
-				now := int64(0)
-				if err := s.kube[i].CoreV1().Pods(meshedNamespace).Delete(ctx, x.name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
-					t.Error(err)
-				}
-			})
-		}
+		p.mesh(i, 2)
 	}
-	stop, talking := make(chan struct{}), sync.WaitGroup{}
-	talking.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			case <-time.After(250 * time.Millisecond):
-				p.talk()
-			}
-		}
-	})
-	ended := sync.OnceFunc(func() { close(stop); talking.Wait() })
-	t.Cleanup(ended)
+	ended := p.talking()
 	d.term() // a start counts at once, now that it may
 	d = s.run()
 	s.eventually(2*time.Minute, func() string {
@@ -326,79 +296,10 @@ func TestTheTrustAnchorIsChanged(t *testing.T) {
 		}
 	}
 	s.must("trust", "rotate", "--config", "certd.yaml", "--yes", "--reason", "drill")
-	var stages []string
-	begun, killed, kills := time.Now(), time.Now(), 0
 	old := s.bundle(0).Data["ca-bundle.crt"]
-	asked, verdicts, unknown := time.Now(), map[rotation.PairState]int{}, map[string]int{}
-	for {
-		st, _ := s.status()
-		r := st.Trust.Rotation
-		if r.Phase == "idle" && st.Source == "daemon" {
-			break
-		}
-		if len(stages) == 0 || stages[len(stages)-1] != r.Stage {
-			stages = append(stages, r.Stage)
-			t.Logf("%s: stage %s", time.Since(begun).Round(time.Second), r.Stage)
-		}
-		if time.Since(begun) > 15*time.Minute {
-			b, _ := json.Marshal(r)
-			t.Fatalf("it does not end: %s", b)
-		}
-		for _, c := range st.Clusters {
-			if c.Proxies == nil || r.Stage != "restart" {
-				continue
-			}
-			for _, o := range c.Proxies.Restart {
-				if mrand.IntN(3) > 0 {
-					continue // another time
-				}
-				for _, x := range p.all {
-					if o.Name == x.name && x.made == 1 {
-						p.create(x)
-					}
-				}
-			}
-		}
-		if time.Since(asked) > 7*time.Second {
-			doc, _ := s.verified()
-			for _, v := range doc.Matrix {
-				verdicts[v.State]++
-				switch v.State {
-				case rotation.PairRefused:
-					t.Errorf("stage %s: %s -> %s is said to be refused: %s", r.Stage, v.Peer, v.Verifier, v.Why)
-				case rotation.PairUnknown:
-					unknown[r.Stage+": "+v.Why]++
-				}
-			}
-			asked = time.Now()
-		}
-		if time.Since(killed) > 45*time.Second {
-			d.cmd.Process.Kill()
-			<-d.done
-			d, killed = s.run(), time.Now()
-			kills++
-		}
-		time.Sleep(time.Second)
-	}
+	_, kills := s.through(d, p, "bridge spread restart finish retire")
 	ended()
-	if want := "bridge spread restart finish retire"; strings.Join(stages, " ") != want || kills == 0 {
-		t.Errorf("it went through %v, and certd was killed %d times", stages, kills)
-	}
-	t.Logf("%d handshakes in %s, certd killed %d times, verdicts on pairs: %v", p.handshakes, time.Since(begun).Round(time.Second), kills, verdicts)
-	for why, n := range unknown {
-		t.Logf("unknown %d times: %s", n, why)
-	}
-	if verdicts[rotation.PairAccepted] < 9*10 {
-		t.Errorf("too few pairs were said to be accepted to show anything: %v", verdicts)
-	}
-	if len(p.refused) > 0 {
-		t.Errorf("%d refused: %v", len(p.refused), p.refused[:min(5, len(p.refused))])
-	}
-	for _, x := range p.all {
-		if x.made != 2 {
-			t.Errorf("%s was created %d times", x.name, x.made)
-		}
-	}
+	p.eachCreatedTwice()
 	s.converged()
 	st, _ := s.status()
 	if st.Trust.Active.ID != "g2" || len(st.Trust.Others) != 0 {
