@@ -391,6 +391,10 @@ func (f Fleet) adopt(v View, now time.Time) (Adopted, Adoption, error) {
 		return not("its issuer cannot serve: %s", o.IssuerFacts.Problem)
 	}
 	if err := o.IssuerFacts.Verify(bundle, now); err != nil {
+		if ended := endedIn(o.IssuerFacts.Chain, bundle, now); ended != "" {
+			return not("%s: nobody there has a certificate any more, and there is nothing left to keep. Delete both objects, and certd enrols the cluster anew at once (kubectl -n %s delete configmap/%s secret/%s); then restart the control plane (kubectl -n %s rollout restart deploy) and after it what certd status names",
+				ended, v.Policy.Namespace, BundleObject, IssuerObject, v.Policy.Namespace)
+		}
 		return not("its issuer does not verify under its own bundle: %v", err)
 	}
 	a.Issuer = o.IssuerFacts.Chain[0]
@@ -407,6 +411,17 @@ func (f Fleet) adopt(v View, now time.Time) (Adopted, Adoption, error) {
 	}
 	a.describe(f, v, now)
 	return a, Adoption{Anchor: a.Anchor.ID, Issuer: pki.EncodeCertificates(o.IssuerFacts.Chain...), Bundle: o.BundleText, At: now}, nil
+}
+
+// endedIn says what of an issuer and its bundle has ended, "" if neither has.
+func endedIn(chain []*x509.Certificate, b pki.Bundle, now time.Time) string {
+	if end := chain[0].NotAfter; now.After(end) {
+		return "its issuer ended " + short(now.Sub(end)) + " ago"
+	}
+	if root := rootOf(chain, b); root != nil && now.After(root.NotAfter) {
+		return "its trust anchor ended " + short(now.Sub(root.NotAfter)) + " ago"
+	}
+	return ""
 }
 
 // rootOf is the anchor of a bundle that a chain leads to, nil if there is none.

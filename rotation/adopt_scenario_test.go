@@ -405,7 +405,7 @@ func TestAMeshJoinsAFleet(t *testing.T) {
 		if !adopts || a.ID != "g1" {
 			t.Fatalf("%+v, %t", a, adopts)
 		}
-		if err := c.loop.BeginChange(a, "lee@cli", "drill"); err != nil {
+		if err := c.loop.BeginChange(a, "lee@cli", "drill", false); err != nil {
 			t.Fatal(err)
 		}
 		c.mesh = memory.NewMesh(all[0]) // home's pods do not know east's anchor, and need not
@@ -621,4 +621,94 @@ func TestAMeshThatEndsTooSoonIsNotMoved(t *testing.T) {
 		}
 		c.end()
 	})
+}
+
+// A mesh that has ended, as every `linkerd install` does after a year, has nothing to
+// take over: certd says how to begin anew, and looks after what follows.
+func TestAMeshThatHasEndedBeginsAnew(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		key := newKey(t)
+		both := ca(t, pkix.Name{CommonName: "identity.linkerd.cluster.local"}, nil, key.Public(), 6*time.Hour, -1, nil, key)
+		m := mesh{name: "ended", anchor: both, bundle: certText(both), issuer: map[string][]byte{"crt.pem": certText(both), "key.pem": sec1(t, key)}}
+		c := adopting(t, 29, map[string]mesh{"east": m})
+		c.end()
+		c.ceremony()
+		c.start()
+		time.Sleep(7 * time.Hour)
+		_, err := c.loop.Adopt("east", "lee@cli", "drill", false)
+		if !errors.Is(err, rotation.ErrNotNow) || !strings.Contains(err.Error(), "kubectl -n linkerd delete configmap/linkerd-identity-trust-roots secret/linkerd-identity-issuer") {
+			t.Fatalf("%v", err)
+		}
+		c.clusters["east"].Delete(rotation.BundleObject)
+		c.clusters["east"].Delete(rotation.IssuerObject)
+		time.Sleep(5 * time.Minute)
+		for _, name := range []string{"linkerd-identity", "linkerd-destination", "linkerd-proxy-injector"} {
+			c.clusters["east"].RollOut(name)
+		}
+		for begun := time.Now(); len(c.mesh.Broken()) > 0 || c.cluster("east").State != rotation.StateOK; time.Sleep(time.Minute) {
+			if time.Since(begun) > 3*time.Hour {
+				t.Fatalf("still %v, %+v", c.mesh.Broken(), c.cluster("east").Findings)
+			}
+			c.obey()
+		}
+		c.mesh.ForgetViolations()
+		time.Sleep(day)
+		c.leads("g1")
+		c.end()
+	})
+}
+
+// A mesh whose anchor's key was found is taken over with it: its issuer is renewed on
+// schedule with new keys, and still no byte of the bundle changes.
+func TestAMeshWhoseAnchorWasImported(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		root, rootKey := madeElsewhere(t, 3650*day)
+		signer, err := x509.ParsePKCS8PrivateKey(mustDecode(t, rootKey.PKCS8PEM()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := newKey(t)
+		issuer := ca(t, pkix.Name{CommonName: "identity.linkerd.cluster.local"}, nil, key.Public(), 8*day, 0, root.Certificate, signer.(crypto.Signer))
+		m := mesh{name: "imported", anchor: root.Certificate, bundle: bytes.TrimSpace(certText(root.Certificate)), external: true,
+			issuer: map[string][]byte{"tls.crt": certText(issuer), "tls.key": sec1(t, key), "ca.crt": certText(root.Certificate)}}
+		c := adopting(t, 31, map[string]mesh{"east": m})
+		c.end()
+		if r := c.importing(root, rootKey, c.keys, nil, false); r.err != nil || !r.made {
+			t.Fatalf("%+v", r)
+		}
+		c.start()
+		time.Sleep(5 * time.Minute)
+		before := c.restarts()
+		c.adopt(map[string]mesh{"east": m})
+		if s := c.cluster("east"); s.State != rotation.StateOK || s.Bundle.Anchors[0].ID != "g1" {
+			t.Errorf("%s: %+v, %+v", s.State, s.Bundle, s.Findings)
+		}
+		time.Sleep(9 * day)
+		if data := c.clusters["east"].Data(rotation.BundleObject); !bytes.Equal(data["ca-bundle.crt"], m.bundle) {
+			t.Errorf("the bundle was changed to\n%s", data["ca-bundle.crt"])
+		}
+		if s := c.cluster("east"); s.State != rotation.StateOK || s.Issuer.Delivered.SHA256 == pki.Fingerprint(issuer) || time.Until(s.Issuer.Delivered.NotAfter) < 3*day {
+			t.Errorf("%s: %+v, %+v", s.State, s.Issuer.Delivered, s.Findings)
+		}
+		if !maps.EqualFunc(before, c.restarts(), maps.Equal) {
+			t.Errorf("pods were created anew: %v, then %v", before, c.restarts())
+		}
+		c.sound()
+		c.begin()
+		c.until("idle", 10*day)
+		time.Sleep(day)
+		c.ended("g2")
+		c.end()
+	})
+}
+
+func mustDecode(t *testing.T, text []byte) []byte {
+	t.Helper()
+	block, _ := pem.Decode(text)
+	if block == nil {
+		t.Fatal("it is not PEM")
+	}
+	return block.Bytes
 }

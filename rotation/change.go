@@ -43,6 +43,9 @@ type Change struct {
 	// Compromised: From is not to be trusted any more, at whatever cost. Nobody
 	// waits for leaves to end, and no bundle holds both.
 	Compromised bool
+	// Manual: a stage that has come to its end waits for a person's word, which is
+	// Proceed, before the next begins.
+	Manual, Proceed bool
 	// Without are clusters that nobody waits for while they are out of reach, but
 	// before the old anchor is retired; Behind those that not even that waits for.
 	Without   []string
@@ -652,6 +655,7 @@ func (f Fleet) nextStage(progress map[string]Progress, takesPart map[string]bool
 		}
 	}
 	to := func(s Stage, reason string) (Change, string, []string) {
+		next.Proceed = false
 		next.Stage, next.StageAt, next.CanaryAt, next.ProvedAt = s, now, time.Time{}, time.Time{}
 		return next, reason, waiting
 	}
@@ -671,6 +675,10 @@ func (f Fleet) nextStage(progress map[string]Progress, takesPart map[string]bool
 	all := "every cluster"
 	if len(c.Without) > 0 {
 		all += " but " + strings.Join(c.Without, ", ")
+	}
+	byWord := c.Manual && !c.Proceed
+	if end := c.ProvedAt.Add(longest); byWord && (c.Stage == StageSpread || c.Stage == StageRestart || !c.ProvedAt.IsZero() && !now.Before(end)) {
+		return c, "", []string{"a person's word, since it was begun with --manual: certd trust advance"}
 	}
 	switch c.Stage {
 	case StageSpread:
@@ -741,7 +749,7 @@ func (f Fleet) rotationStatus() *RotationStatus {
 // knows.
 func (c Change) Status() RotationStatus {
 	s := RotationStatus{Phase: string(c.Stage), Number: c.Stage.number(), Of: len(stages), SafeToStop: true, WaitingFor: []string{},
-		Stage: string(c.Stage), From: c.From, To: c.To, Held: c.Held, Back: c.Back, Compromised: c.Compromised, Without: append([]string{}, c.Without...), Reason: c.Reason, Actor: c.Actor,
+		Stage: string(c.Stage), From: c.From, To: c.To, Held: c.Held, Back: c.Back, Compromised: c.Compromised, Manual: c.Manual, Without: append([]string{}, c.Without...), Reason: c.Reason, Actor: c.Actor,
 		StartedAt: wholeSecond(c.StartedAt), StageAt: wholeSecond(c.StageAt), ProvedAt: wholeSecond(c.ProvedAt)}
 	if c.Back {
 		s.Phase = "rollback"

@@ -101,7 +101,8 @@ func unready(v View, d Decision) string {
 }
 
 // BeginChange takes a new anchor, made by Ceremony.Next, for the one in use.
-func (r *Reconciler) BeginChange(a Anchor, actor, reason string) error {
+// With manual each stage ends by a person's word.
+func (r *Reconciler) BeginChange(a Anchor, actor, reason string, manual bool) error {
 	if err := r.CheckChange(); err != nil {
 		return err
 	}
@@ -114,7 +115,7 @@ func (r *Reconciler) BeginChange(a Anchor, actor, reason string) error {
 	if active := f.Active(); r.anyStays(f) && active != nil && active.ID != a.ID {
 		return fmt.Errorf("clusters that were taken over are brought to the fleet's anchor %s first, and %s is another: %w", active.ID, a.ID, ErrNotNow)
 	}
-	c := Change{To: a.ID, Stage: StageBridge, Actor: actor, Reason: reason, StartedAt: now, StageAt: now}
+	c := Change{To: a.ID, Manual: manual, Stage: StageBridge, Actor: actor, Reason: reason, StartedAt: now, StageAt: now}
 	if !r.anyStays(f) {
 		c.From = f.Active().ID
 	}
@@ -198,6 +199,7 @@ func (r *Reconciler) BeginCompromised(a Anchor, actor, reason string) error {
 	if c.To != a.ID || a.Certificate == nil {
 		return fmt.Errorf("turn away from %s to %s: the change leads to %s: %w", from, a.ID, c.To, ErrNotNow)
 	}
+	c.Manual, c.Proceed = false, false
 	c.Compromised, c.Stage, c.StageAt, c.CanaryAt, c.ProvedAt = true, StageRestart, now, time.Time{}, time.Time{}
 	rec := certificateRecord("", "anchor", a.ID, a.Certificate, now)
 	rec.DeliveredAt = now
@@ -348,10 +350,14 @@ func (f Fleet) steered(how ChangeOrder, clusters []string, now time.Time) (Chang
 		// The way back is the way there, with the anchors in each other's place:
 		// issuers are signed under both again before anything else.
 		c.From, c.To, c.Back, c.Held = c.To, c.From, !c.Back, false
-		c.Stage, c.StageAt, c.CanaryAt, c.ProvedAt = StageBridge, now, time.Time{}, time.Time{}
+		c.Stage, c.StageAt, c.CanaryAt, c.ProvedAt, c.Proceed = StageBridge, now, time.Time{}, time.Time{}, false
 	case ChangeAdvance:
+		if len(clusters) == 0 && c.Manual {
+			c.Proceed = true
+			return c, nil
+		}
 		if len(clusters) == 0 {
-			return c, fmt.Errorf("name the clusters to go on without: %w", ErrUnsupported)
+			return c, fmt.Errorf("name the clusters to go on without: --without CLUSTER; a stage that waits for nothing ends by itself, since the change was not begun with --manual: %w", ErrUnsupported)
 		}
 		c.Without = slices.Clone(c.Without)
 		for _, name := range clusters {

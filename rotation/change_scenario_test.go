@@ -1,6 +1,7 @@
 package rotation_test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -29,9 +30,19 @@ func newChanging(t *testing.T, seed uint64, names ...string) *changing {
 	return newLargeChanging(t, seed, 9, names...)
 }
 
+// newShort is a fleet whose first anchor lives for so long.
+func newShort(t *testing.T, anchor time.Duration) *changing {
+	return newChangingOf(t, 34, 9, func(p *rotation.FleetPolicy) { p.Trust.Lifetime = anchor }, "east", "west")
+}
+
 // newLargeChanging has so many meshed pods in each cluster beside Linkerd's own.
 func newLargeChanging(t *testing.T, seed uint64, pods int, names ...string) *changing {
+	return newChangingOf(t, seed, pods, func(*rotation.FleetPolicy) {}, names...)
+}
+
+func newChangingOf(t *testing.T, seed uint64, pods int, policy func(*rotation.FleetPolicy), names ...string) *changing {
 	w := newWorld(t, names...)
+	policy(&w.policy)
 	var all []*memory.Cluster
 	for i, name := range names {
 		w.clusters[name] = memory.NewCluster(memory.ClusterConfig{Name: name, Namespace: "linkerd", TrustDomain: "cluster.local",
@@ -63,7 +74,7 @@ func (c *changing) begin() {
 		a, err = (rotation.Ceremony{Journal: c.journal, Creator: c.keys, Signer: c.keys, Policy: c.policy, Actor: "test", Reason: "test", Say: func(string, ...any) {}}).Next(c.t.Context())
 	}
 	if err == nil {
-		err = c.loop.BeginChange(a, "lee@cli", "drill")
+		err = c.loop.BeginChange(a, "lee@cli", "drill", false)
 	}
 	if err != nil {
 		c.t.Fatal(err)
@@ -445,6 +456,90 @@ func TestAChangeKeepsToWindows(t *testing.T) {
 		time.Sleep(day)
 		c.ended("g2")
 		c.restartedOnce(before, "")
+		c.end()
+	})
+}
+
+// Begun with --manual, each stage waits for a person's word, which may come before
+// it has come to its end.
+func TestAChangeStepByStep(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChanging(t, 33, "east", "west")
+		a, err := (rotation.Ceremony{Journal: c.journal, Creator: c.keys, Signer: c.keys, Policy: c.policy, Actor: "test", Reason: "test", Say: func(string, ...any) {}}).Next(t.Context())
+		if err == nil {
+			err = c.loop.BeginChange(a, "lee@cli", "drill", true)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, stage := range []string{"bridge", "spread", "restart", "finish", "retire"} {
+			time.Sleep(time.Minute)
+			if i == 3 {
+				c.advance() // before its time
+			}
+			for range 20 {
+				time.Sleep(30 * time.Minute)
+				c.obey()
+				c.sound()
+			}
+			if i == 3 {
+				continue
+			}
+			if r := c.rotation(); r.Stage != stage || len(r.WaitingFor) != 1 || !strings.Contains(r.WaitingFor[0], "certd trust advance") {
+				t.Fatalf("want %s: %+v", stage, r)
+			}
+			c.end() // it is remembered
+			c.start()
+			time.Sleep(10 * time.Minute)
+			c.advance()
+		}
+		time.Sleep(day)
+		c.ended("g2")
+		c.end()
+	})
+}
+
+func (c *changing) advance() {
+	c.t.Helper()
+	if _, err := c.loop.SteerChange(rotation.ChangeAdvance, nil, "lee@cli", "go on"); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// A change that is held until the old anchor's end comes near need not be overtaken
+// by it: the anchor can be renewed, and the change goes on.
+func TestAHeldChangeOutlivesItsAnchor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newShort(t, 62*day)
+		c.policy.Trust.Lifetime = 3650 * day // of the next
+		c.begin()
+		c.until("spread", 10*day)
+		if _, err := c.loop.SteerChange(rotation.ChangeHold, nil, "lee@cli", "freeze"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.loop.RenewAnchor(t.Context(), "lee@cli", "drill"); !errors.Is(err, rotation.ErrUnsupported) {
+			t.Errorf("renewed with more than 60 days left: %v", err)
+		}
+		time.Sleep(2*day + time.Hour)
+		a, err := c.loop.RenewAnchor(t.Context(), "lee@cli", "its end comes near")
+		if err != nil || a.ID != "g1" {
+			t.Fatalf("%+v, %v", a, err)
+		}
+		time.Sleep(2 * time.Hour)
+		c.sound()
+		for _, s := range c.loop.Status().Clusters {
+			if i := slices.IndexFunc(s.Bundle.Anchors, func(a rotation.AnchorRef) bool { return a.ID == "g1" }); i < 0 || time.Until(s.Bundle.Anchors[i].NotAfter) < 60*day {
+				t.Errorf("%s: %+v", s.Name, s.Bundle)
+			}
+		}
+		if _, err := c.loop.SteerChange(rotation.ChangeResume, nil, "lee@cli", "freeze is over"); err != nil {
+			t.Fatal(err)
+		}
+		c.until("idle", 10*day)
+		time.Sleep(day)
+		c.ended("g2")
 		c.end()
 	})
 }

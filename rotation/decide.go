@@ -569,7 +569,7 @@ const rolloutTime = 10 * time.Minute
 func (v View) rolledOut(a Action, begun time.Time) bool {
 	id := v.Observed.Identity
 	return a.Step == StepIdentityRestart && id != nil && len(id.Replicas) > 0 && !v.Observed.At.Before(begun) &&
-		!slices.ContainsFunc(id.Replicas, func(r Replica) bool { return r.Started.Before(begun) })
+		!slices.ContainsFunc(id.Replicas, func(r Replica) bool { return r.Started.Before(begun.Truncate(time.Second)) }) // pods' times are in whole seconds
 }
 
 // restarts says whether an action rolls pods out anew.

@@ -37,10 +37,10 @@ func (d *Decision) notServing(f Fleet, v View, c *x509.Certificate, err error, n
 	}
 }
 
-// renewal is what to type for new dates of the trust anchor. While it is being
-// changed there are none: the change has to end first, or to turn back.
+// renewal is what to type for new dates of the trust anchor, also of one that is
+// being changed, if its key is at hand.
 func (f Fleet) renewal() string {
-	if f.Change != nil {
+	if c := f.Change; c != nil && (f.anchor(c.From).keyless() || f.anchor(c.From) == nil || c.Compromised) {
 		return "certd trust status"
 	}
 	return "certd trust renew"

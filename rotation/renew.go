@@ -24,8 +24,12 @@ func (r *Reconciler) RenewAnchor(ctx context.Context, actor, reason string) (Anc
 	if active == nil {
 		return Anchor{}, fmt.Errorf("renew the trust anchor: there is none yet; run certd init first: %w", ErrUnsupported)
 	}
-	if f.Change != nil {
-		return *active, fmt.Errorf("renew trust anchor %s: it is being changed for %s: %w", f.Change.From, f.Change.To, ErrUnsupported)
+	if c := f.Change; c != nil {
+		from := f.anchor(c.From)
+		if from == nil || from.keyless() || c.Compromised || from.Certificate.NotAfter.Sub(wall()) > marginOfChange {
+			return *active, fmt.Errorf("renew trust anchor %s: it is being changed for %s: %w", c.from(), c.to(), ErrUnsupported)
+		}
+		active = from // a change that was held for long must not be overtaken by its end
 	}
 	a, now, t := *active, wall(), f.Policy.Trust
 	doing := fmt.Sprintf("renew trust anchor %s with its key %s", a.ID, a.Key)

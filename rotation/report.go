@@ -77,6 +77,7 @@ type RotationStatus struct {
 	Held  bool   `json:"held"` // by a person
 	Back  bool   `json:"back"` // it was turned around
 	// Compromised: from is not to be trusted any more, at whatever cost.
+	Manual      bool       `json:"manual"` // each stage ends by a person's word
 	Compromised bool       `json:"compromised"`
 	Without     []string   `json:"without,omitempty"` // clusters that are not waited for
 	Reason      string     `json:"reason,omitempty"`

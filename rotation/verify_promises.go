@@ -25,7 +25,7 @@ var promised = []struct{ id, name string }{
 var concerns = map[string]string{
 	"TrustChangeWithout": "I1", "LeftBehind": "I1",
 	"IssuerUnusable": "I2", "IssuerNotLoaded": "I2", "BundleUnusable": "I2",
-	"IssuerExpired": "I4", "IssuerBelowFloor": "I4", "RenewalOverdue": "I4", "LifetimeTooShort": "I4", "AnchorExpiring": "I4", "AnchorEnds": "I4", "AnchorNotRenewed": "I4",
+	"IssuerExpired": "I4", "IssuerBelowFloor": "I4", "RenewalOverdue": "I4", "LifetimeTooShort": "I4", "AnchorExpiring": "I4", "AnchorExpired": "I4", "AnchorEnds": "I4", "AnchorNotRenewed": "I4",
 	"IdentityTrustsOldDates": "I4", "ForeignAnchorExpiring": "I4", "ForeignAnchorExpired": "I4", "WebhookExpired": "I4", "WebhookBelowFloor": "I4", "WebhookOverdue": "I4", "WebhookCAEnds": "I4",
 	"StepFailed": "I4", "KeysDenied": "I4", "KeysUnavailable": "I4", "ClockSkew": "I4", "IssuerLost": "I4",
 	"WebhookUntrusted": "I5", "WebhookBroken": "I5", "WebhookUnusable": "I5", "WebhookNotServed": "I5", "WebhookMissing": "I5", "WebhookDenied": "I5",

@@ -96,6 +96,8 @@ type changeRecord struct {
 	Back        bool           `json:"back,omitempty"`
 	Held        bool           `json:"held,omitempty"`
 	Compromised bool           `json:"compromised,omitempty"` // since schema 4
+	Manual      bool           `json:"manual,omitempty"`      // since schema 4
+	Proceed     bool           `json:"proceed,omitempty"`     // since schema 4
 	Without     []string       `json:"without,omitempty"`
 	Behind      []string       `json:"behind,omitempty"` // since schema 4
 	Actor       string         `json:"actor"`

@@ -146,6 +146,8 @@ type ChangeRequest struct {
 	Without []string             `json:"without,omitempty"` // for advance: clusters not to wait for
 	// Compromised: for rotate: away from the anchor in use at once, at whatever cost.
 	Compromised bool `json:"compromised,omitempty"`
+	// Manual: for rotate: each stage ends by a person's word.
+	Manual bool `json:"manual,omitempty"`
 	// Outsiders: for rotate: whom the meshes talk to, and whom certd does not look
 	// after, has been seen to.
 	Outsiders bool   `json:"outsiders,omitempty"`

@@ -141,6 +141,7 @@ func (s *scripted) ChangeTrust(_ context.Context, r api.ChangeRequest) (api.Chan
 	switch r.Order {
 	case api.ChangeBegin:
 		next = rotation.RotationStatus{Phase: "bridge", Stage: "bridge", Number: 2, Of: 6, SafeToStop: true, From: "g1", To: "g2", Actor: "lee@cli", Reason: r.Reason, WaitingFor: []string{"prod-us-1: its issuer is to have two certificates"}}
+		next.Manual = r.Manual
 		if next.Compromised = r.Compromised; r.Compromised {
 			next.Stage, next.Phase, next.Number = "restart", "restart", 4
 			reply.Costs = []string{"prod-eu-1: 40 meshed pods have to be restarted"}
@@ -153,6 +154,9 @@ func (s *scripted) ChangeTrust(_ context.Context, r api.ChangeRequest) (api.Chan
 	case rotation.ChangeRollback:
 		next.From, next.To, next.Back, next.Phase = now.To, now.From, true, "rollback"
 	case rotation.ChangeAdvance:
+		if len(r.Without) == 0 && !now.Manual {
+			return reply, fmt.Errorf("trust advance: name the clusters to go on without: --without CLUSTER: %w", api.ErrUsage)
+		}
 		next.Without = r.Without
 	}
 	reply.Rotation = next

@@ -49,10 +49,10 @@ before it is confirmed. A change under way is turned into this one.
 What stands against beginning is told before anything is made. The key is created with $VAULT_TOKEN, or the token that
 vault login left, as by certd init.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if manual {
-				return usage("trust rotate --manual: not supported yet")
+			if manual && compromised {
+				return usage("trust rotate: --manual waits for you after each stage, and --compromised for nothing: one of the two")
 			}
-			return a.beginChange(cmd.Context(), api.ChangeRequest{Order: api.ChangeBegin, Reason: reason, Compromised: compromised, Outsiders: outsiders}, dryRun, yes, watch)
+			return a.beginChange(cmd.Context(), api.ChangeRequest{Order: api.ChangeBegin, Reason: reason, Compromised: compromised, Outsiders: outsiders, Manual: manual}, dryRun, yes, watch)
 		},
 	}
 	f := cmd.Flags()
@@ -62,8 +62,7 @@ vault login left, as by certd init.`,
 	f.BoolVar(&watch, "watch", false, "stay and tell of each stage, until it has ended")
 	f.BoolVar(&compromised, "compromised", false, "the anchor's key, or an issuer's, is in the hands of others: away from it at once, at whatever cost")
 	f.BoolVar(&outsiders, "outsiders", false, "whoever talks to the fleet's meshes without certd looking after them has been seen to")
-	f.BoolVar(&manual, "manual", false, "")
-	cobra.CheckErr(f.MarkHidden("manual"))
+	f.BoolVar(&manual, "manual", false, "wait after each stage for certd trust advance")
 	return cmd
 }
 
@@ -341,7 +340,10 @@ Issuers are renewed all the same, and what is damaged is repaired. Pods that wou
 		a.steerCommand(rotation.ChangeRollback, "Turn a change of the trust anchor around", `Leads the fleet back to the anchor it came from, the way it came: issuers are signed under both anchors again
 everywhere, then trust turns back, pods that lack the former anchor are to be restarted, and the newer one is retired.
 It can be turned around again by the same command.`, "certd trust rollback"),
-		a.steerCommand(rotation.ChangeAdvance, "Have a change go on without clusters that do not answer", `A cluster out of reach holds up every stage. With --without nobody waits for it any more: as soon as the others are
+		a.steerCommand(rotation.ChangeAdvance, "Have a change go on: to its next stage, or without clusters that do not answer", `Of a change that was begun with --manual each stage ends by this word; given before a stage has come to its end, it
+counts when it has.
+
+A cluster out of reach holds up every stage. With --without nobody waits for it any more: as soon as the others are
 through, their workloads and those of the clusters left behind refuse each other, until these are back and have been
 brought along. The change does not end, and the old anchor is not retired, before they are: unless the same is said
 again in its last stage. Then they are left behind with the old anchor, which is not signed with anywhere else, and are
@@ -356,9 +358,6 @@ func (a *App) steerCommand(how rotation.ChangeOrder, short, long, undo string) *
 	cmd := &cobra.Command{
 		Use: string(how), Short: short, Long: long, Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if how == rotation.ChangeAdvance && len(without) == 0 {
-				return usage("trust advance: name the clusters to go on without: --without CLUSTER; a stage that waits for nothing ends by itself")
-			}
 			return a.steer(cmd.Context(), api.ChangeRequest{Order: how, Without: without, Reason: reason}, dryRun, yes, undo)
 		},
 	}
@@ -393,6 +392,9 @@ func (a *App) steer(ctx context.Context, req api.ChangeRequest, dryRun, yes bool
 	}
 	if !yes {
 		question := fmt.Sprintf("%s the change from %s to %s?", strings.ToUpper(string(req.Order[:1]))+string(req.Order[1:]), s.clean(sideName(would.Rotation.From)), s.clean(sideName(would.Rotation.To)))
+		if req.Order == rotation.ChangeAdvance && len(req.Without) == 0 {
+			question = fmt.Sprintf("End stage %s when nothing stands against it, and begin the next?", s.clean(would.Rotation.Stage))
+		}
 		if len(req.Without) > 0 {
 			question = fmt.Sprintf("Go on without %s? Their workloads and the others' will refuse each other until they are back.", s.clean(strings.Join(req.Without, ", ")))
 		}

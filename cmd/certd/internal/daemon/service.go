@@ -288,7 +288,11 @@ func (s *running) beginChange(ctx context.Context, req api.ChangeRequest, reply 
 		return asService(fmt.Errorf("trust rotate: %w", err))
 	}
 	reason := cmp.Or(req.Reason, "asked for")
-	begin, there, err := s.reconciler.BeginChange, (*rotation.Anchor)(nil), error(nil)
+	begin := func(a rotation.Anchor, actor, reason string) error {
+		return s.reconciler.BeginChange(a, actor, reason, req.Manual)
+	}
+	var there *rotation.Anchor
+	var err error
 	if req.Compromised {
 		begin = s.reconciler.BeginCompromised
 		_, there, reply.Costs, err = s.reconciler.Compromised()
