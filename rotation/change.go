@@ -43,6 +43,8 @@ type Change struct {
 	// Compromised: From is not to be trusted any more, at whatever cost. Nobody
 	// waits for leaves to end, and no bundle holds both.
 	Compromised bool
+	// Alone: From signs nothing any more, since it has ended or its key is gone.
+	Alone bool
 	// Manual: a stage that has come to its end waits for a person's word, which is
 	// Proceed, before the next begins.
 	Manual, Proceed bool
@@ -259,7 +261,7 @@ func (g *goal) away(f Fleet, v View, w position, now time.Time, from, to *Anchor
 	// Pods that are restarted before would come back with what they had.
 	g.tolerated = []pki.Bundle{old, both, next}
 	g.bundle, g.signers = next, []*Anchor{to, from}
-	if f.Change.Stage != StageRestart || from.keyless() {
+	if f.Change.Stage != StageRestart || from.keyless() || f.Change.Alone {
 		g.signers = []*Anchor{to}
 	}
 	g.why = fmt.Sprintf("%s counts as compromised: trust turns to %s at once", from.ID, to.ID)

@@ -177,7 +177,7 @@ func costs(f Fleet, v View) string {
 
 // BeginCompromised turns the fleet away from the anchor in use at once, to one made
 // by Ceremony.Next, or to the one that a change under way leads to.
-func (r *Reconciler) BeginCompromised(a Anchor, actor, reason string) error {
+func (r *Reconciler) BeginCompromised(ctx context.Context, a Anchor, actor, reason string) error {
 	from, to, _, err := r.Compromised()
 	if err != nil {
 		return err
@@ -198,6 +198,10 @@ func (r *Reconciler) BeginCompromised(a Anchor, actor, reason string) error {
 	}
 	if c.To != a.ID || a.Certificate == nil {
 		return fmt.Errorf("turn away from %s to %s: the change leads to %s: %w", from, a.ID, c.To, ErrNotNow)
+	}
+	if old := f.anchor(c.From); old != nil && !old.keyless() {
+		_, err := r.signer.open(ctx, &Anchor{ID: old.ID, Key: old.Key, Certificate: old.Certificate}, now)
+		c.Alone = old.ended(now) || errors.Is(err, ErrKeyNotFound) || errors.Is(err, ErrKeyUnfit)
 	}
 	c.Manual, c.Proceed = false, false
 	c.Compromised, c.Stage, c.StageAt, c.CanaryAt, c.ProvedAt = true, StageRestart, now, time.Time{}, time.Time{}

@@ -1,6 +1,7 @@
 package rotation_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -27,7 +28,7 @@ func (c *changing) compromise() {
 		}
 		a = &made
 	}
-	if err := c.loop.BeginCompromised(*a, "lee@cli", "laptop stolen"); err != nil {
+	if err := c.loop.BeginCompromised(context.Background(), *a, "lee@cli", "laptop stolen"); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -84,6 +85,52 @@ func TestACompromisedAnchorIsLeftAtOnce(t *testing.T) {
 			time.Sleep(day)
 			c.leads("g2")
 			c.restartedOnce(before, "app/")
+			c.end()
+		})
+	}
+}
+
+// An anchor that has ended or whose key is gone is left in the same way: it signs
+// nothing any more, so that what is restarted and what is not refuse each other.
+func TestAnAnchorThatSignsNothingIsLeft(t *testing.T) {
+	t.Parallel()
+	for _, story := range []string{"its key is gone", "it has ended"} {
+		synctest.Test(t, func(t *testing.T) {
+			var c *changing
+			if story == "it has ended" {
+				c = newShort(t, 8*day)
+				c.policy.Trust.Lifetime = 3650 * day
+				time.Sleep(8*day + time.Hour)
+			} else {
+				c = newShort(t, 3650*day)
+				c.keys.SetFaults(func(_ memory.KeyCall, name string) memory.KeyFault {
+					if name == "acme-anchor-1" {
+						return memory.KeyFault{Err: rotation.ErrKeyNotFound}
+					}
+					return memory.KeyFault{}
+				})
+			}
+			before := c.restarts()
+			c.compromise()
+			for begun := time.Now(); c.rotation().Phase != "idle"; time.Sleep(time.Minute) {
+				if time.Since(begun) > 5*time.Hour {
+					t.Fatalf("%s: not over: %+v, %+v", story, c.rotation(), c.cluster("east").Findings)
+				}
+				c.obey()
+			}
+			c.mesh.ForgetViolations()
+			time.Sleep(day)
+			if all := c.mesh.Broken(); len(all) > 0 {
+				t.Errorf("%s: %v", story, all)
+			}
+			for _, name := range []string{"east", "west"} {
+				if s := c.cluster(name); len(s.Bundle.Anchors) != 1 || s.Bundle.Anchors[0].ID != "g2" || s.Issuer.Delivered.Anchor != "g2" || s.Proxies.Stale != 0 {
+					t.Errorf("%s: %s: %+v, %+v", story, name, s.Bundle, s.Issuer.Delivered)
+				}
+			}
+			if story != "it has ended" {
+				c.restartedOnce(before, "app/")
+			}
 			c.end()
 		})
 	}

@@ -96,6 +96,7 @@ type changeRecord struct {
 	Back        bool           `json:"back,omitempty"`
 	Held        bool           `json:"held,omitempty"`
 	Compromised bool           `json:"compromised,omitempty"` // since schema 4
+	Alone       bool           `json:"alone,omitempty"`       // since schema 4
 	Manual      bool           `json:"manual,omitempty"`      // since schema 4
 	Proceed     bool           `json:"proceed,omitempty"`     // since schema 4
 	Without     []string       `json:"without,omitempty"`

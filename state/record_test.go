@@ -39,7 +39,7 @@ func TestFileFormat(t *testing.T) {
 	ca := rotation.WebhookCA{Cluster: "eu", Anchor: rotation.Anchor{ID: "w1", Key: "acme-webhook-eu-1", Backend: "vault", CreatedAt: noon, Certificate: &x509.Certificate{Raw: []byte("DER")}}}
 	step(t, j, rotation.Intent{Step: rotation.StepWebhook, Cluster: "eu", Actor: "certd", Reason: "due", Webhook: "proxy-injector"},
 		rotation.Outcome{Result: rotation.OK, Certificate: &webhook, WebhookCA: &ca})
-	change := rotation.Change{From: "g1", To: "g2", Stage: rotation.StageFinish, Back: true, Held: true, Compromised: true, Manual: true, Proceed: true, Without: []string{"us"}, Behind: []string{"us"}, Actor: "lee@cli", Reason: "drill",
+	change := rotation.Change{From: "g1", To: "g2", Stage: rotation.StageFinish, Back: true, Held: true, Compromised: true, Alone: true, Manual: true, Proceed: true, Without: []string{"us"}, Behind: []string{"us"}, Actor: "lee@cli", Reason: "drill",
 		StartedAt: noon, StageAt: noon.Add(time.Hour), CanaryAt: noon.Add(2 * time.Hour), ProvedAt: noon.Add(3 * time.Hour)}
 	dual := issuer("eu", "04", noon.Add(time.Hour))
 	dual.Second = "g2"

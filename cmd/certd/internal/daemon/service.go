@@ -294,7 +294,9 @@ func (s *running) beginChange(ctx context.Context, req api.ChangeRequest, reply 
 	var there *rotation.Anchor
 	var err error
 	if req.Compromised {
-		begin = s.reconciler.BeginCompromised
+		begin = func(a rotation.Anchor, actor, reason string) error {
+			return s.reconciler.BeginCompromised(ctx, a, actor, reason)
+		}
 		_, there, reply.Costs, err = s.reconciler.Compromised()
 	} else if err = s.reconciler.CheckChange(); err == nil {
 		if a, adopts := s.reconciler.MovesTo(); adopts && a.Certificate != nil {
