@@ -229,6 +229,9 @@ func adopting(t *testing.T, seed uint64, installed map[string]mesh) *changing {
 func TestAMeshIsTakenOver(t *testing.T) {
 	t.Parallel()
 	for i := range layouts {
+		if thinned(i, len(layouts)) {
+			continue
+		}
 		synctest.Test(t, func(t *testing.T) {
 			m := meshes(t)[i]
 			c := adopting(t, 3, map[string]mesh{"east": m})
@@ -334,6 +337,9 @@ func (c *changing) appsRestartedOnce(before map[string]map[string]int, clusters 
 func TestAMeshWithoutItsKeyIsBroughtHome(t *testing.T) {
 	t.Parallel()
 	for i, layout := range layouts {
+		if thinned(i, len(layouts)) {
+			continue
+		}
 		t.Run(layout, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
@@ -454,6 +460,9 @@ func TestMeshesOfTwoAnchorsAreBroughtToOne(t *testing.T) {
 func TestAMeshIsLedBackToWhatItCameWith(t *testing.T) {
 	t.Parallel()
 	for i, stage := range []string{"bridge", "spread", "restart", "finish", "retire"} {
+		if thinned(i, 5) {
+			continue
+		}
 		t.Run(stage, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
@@ -529,6 +538,9 @@ func TestAMeshIsBroughtHomeByACertdThatIsKilled(t *testing.T) {
 func TestTheJournalOfAnAdoptedMeshIsLost(t *testing.T) {
 	t.Parallel()
 	for i, stage := range []string{"idle", "bridge", "spread", "restart", "finish", "retire"} {
+		if thinned(i, 6) {
+			continue
+		}
 		t.Run(stage, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {

@@ -465,8 +465,8 @@ func (g *goal) restarted(f Fleet, v View, now time.Time, next pki.Bundle) {
 	}
 	stale, owners := p.stale(next)
 	// Of what read the bundle before it was changed it is not known which it was.
-	// It is, of whatever starts three minutes later.
-	if earlier := p.earlier(); earlier > 0 && !now.Before(shown(v)) && now.Sub(o.BundleWrittenAt) > 3*time.Minute {
+	// It is, of whatever starts when every kubelet shows that.
+	if earlier := p.earlier(); earlier > 0 && !now.Before(shown(v)) && now.Sub(o.BundleWrittenAt) > projectionOf(v.Policy) {
 		stale, owners = stale+earlier, append(slices.Clone(owners), p.Earlier...)
 	} else if earlier > 0 {
 		g.wait("pods of the control plane are to be counted again")

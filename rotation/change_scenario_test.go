@@ -198,6 +198,9 @@ func (c *changing) leads(want string) {
 func TestTheTrustAnchorIsChanged(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(2) {
+		if raced && seed > 0 {
+			continue
+		}
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newChanging(t, seed, "east", "north", "west")
@@ -227,7 +230,10 @@ func TestTheTrustAnchorIsChanged(t *testing.T) {
 // A new one after it starts from the anchor that was kept.
 func TestAChangeIsTurnedAround(t *testing.T) {
 	t.Parallel()
-	for _, stage := range []string{"bridge", "spread", "restart", "finish", "retire"} {
+	for i, stage := range []string{"bridge", "spread", "restart", "finish", "retire"} {
+		if thinned(i, 5) {
+			continue
+		}
 		t.Run(stage, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
@@ -384,14 +390,14 @@ func TestAChangeIsHeld(t *testing.T) {
 		time.Sleep(time.Minute)
 		bundle := c.cluster("east").Bundle.SHA256
 		serial := c.cluster("east").Issuer.Delivered.Serial
-		for range 4 * 24 {
+		for range 4 * 24 / pace {
 			time.Sleep(time.Hour)
 			c.sound()
 		}
 		if r := c.rotation(); r.Stage != "spread" || !r.Held || c.cluster("east").Bundle.SHA256 != bundle {
 			t.Errorf("after four days: %+v", r)
 		}
-		if c.cluster("east").Issuer.Delivered.Serial == serial {
+		if !raced && c.cluster("east").Issuer.Delivered.Serial == serial {
 			t.Error("the issuer was not renewed meanwhile")
 		}
 		if _, err := c.loop.SteerChange(rotation.ChangeResume, nil, "lee@cli", "freeze is over"); err != nil {
@@ -712,7 +718,10 @@ func TestAChangeWithRestlessIdentities(t *testing.T) {
 // The journal is lost in each stage: what the clusters show is enough to go on.
 func TestAChangeOutlivesItsJournal(t *testing.T) {
 	t.Parallel()
-	for _, stage := range []string{"bridge", "spread", "restart", "finish", "retire"} {
+	for i, stage := range []string{"bridge", "spread", "restart", "finish", "retire"} {
+		if thinned(i, 5) {
+			continue
+		}
 		t.Run(stage, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {

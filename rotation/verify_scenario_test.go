@@ -109,7 +109,7 @@ func promiseOf(doc rotation.Verification, id string) rotation.PromiseVerdict {
 
 // minute lets one pass, and has people restart something that is asked for.
 func (c *changing) minute() {
-	time.Sleep(time.Minute)
+	time.Sleep(pace * time.Minute)
 	c.obey()
 }
 
@@ -133,7 +133,7 @@ func TestAChangeIsVerifiedInEachMinute(t *testing.T) {
 			}
 			c.sound()
 		}
-		if seen.accepted < 9*600 {
+		if seen.accepted < 9*600/pace {
 			t.Errorf("only %d verdicts were compared", seen.accepted)
 		}
 		c.end()
@@ -170,7 +170,7 @@ func TestAChangeIsVerifiedByACertdThatHasJustStarted(t *testing.T) {
 					c.sound()
 				}
 				// A pair is unknown for minutes after a start, not for a leaf's life.
-				if seen.refused > 0 || seen.unknown > 4*30 || seen.accepted < 4*900 {
+				if seen.refused > 0 || seen.unknown > 4*30 || seen.accepted < 4*900/pace {
 					t.Errorf("accepted %d times, refused %d, unknown %d", seen.accepted, seen.refused, seen.unknown)
 				}
 				c.end()
@@ -222,7 +222,7 @@ func TestWhoIsGoneOnWithoutIsToldOf(t *testing.T) {
 		if doc := c.compare(&seen); doc.Pairs.Accepted != 9 || doc.State != rotation.StateOK {
 			t.Errorf("after it is back: %+v: %+v", doc.Pairs, doc.Promises)
 		}
-		if seen.accepted < 5000 || seen.refused < 1000 {
+		if seen.accepted < 5000/pace || seen.refused < 1000/pace {
 			t.Errorf("accepted %d times, refused %d, unknown %d", seen.accepted, seen.refused, seen.unknown)
 		}
 		c.end()

@@ -43,6 +43,10 @@ type Config struct {
 	// if empty. It has to exist for the functional checks of webhooks to tell.
 	ProbeNamespace string
 
+	// Projection is from a change of an object until every kubelet shows it to the
+	// pods it starts; 3 min if zero.
+	Projection time.Duration
+
 	// RequestTimeout bounds each operation as a whole, client-go's own repeats
 	// included; 10 s if zero. Evidence from replicas gets half of it.
 	RequestTimeout time.Duration

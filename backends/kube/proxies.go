@@ -30,9 +30,10 @@ const (
 	censusFor = 2 * time.Minute
 	// podsPerPage is what kubectl asks for at a time, too.
 	podsPerPage = 500
-	// propagation is from a change of a ConfigMap to a kubelet that starts
-	// containers with it: its cache lives for a minute, its sync for another, and
-	// the third is for clocks, since the two times are not by the same one.
+	// propagation is, unless Config.Projection says otherwise, from a change of a
+	// ConfigMap to a kubelet that starts containers with it: its cache lives for a
+	// minute, its sync for another, and the third is for clocks, since the two times
+	// are not by the same one.
 	propagation = 3 * time.Minute
 
 	// Pods are made by many, and a server may not be an honest one. These bound
@@ -118,7 +119,7 @@ func (c *Cluster) countReferring(ctx context.Context, n *census) {
 			n.skip(r.pod, from+", which cannot be read: "+err.Error())
 		case changed.IsZero():
 			n.skip(r.pod, from+", which does not tell when it was changed")
-		case !r.started.After(changed.Add(propagation)):
+		case !r.started.After(changed.Add(cmp.Or(c.cfg.Projection, propagation))):
 			n.skip(r.pod, from+", which was changed "+changed.UTC().Format(time.RFC3339))
 			n.earlier[r.owner]++
 		default:

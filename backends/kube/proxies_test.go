@@ -230,7 +230,7 @@ func TestCountProxies(t *testing.T) {
 		t.Errorf("names %q; want %d of them", got.Odd, maxOdd)
 	}
 	for i, row := range []struct{ pod, why string }{
-		{"odd-configmap", "of ConfigMap"}, {"odd-damaged", "parse trust bundle"}, {"odd-empty", "are empty"}, {"odd-large", "more than 65536"}, {"odd-secret", "elsewhere than a ConfigMap"},
+		{"odd-configmap", "of ConfigMap"}, {"odd-damaged", "read trust bundle"}, {"odd-empty", "are empty"}, {"odd-large", "more than 65536"}, {"odd-secret", "elsewhere than a ConfigMap"},
 	} {
 		if i < len(got.Odd) && (!strings.HasPrefix(got.Odd[i], apps+"/"+row.pod+": ") || !strings.Contains(got.Odd[i], row.why) || strings.Contains(got.Odd[i], "\x1b")) {
 			t.Errorf("says %q; want it to name %s and %q", got.Odd[i], row.pod, row.why)

@@ -67,7 +67,7 @@ func openCluster(cc config.Cluster, log *slog.Logger) (rotation.Cluster, error) 
 	if cc.Directory != "" {
 		return directory.New(directory.Config{Cluster: p.Cluster, Dir: cc.Directory, Namespace: p.Namespace, TrustDomain: p.TrustDomain})
 	}
-	k := kube.Config{Cluster: p.Cluster, Namespace: p.Namespace, TrustDomain: p.TrustDomain, Webhooks: p.Webhooks.Specs, ProbeNamespace: p.Webhooks.ProbeNamespace}
+	k := kube.Config{Cluster: p.Cluster, Namespace: p.Namespace, TrustDomain: p.TrustDomain, Webhooks: p.Webhooks.Specs, ProbeNamespace: p.Webhooks.ProbeNamespace, Projection: p.Webhooks.Projection}
 	if cc.InCluster {
 		k.Access.InCluster = true
 	} else {

@@ -1,0 +1,8 @@
+//go:build !race
+
+package rotation_test
+
+const (
+	raced = false
+	pace  = 1
+)
