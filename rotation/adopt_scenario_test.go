@@ -387,47 +387,51 @@ func TestAMeshWithoutItsKeyIsBroughtHome(t *testing.T) {
 }
 
 // A fleet with an anchor of its own takes a mesh in: that one is changed, and the
-// others are not touched.
+// others are not touched, nor waited for, wherever they stand in the configuration.
 func TestAMeshJoinsAFleet(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		m := meshes(t)[1]
-		w := newWorld(t, "east", "home")
-		var all []*memory.Cluster
-		for i, name := range []string{"east", "home"} {
-			w.clusters[name] = memory.NewCluster(memory.ClusterConfig{Name: name, Namespace: "linkerd", TrustDomain: "cluster.local", Existing: true,
-				Scheme: m.scheme(), Replicas: 2, Lag: 40 * time.Second, Proxies: 9, LeafLifetime: leaf, Seed: 9})
-			w.policy.Clusters[i].LeafLifetime = leaf
-			all = append(all, w.clusters[name])
-		}
-		m.install(w.clusters["east"])
-		w.ceremony()
-		w.start()
-		time.Sleep(20 * time.Minute)
-		c := &changing{world: w, chance: mathrand.New(mathrand.NewPCG(9, 1)), asked: map[string]time.Time{}}
-		c.adopt(map[string]mesh{"east": m})
-		before, writes := c.restarts(), w.clusters["home"].Writes()
-		a, adopts := c.loop.MovesTo()
-		if !adopts || a.ID != "g1" {
-			t.Fatalf("%+v, %t", a, adopts)
-		}
-		if err := c.loop.BeginChange(a, "lee@cli", "drill", false); err != nil {
-			t.Fatal(err)
-		}
-		c.mesh = memory.NewMesh(all[0]) // home's pods do not know east's anchor, and need not
-		c.until("idle", 10*day)
-		time.Sleep(2 * time.Hour)
-		c.mesh = memory.NewMesh(all...) // they do now
-		c.ended("g1")
-		c.appsRestartedOnce(before, "east")
-		if got := w.clusters["home"].Writes(); !maps.Equal(got, writes) {
-			t.Errorf("home was written: %v, then %v", writes, got)
-		}
-		if all := c.mesh.Broken(); len(all) > 0 {
-			t.Errorf("they refuse each other: %v", all)
-		}
-		c.end()
-	})
+	for _, names := range [][]string{{"east", "home"}, {"home", "east"}} {
+		synctest.Test(t, func(t *testing.T) { joins(t, names) })
+	}
+}
+
+func joins(t *testing.T, names []string) {
+	m := meshes(t)[1]
+	w := newWorld(t, names...)
+	for i, name := range names {
+		w.clusters[name] = memory.NewCluster(memory.ClusterConfig{Name: name, Namespace: "linkerd", TrustDomain: "cluster.local", Existing: true,
+			Scheme: m.scheme(), Replicas: 2, Lag: 40 * time.Second, Proxies: 9, LeafLifetime: leaf, Seed: 9})
+		w.policy.Clusters[i].LeafLifetime = leaf
+	}
+	m.install(w.clusters["east"])
+	w.ceremony()
+	w.start()
+	time.Sleep(20 * time.Minute)
+	c := &changing{world: w, chance: mathrand.New(mathrand.NewPCG(9, 1)), asked: map[string]time.Time{}}
+	c.adopt(map[string]mesh{"east": m})
+	before, writes := c.restarts(), w.clusters["home"].Writes()
+	a, adopts := c.loop.MovesTo()
+	if !adopts || a.ID != "g1" {
+		t.Fatalf("%+v, %t", a, adopts)
+	}
+	if err := c.loop.BeginChange(a, "lee@cli", "drill", false); err != nil {
+		t.Fatal(err)
+	}
+	w.clusters["home"].SetFaults(func(memory.Call) memory.ClusterFault { return memory.ClusterFault{Err: rotation.ErrUnavailable} })
+	c.mesh = memory.NewMesh(w.clusters["east"]) // home's pods do not know east's anchor, and need not
+	c.until("idle", 10*day)
+	w.clusters["home"].SetFaults(nil)
+	time.Sleep(2 * time.Hour)
+	c.mesh = memory.NewMesh(w.clusters["east"], w.clusters["home"]) // they do now
+	c.ended("g1")
+	c.appsRestartedOnce(before, "east")
+	if got := w.clusters["home"].Writes(); !maps.Equal(got, writes) {
+		t.Errorf("home was written: %v, then %v", writes, got)
+	}
+	if all := c.mesh.Broken(); len(all) > 0 {
+		t.Errorf("they refuse each other: %v", all)
+	}
+	c.end()
 }
 
 // Two linked meshes, each with its own anchor and trusting the other's, are

@@ -56,7 +56,8 @@ type Change struct {
 	Reason    string
 	StartedAt time.Time
 	StageAt   time.Time // when the stage began
-	CanaryAt  time.Time // in StageFinish: when the first cluster was seen to be through; zero: it was not
+	First     string    // in StageFinish: the cluster that goes ahead
+	CanaryAt  time.Time // when it was seen to be through; zero: it was not
 	// ProvedAt is when every cluster was seen to have what the stage is for,
 	// and the wait for the last leaf began that was made before; zero: not yet.
 	ProvedAt time.Time
@@ -572,15 +573,18 @@ func (g *goal) finish(f Fleet, v View, w position, now time.Time, to *Anchor) {
 	g.loaded(v, w.orderSince, now)
 }
 
-// canary says whether a cluster goes ahead of the others: the first that
-// somebody waits for.
-func (f Fleet) canary(cluster string) bool {
+// canary says whether a cluster goes ahead of the others.
+func (f Fleet) canary(cluster string) bool { return f.Change.First == cluster }
+
+// first is the first cluster of the configuration that the change is about and that
+// somebody waits for: it goes ahead; "" if there is none.
+func (f Fleet) first(takesPart map[string]bool) string {
 	for _, p := range f.Policy.Clusters {
-		if !f.Change.excepts(p.Cluster) {
-			return p.Cluster == cluster
+		if takesPart[p.Cluster] && !f.Change.excepts(p.Cluster) {
+			return p.Cluster
 		}
 	}
-	return false
+	return ""
 }
 
 // shortest is the signer that ends first, nil if there is none.
@@ -648,7 +652,7 @@ func (f Fleet) nextStage(progress map[string]Progress, takesPart map[string]bool
 			canaryThere = true
 		}
 		switch {
-		case !current && !takesPart[name]:
+		case !takesPart[name]: // it has what the change leads to, or waits for its own
 		case c.excepts(name) && !current && (c.Stage != StageRetire || slices.Contains(c.Behind, name)) && !(c.Compromised && c.Stage == StageFinish): // one that is back is brought along
 		case !current:
 			waiting = append(waiting, name+": has not been seen, or is not managed, since the stage began")
@@ -657,7 +661,10 @@ func (f Fleet) nextStage(progress map[string]Progress, takesPart map[string]bool
 		}
 	}
 	to := func(s Stage, reason string) (Change, string, []string) {
-		next.Proceed = false
+		next.Proceed, next.First = false, ""
+		if s == StageFinish {
+			next.First = f.first(takesPart)
+		}
 		next.Stage, next.StageAt, next.CanaryAt, next.ProvedAt = s, now, time.Time{}, time.Time{}
 		return next, reason, waiting
 	}
@@ -666,6 +673,10 @@ func (f Fleet) nextStage(progress map[string]Progress, takesPart map[string]bool
 	}
 	if c.Held {
 		return c, "", append([]string{"certd trust resume"}, waiting...)
+	}
+	if first := f.first(takesPart); c.Stage == StageFinish && first != c.First && (c.First == "" || c.excepts(c.First)) {
+		next.First = first
+		return next, "the cluster that goes ahead is " + cmp.Or(first, "none"), waiting
 	}
 	if c.Stage == StageFinish && canaryThere && c.CanaryAt.IsZero() && !c.Compromised {
 		next.CanaryAt = now

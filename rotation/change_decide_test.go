@@ -41,9 +41,10 @@ func (c turn) bench(t *testing.T, now time.Time) *bench {
 		t.Fatal(err)
 	}
 	b.fleet.Anchors = append(b.fleet.Anchors, Anchor{ID: "g2", Key: "acme-anchor-2", Certificate: next, CreatedAt: start})
-	b.fleet.Change = &Change{From: "g1", To: "g2", Stage: c.stage, Held: c.held, StartedAt: start, StageAt: start, CanaryAt: c.canaryAt}
+	b.fleet.Change = &Change{From: "g1", To: "g2", Stage: c.stage, Held: c.held, StartedAt: start, StageAt: start, First: "eu", CanaryAt: c.canaryAt}
 	if c.second {
 		b.fleet.Policy.Clusters = append([]Policy{{Cluster: "ahead"}}, b.fleet.Policy.Clusters...)
+		b.fleet.Change.First = "ahead"
 	}
 	set := func(letters string) pki.Bundle {
 		var p []*Anchor

@@ -105,6 +105,7 @@ type changeRecord struct {
 	Reason      string         `json:"reason"`
 	StartedAt   time.Time      `json:"startedAt"`
 	StageAt     time.Time      `json:"stageAt"`
+	First       string         `json:"first,omitempty"` // since schema 4
 	CanaryAt    time.Time      `json:"canaryAt,omitzero"`
 	ProvedAt    time.Time      `json:"provedAt,omitzero"`
 }
