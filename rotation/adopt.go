@@ -459,7 +459,7 @@ func (a *Adopted) describe(f Fleet, v View, now time.Time) {
 	if o.IssuerFacts.Readable {
 		a.Writes = append(a.Writes, "Secret "+IssuerObject+": annotations and a label; its data stays as it is")
 	} else {
-		a.Writes = append(a.Writes, "Secret "+IssuerObject+": annotations and a label, and what is missing of tls.crt, tls.key, crt.pem, key.pem and ca.crt, so that either of Linkerd's schemes finds it; what is there stays as it is")
+		a.Writes = append(a.Writes, "Secret "+IssuerObject+": annotations and a label, and of tls.crt, tls.key and ca.crt what is missing, so that Linkerd can be upgraded to scheme kubernetes.io/tls; what is there stays as it is")
 	}
 	if slices.ContainsFunc(o.Webhooks, func(w Webhook) bool { return w.installed() }) {
 		note("its webhooks get certificates under a CA of the cluster's own from now on (webhooks.manage: none keeps certd from it)")

@@ -406,7 +406,7 @@ func (d *Decision) nextStep(f Fleet, v View, g goal, now time.Time) {
 	case f.Change != nil && !g.signed():
 		d.sign(StepIssuer, cmp.Or(g.why, "it is to be signed by others")+" (signed by "+namesOfAnchors(g.signers)+")")
 	case d.found && !o.IssuerFacts.Readable:
-		d.repair(StepRepairMetadata, IssuerObject, "names beside the issuer (tls.crt, tls.key, crt.pem, key.pem, ca.crt) are missing", o.Issuer)
+		d.repair(StepRepairMetadata, IssuerObject, "names beside the issuer (tls.crt, tls.key, ca.crt) are missing, or not in step", o.Issuer)
 	case !d.found && (!o.IssuerFacts.Complete || !bytes.Equal(o.IssuerFacts.CABundle, d.beside.PEM())):
 		d.repair(StepRepairMetadata, IssuerObject, "the copies beside the issuer (ca.crt, crt.pem, key.pem) were changed", o.Issuer)
 	case !marksHold(o.Issuer.Marks, marks):

@@ -89,7 +89,11 @@ func (a *App) beginChange(ctx context.Context, req api.ChangeRequest, dryRun, ye
 		}
 	}
 	if plan.Anchor != nil {
-		lines = append(append(lines, "", "What will be made"), s.anchorLines(*plan.Anchor)...)
+		head := "What will be made"
+		if !plan.Anchor.NotAfter.IsZero() { // it is there
+			head = "What it leads to"
+		}
+		lines = append(append(lines, "", head), s.anchorLines(*plan.Anchor)...)
 	}
 	if dryRun {
 		a.tell(lines...)
