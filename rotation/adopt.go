@@ -74,13 +74,12 @@ func (r *Reconciler) relearn(m *member, o *Observation) (known bool) {
 	if !seen {
 		f.Anchors = append(slices.Clone(f.Anchors), home)
 	}
-	var chain, before []*x509.Certificate
+	chain := f.owns(o.IssuerFacts.Chain)
+	var before []*x509.Certificate
 	var to *Anchor // that it was being brought to
-	for _, c := range o.IssuerFacts.Chain {
-		if by := f.anchorOf(c); by != nil && !by.keyless() {
+	for _, by := range f.signersOf(o.IssuerFacts.Chain) {
+		if !by.keyless() {
 			to = by
-		} else {
-			chain = append(chain, c)
 		}
 	}
 	for _, c := range here {
@@ -581,7 +580,7 @@ func (k Keeper) release(namespace string) string {
 // certd goes on from there.
 func (r *Reconciler) follow(m *member, f Fleet, v View, now time.Time) error {
 	o, home := v.Observed, f.home(v)
-	if !f.stays(v) || f.leftBehind(v) || o.IssuerFacts.Problem != "" || len(o.IssuerFacts.Chain) == 0 {
+	if !f.stays(v) || f.leftBehind(v) || o.IssuerFacts.Problem != "" || len(f.owns(o.IssuerFacts.Chain)) == 0 {
 		return nil
 	}
 	ad := Adoption{Anchor: home.ID, Issuer: v.Record.AdoptedIssuer, Bundle: v.Record.AdoptedBundle, At: v.Record.AdoptedAt}
@@ -590,8 +589,8 @@ func (r *Reconciler) follow(m *member, f Fleet, v View, now time.Time) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("trust anchor %s: %w", home.ID, err)
-	case !v.foundKey():
-		what, ad.Issuer = "issuer", pki.EncodeCertificates(o.IssuerFacts.Chain...)
+	case f.renewed(v):
+		what, ad.Issuer = "issuer", pki.EncodeCertificates(f.owns(o.IssuerFacts.Chain)...)
 	case f.Change == nil && !bytes.Equal(o.BundleText, ad.Bundle):
 		if under, err = pki.ReadBundle(o.BundleText); err != nil || !under.Covers(home.Certificate) {
 			return nil //nolint:nilerr // it is no bundle to go on from, and is mended
@@ -607,8 +606,23 @@ func (r *Reconciler) follow(m *member, f Fleet, v View, now time.Time) error {
 	if len(by) > 0 {
 		who = by[0].Name
 	}
-	a := Adopted{Anchor: *home, Known: true, Issuer: o.IssuerFacts.Chain[0], since: now}
+	a := Adopted{Anchor: *home, Known: true, Issuer: f.owns(o.IssuerFacts.Chain)[0], since: now}
 	return r.recordAdoption(m, a, ad, "certd", "the "+what+" was replaced by "+who)
+}
+
+// owns are the certificates of an issuer file that certd has not signed.
+func (f Fleet) owns(chain []*x509.Certificate) []*x509.Certificate {
+	return slices.DeleteFunc(slices.Clone(chain), func(c *x509.Certificate) bool {
+		by := f.anchorOf(c)
+		return by != nil && !by.keyless()
+	})
+}
+
+// renewed says whether owners have put another issuer in the place of the one that
+// the cluster came with, of the same key or of another.
+func (f Fleet) renewed(v View) bool {
+	came, _ := pki.ReadCertificates(v.Record.AdoptedIssuer)
+	return !slices.EqualFunc(came, f.owns(v.Observed.IssuerFacts.Chain), (*x509.Certificate).Equal)
 }
 
 // unfitToMove says why a cluster that was taken over cannot be brought to another

@@ -591,8 +591,8 @@ func TestTheOwnersOfAMeshGoOnRenewing(t *testing.T) {
 		const long = 3650 * 24 * time.Hour
 		rootKey := newKey(t)
 		root := ca(t, pkix.Name{CommonName: "root.linkerd.cluster.local"}, nil, rootKey.Public(), long, -1, nil, rootKey)
+		key := newKey(t)
 		renew := func(data map[string][]byte) {
-			key := newKey(t)
 			issuer := ca(t, pkix.Name{CommonName: "identity.linkerd.cluster.local"}, nil, key.Public(), 90*24*time.Hour, 0, root, rootKey)
 			data["tls.crt"], data["tls.key"], data["ca.crt"] = certText(issuer), pkcs8(t, key), certText(root)
 		}
@@ -601,16 +601,26 @@ func TestTheOwnersOfAMeshGoOnRenewing(t *testing.T) {
 		c := adopting(t, 19, map[string]mesh{"east": m})
 		c.adopt(map[string]mesh{"east": m})
 		again := func() {
+			time.Sleep(time.Hour)
 			c.clusters["east"].Edit(rotation.IssuerObject, "cert-manager", func(data map[string][]byte, _ *rotation.Marks) { renew(data) })
 			time.Sleep(30 * time.Second)
 			if f, ok := c.finding("east", "SecondWriter"); !ok || !strings.Contains(f.Message, "cert-manager") {
 				t.Errorf("who wrote is not named: %+v", c.cluster("east").Findings)
 			}
-			c.clusters["east"].Edit(rotation.IssuerObject, "cert-manager", func(map[string][]byte, *rotation.Marks) {})
+			s := c.cluster("east")
+			if left := time.Until(s.Issuer.Delivered.NotAfter); left < 90*day-time.Minute {
+				t.Errorf("what they made is not what is there: it ends in %s", left)
+			}
 		}
+		again() // the same key with other dates
+		key = newKey(t)
 		again()
+		time.Sleep(10 * time.Minute)
 		c.begin()
 		c.until("bridge", time.Hour)
+		time.Sleep(20 * time.Minute)
+		key = newKey(t)
+		c.clusters["east"].Edit(rotation.IssuerObject, "cert-manager", func(data map[string][]byte, _ *rotation.Marks) { renew(data) })
 		time.Sleep(20 * time.Minute)
 		c.clusters["east"].Edit(rotation.IssuerObject, "cert-manager", func(data map[string][]byte, _ *rotation.Marks) { renew(data) })
 		c.until("idle", 12*day)
