@@ -133,7 +133,7 @@ func (r *Reconciler) publishChain(ctx, hand context.Context, m *member, f Fleet,
 	if len(came) == 0 || !v.foundKey() {
 		return fmt.Errorf("%s: %w", doing, errOtherKey)
 	}
-	taken := []time.Time{d.Issuer.NotAfter}
+	taken := []time.Time{v.Observed.IssuerFacts.Chain[0].NotAfter}
 	for _, c := range v.Certificates {
 		if len(taken) < 16 && !c.DeliveredAt.IsZero() {
 			taken = append(taken, c.NotAfter)

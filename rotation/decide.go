@@ -381,8 +381,11 @@ func (d *Decision) nextStep(f Fleet, v View, g goal, now time.Time) {
 	case !marksHold(o.Bundle.Marks, marks):
 		d.repair(StepRepairMetadata, BundleObject, "labels or annotations of the trust bundle "+v.marksLack(o.Bundle), o.Bundle)
 		return
-	case g.keepsKey && (!o.Issuer.Exists || d.Issuer == nil || !v.foundKey()):
-		d.find(StateCritical, "IssuerLost", fmt.Sprintf("the issuer that came with it is not there any more (%s), and certd has no key to make another: put back what was there", issuerProblem(o, d.Bundle, now)), nil, "certd history --cluster "+v.Policy.Cluster)
+	case g.keepsKey && (!o.Issuer.Exists || o.IssuerFacts.Problem != "" || !v.foundKey()):
+		d.find(StateCritical, "IssuerLost", fmt.Sprintf("the issuer that came with it is not there any more (%s), and certd has no key to make another: put back what was there, or leave its trust anchor at once, whatever that costs", issuerProblem(o, d.Bundle, now)), nil, "certd trust rotate --compromised --dry-run")
+		return
+	case g.keepsKey && d.Issuer == nil:
+		d.repair(StepRepairIssuer, IssuerObject, "the issuer does not verify under the bundle: its key is given other certificates", o.Issuer)
 		return
 	case (!o.Issuer.Exists || d.Issuer == nil) && active.ended(now):
 		return // nothing can be signed under it: the findings say what is to be done
