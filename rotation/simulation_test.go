@@ -211,7 +211,7 @@ func TestTenYears(t *testing.T) {
 	t.Parallel()
 	days := 3652
 	if raced {
-		days = 500
+		days = 200
 	}
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "east", "north", "west")
