@@ -147,7 +147,7 @@ func (r *Reconciler) publishChain(ctx, hand context.Context, m *member, f Fleet,
 			continue
 		}
 		a := *s
-		c, _, err := r.signer.second(ctx, &a, came[0], taken, caller{m.name, d.Actor, d.Why}, wall())
+		c, err := r.signer.second(ctx, &a, came[0], taken, caller{m.name, d.Actor, d.Why}, wall())
 		r.keyOutcome(a, err)
 		if !notSigned(err) {
 			m.hasSigned(d.Action, wall())

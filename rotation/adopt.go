@@ -187,7 +187,7 @@ func (f Fleet) kept(v View) (others []*x509.Certificate) {
 		return nil
 	}
 	for _, c := range came.Anchors() {
-		if !slices.ContainsFunc(f.Anchors, func(a Anchor) bool { return a.Certificate != nil && sameKey(a.Certificate, c) }) {
+		if f.anchorWith(c) == nil {
 			others = append(others, c)
 		}
 	}
@@ -237,7 +237,7 @@ func (g *goal) stay(v View, home *Anchor, now time.Time) {
 // turning are the bundles of a cluster that is brought from what it came with to
 // the fleet's anchor, or back: what it came with is taken as a whole, with anchors
 // of other meshes of the fleet that are brought along at the same time.
-func (f Fleet) turning(v View, from, to *Anchor, old, next pki.Bundle) (_, both, _ pki.Bundle, err error) {
+func (f Fleet) turning(v View, from *Anchor, old, next pki.Bundle) (_, both, _ pki.Bundle, err error) {
 	came := v.cameWith()
 	if from.keyless() {
 		old = came
@@ -408,7 +408,7 @@ func (f Fleet) adopt(v View, now time.Time) (Adopted, Adoption, error) {
 			a.Others = append(a.Others, c)
 		}
 	}
-	a.describe(f, v, now)
+	a.describe(v, now)
 	return a, Adoption{Anchor: a.Anchor.ID, Issuer: pki.EncodeCertificates(o.IssuerFacts.Chain...), Bundle: o.BundleText, At: now}, nil
 }
 
@@ -451,7 +451,7 @@ func (f Fleet) entered(c *x509.Certificate, now time.Time) (a Anchor, known bool
 }
 
 // describe says in words what is written, and what a person should know.
-func (a *Adopted) describe(f Fleet, v View, now time.Time) {
+func (a *Adopted) describe(v View, now time.Time) {
 	o := v.Observed
 	note := func(format string, args ...any) { a.Notes = append(a.Notes, fmt.Sprintf(format, args...)) }
 	a.Writes = append(a.Writes, "ConfigMap "+BundleObject+": annotations and a label; its data stays as it is")
@@ -568,8 +568,7 @@ func (k Keeper) release(namespace string) string {
 		return fmt.Sprintf("kubectl -n %s delete certificate %s && kubectl -n %s annotate secret %s cert-manager.io/certificate-name-", namespace, name, namespace, IssuerObject)
 	case KeeperBundle:
 		return fmt.Sprintf("kubectl delete bundles.trust.cert-manager.io %s   (certd puts the ConfigMap back at once)", name)
-	}
-	if k.Kind == KeeperUnseen {
+	case KeeperUnseen:
 		return "let certd read ConfigMap linkerd-config: kubectl apply -f deploy/rbac/certd.yaml"
 	}
 	return "take the object out of the application"

@@ -148,7 +148,7 @@ func (f Fleet) goal(v View, now time.Time) (g goal, err error) {
 	both, err2 := f.with(v, from, to)
 	next, err3 := f.with(v, to)
 	if g.keepsKey {
-		old, both, next, err = f.turning(v, from, to, old, next)
+		old, both, next, err = f.turning(v, from, old, next)
 	}
 	if err := errors.Join(err, err1, err2, err3); err != nil {
 		return g, err

@@ -130,8 +130,8 @@ func (r *Reconciler) BeginChange(a Anchor, actor, reason string, manual bool) er
 // elsewhere. to is the anchor to turn to, if there is one already.
 func (r *Reconciler) Compromised() (from string, to *Anchor, breaks []string, err error) {
 	f := r.fleet()
-	adopts := true
-	for _, v := range r.views() {
+	views, adopts := r.views(), true
+	for _, v := range views {
 		adopts = adopts && f.stays(v)
 	}
 	switch c, active := f.Change, f.Active(); {
@@ -147,8 +147,7 @@ func (r *Reconciler) Compromised() (from string, to *Anchor, breaks []string, er
 		from = active.ID
 	}
 	for _, p := range f.Policy.Clusters {
-		v, ok := r.views()[p.Cluster]
-		if ok {
+		if v, ok := views[p.Cluster]; ok {
 			breaks = append(breaks, p.Cluster+": "+costs(f, v))
 		}
 	}

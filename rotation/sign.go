@@ -160,30 +160,29 @@ func (s signer) issuer(ctx context.Context, anchors []Anchor, bundle pki.Bundle,
 // second makes a further certificate for an issuer whose key nobody has here, under
 // one of the fleet's anchors: of the same key and name, so that leaves of the one
 // verify through the other.
-func (s signer) second(ctx context.Context, a *Anchor, existing *x509.Certificate, taken []time.Time, who caller, now time.Time) (*x509.Certificate, CertificateRecord, error) {
-	var rec CertificateRecord
+func (s signer) second(ctx context.Context, a *Anchor, existing *x509.Certificate, taken []time.Time, who caller, now time.Time) (*x509.Certificate, error) {
 	key, err := s.open(ctx, a, now)
 	if err != nil {
-		return nil, rec, err
+		return nil, err
 	}
 	k, ok := key.(DigestSigner)
 	if !ok {
-		return nil, rec, fmt.Errorf("the CA of %s signs certificates of its own making only, and one under a given key and name is needed: %w", a.Key, ErrUnsupported)
+		return nil, fmt.Errorf("the CA of %s signs certificates of its own making only, and one under a given key and name is needed: %w", a.Key, ErrUnsupported)
 	}
 	template, err := newSecond(existing, a.Certificate, taken, now)
 	if err != nil {
-		return nil, rec, err
+		return nil, err
 	}
-	rec = certificateRecord(who.cluster, "issuer", a.ID, template, now)
+	rec := certificateRecord(who.cluster, "issuer", a.ID, template, now)
 	rec.AKI = pki.SKI(a.Certificate)
 	c, err := signSecond(template, existing, a.Certificate, &recordedSigner{
 		ctx: ctx, journal: s.journal, key: k, signed: &rec,
 		intent: Intent{Step: StepSign, Cluster: who.cluster, Actor: who.actor, Reason: "issuer, for the key that is there: " + who.reason, Anchor: a.ID, Serial: rec.Serial, Key: a.Key},
 	})
 	if err != nil {
-		return nil, rec, fmt.Errorf("sign a second certificate for the issuer of %s under anchor %s: %w", who.cluster, a.ID, err)
+		return nil, fmt.Errorf("sign a second certificate for the issuer of %s under anchor %s: %w", who.cluster, a.ID, err)
 	}
-	return c, certificateRecord(who.cluster, "issuer", a.ID, c, now), nil
+	return c, nil
 }
 
 // secondBackdate is how far in the past such certificates begin.
