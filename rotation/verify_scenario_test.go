@@ -244,7 +244,7 @@ func TestAStalePodIsToldOf(t *testing.T) {
 		c.clusters["west"].RestartProxy("app/app-1-1")
 		for begun := time.Now(); c.rotation().Stage != "finish" && time.Since(begun) < 10*day; c.minute() {
 		}
-		time.Sleep(3 * leaf) // its own certificate has ended, too
+		time.Sleep(3*leaf + time.Second) // its own certificate has ended, too; and no census is of this very moment
 		c.clusters["west"].SetFaults(func(call memory.Call) memory.ClusterFault {
 			if call == memory.CallProxies {
 				return memory.ClusterFault{Err: rotation.ErrUnavailable}
@@ -263,6 +263,7 @@ func TestAStalePodIsToldOf(t *testing.T) {
 			t.Errorf("%s: %+v", doc.State, honest)
 		}
 		c.clusters["west"].SetFaults(nil)
+		time.Sleep(time.Second)
 		doc = c.compare(&seen)
 		refusing := c.refusing()
 		for _, v := range doc.Matrix {

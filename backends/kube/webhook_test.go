@@ -577,7 +577,7 @@ func TestRestartSince(t *testing.T) {
 				break
 			}
 		}
-		if !errors.Is(err, rotation.ErrDenied) || !strings.Contains(err.Error(), "1 of its pods are not available") {
+		if !errors.Is(err, rotation.ErrDenied) || !strings.Contains(err.Error(), " of its pods are not available") {
 			t.Errorf("%s without one of its pods: %v", kind, err)
 		}
 		if err := c.RestartSince(t.Context(), in, app, time.Now().Add(2*time.Hour), false); err != nil {
