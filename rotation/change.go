@@ -486,7 +486,7 @@ func (g *goal) restarted(f Fleet, v View, now time.Time, next pki.Bundle) {
 			continue
 		}
 		a := Action{Step: StepControlRestart, Object: ref.String(), owner: ref, Why: fmt.Sprintf("%d of its pods do not trust the new anchor alone", own.Pods)}
-		if !v.countedSince(a) {
+		if !v.countedSince(a.lane()) {
 			g.wait("the pods of %s are to be counted again", ref)
 			continue
 		}
@@ -494,15 +494,16 @@ func (g *goal) restarted(f Fleet, v View, now time.Time, next pki.Bundle) {
 	}
 	own := slices.ContainsFunc(owners, func(o ProxyOwner) bool { return o.Namespace == v.Policy.Namespace })
 	if f.Policy.Trust.Restarts && (!own || f.Change.Compromised) && g.restart.Step == "" {
-		g.nextWorkload(v, owners, f.Change.Compromised)
+		g.nextWorkload(f, v, owners, f.Change.Compromised)
 	}
 }
 
-// nextWorkload picks the workload to be restarted now: one at a time, so that
-// the first one that does not come up again is the last; Linkerd's extensions
-// before the others. Those that could not be restarted are left to people. With atOnce none
-// waits for the one before it.
-func (g *goal) nextWorkload(v View, owners []ProxyOwner, atOnce bool) {
+// nextWorkload picks the workload to be restarted now, Linkerd's extensions before
+// the others. The first goes ahead alone; when its pods hold the new anchor, as many
+// are under way as TrustPolicy.AtOnce says, so that those which do not come up again
+// are few. Those that could not be restarted are left to people. With atOnce none
+// waits for another.
+func (g *goal) nextWorkload(f Fleet, v View, owners []ProxyOwner, atOnce bool) {
 	rank := func(o ProxyOwner) int {
 		if strings.HasPrefix(o.Namespace, "linkerd-") {
 			return 0
@@ -513,6 +514,9 @@ func (g *goal) nextWorkload(v View, owners []ProxyOwner, atOnce bool) {
 	slices.SortFunc(owners, func(a, b ProxyOwner) int {
 		return cmp.Or(rank(a)-rank(b), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
 	})
+	var next, failing Action
+	underWay := 0
+	stale := map[lane]bool{}
 	for _, o := range owners {
 		if RestartCommand(o) == "" || o.Kind == "Pod" {
 			continue
@@ -520,30 +524,52 @@ func (g *goal) nextWorkload(v View, owners []ProxyOwner, atOnce bool) {
 		ref := ObjectRef{Kind: o.Kind, Name: o.Name}
 		a := Action{Step: StepWorkloadRestart, Object: o.Namespace + "/" + ref.String(), owner: ref, namespace: o.Namespace, since: shown(v),
 			Why: fmt.Sprintf("%d of its pods do not trust the new anchor alone", o.Pods)}
-		if v.Failures[a.lane()] != nil { // others come first
-			if g.restart.Step == "" {
-				g.restart = a
+		stale[a.lane()] = true
+		switch {
+		case v.Failures[a.lane()] != nil: // others come first
+			if failing.Step == "" {
+				failing = a
 			}
-			continue
+		case v.restartedSince(a.lane(), a.since): // its pods are being replaced
+			underWay++
+		case next.Step == "":
+			next = a
 		}
-		if !v.countedSince(a) {
-			g.wait("the pods of %s are to be counted again", a.Object)
-			if atOnce {
-				continue
-			}
-			return
+	}
+	if next.Step == "" {
+		next = failing
+	}
+	most := 1
+	for l := range v.Repairs {
+		if l.step == StepWorkloadRestart && !stale[l] && v.restartedSince(l, shown(v)) && v.countedSince(l) {
+			most = max(1, f.Policy.Trust.AtOnce)
 		}
-		if done := v.Repairs[a.lane()]; atOnce && len(done) > 0 && done[len(done)-1].After(a.since) {
-			continue // it was; its pods are being replaced
-		}
-		g.restart = a
-		return
+	}
+	if atOnce || underWay < most {
+		g.restart = next
 	}
 }
 
+// restartsUnderWay says whether pods may be replaced now because certd asked for it.
+func (v View) restartsUnderWay(now time.Time) bool {
+	for l := range v.Repairs {
+		if (l.step == StepWorkloadRestart || l.step == StepControlRestart) && v.restartedSince(l, now.Add(-rolloutTime)) {
+			return true
+		}
+	}
+	return false
+}
+
+// restartedSince says whether certd has restarted something, or found it restarted,
+// at a time or later.
+func (v View) restartedSince(l lane, since time.Time) bool {
+	done := v.Repairs[l]
+	return len(done) > 0 && !done[len(done)-1].Before(since)
+}
+
 // countedSince says whether the pods were counted after a restart was last made.
-func (v View) countedSince(a Action) bool {
-	done := v.Repairs[a.lane()]
+func (v View) countedSince(l lane) bool {
+	done := v.Repairs[l]
 	return len(done) == 0 || v.Proxies.At.After(done[len(done)-1])
 }
 

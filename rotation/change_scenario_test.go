@@ -810,7 +810,7 @@ func TestAWaveOfTwoThousandPods(t *testing.T) {
 		kills := 0
 		for begun := time.Now(); c.rotation().Phase != "idle" && time.Since(begun) < 9*day; time.Sleep(11 * time.Minute) {
 			if kills < 5 && c.rotation().Stage == "restart" {
-				time.Sleep(time.Duration(c.chance.IntN(3600)) * time.Second)
+				time.Sleep(time.Duration(c.chance.IntN(900)) * time.Second)
 				c.wrap = nil
 				c.end()
 				c.start()

@@ -524,10 +524,12 @@ func (r *Reconciler) count(ctx context.Context, m *member) {
 		return
 	}
 	r.counts.Go(func() {
+		begun := wall()
 		p := m.cluster.CountProxies(ctx)
 		if p.At.IsZero() {
-			p.At = wall()
+			p.At = begun
 		}
+		p.Took = wall().Sub(begun)
 		m.mu.Lock()
 		m.proxies, m.counting = p, false
 		m.mu.Unlock()

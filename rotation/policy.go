@@ -22,6 +22,8 @@ type TrustPolicy struct {
 	Renews      bool          // with new dates for the same key, by itself
 	// Restarts has certd restart workloads while the anchor is changed.
 	Restarts bool
+	// AtOnce is how many workloads of a cluster may be under way then; 0: one.
+	AtOnce int
 }
 
 // Policy is what the configuration asks for in one cluster.

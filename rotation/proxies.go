@@ -14,7 +14,8 @@ import (
 // told to trust when it was created. A proxy reads them once, from its
 // environment, and never again (linkerd2-proxy, linkerd/app/src/env/identity.rs).
 type Proxies struct {
-	At   time.Time // when the census began, by certd's clock
+	At   time.Time     // when the census began, by certd's clock
+	Took time.Duration // how long it took
 	Sets []ProxySet
 	// Unread are pods whose environment could not be made out, a few of them
 	// named in Odd ("namespace/pod: why").
@@ -120,6 +121,11 @@ const (
 	censusEvery = time.Hour
 	censusSoon  = 10 * time.Minute
 	censusOften = time.Minute // while the trust anchor is changed
+	// While certd restarts workloads one after another, each waits for a census:
+	// it is made at censusNext, or later where one takes long, so that the API server
+	// is busy with it for a twentieth of the time.
+	censusNext  = 10 * time.Second
+	censusShare = 20
 )
 
 // stale are the pods that do not trust exactly the keys that are wanted, and
@@ -149,6 +155,9 @@ func (d *Decision) judgeProxies(f Fleet, v View, now time.Time) {
 	}
 	if f.Change != nil {
 		every = censusOften
+		if stale > 0 && f.Change.Stage == StageRestart && v.restartsUnderWay(now) {
+			every = min(censusOften, max(censusNext, censusShare*p.Took))
+		}
 	}
 	switch due := p.At.Add(every); {
 	case p.At.IsZero() || !now.Before(due) || p.At.After(now):

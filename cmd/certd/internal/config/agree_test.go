@@ -151,6 +151,9 @@ func accepts(schema map[string]any, value any) bool {
 	case "boolean":
 		b, ok := value.(bool)
 		return ok && (schema["const"] == nil || schema["const"] == b)
+	case "integer":
+		n, ok := value.(float64)
+		return ok && n >= schema["minimum"].(float64) && n <= schema["maximum"].(float64)
 	case "array":
 		list, ok := value.([]any)
 		least, _ := schema["minItems"].(float64)
@@ -210,6 +213,8 @@ func plain(n *node) any {
 	switch n.kind {
 	case kindBool:
 		return n.flag
+	case kindCount:
+		return float64(n.count)
 	case kindList, kindDomains:
 		list := []any{}
 		for _, item := range n.items {

@@ -364,6 +364,7 @@ func (b *builder) trust(fleet layers) {
 		Backdate:    anchorBackdate,
 		Renews:      b.text(fleet, "trust", "onDue") == "renew",
 		Restarts:    b.text(fleet, "trust", "restartWorkloads") == "auto",
+		AtOnce:      b.value(fleet, b.table, "trust", "restartsAtOnce").count,
 	}
 	if k := b.config.Keys; k.Vault != nil && k.Vault.PKI != nil {
 		trust.Renews = false // the root is Vault's, and renewed there

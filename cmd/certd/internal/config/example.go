@@ -31,6 +31,7 @@ trust:
   renewBefore: 2y                 # from then on it is renewed: new dates for the same key, no workload restarted
   onDue: renew                    # or ask: status says so, and certd trust renew does it
   restartWorkloads: ask           # or auto, while the anchor is changed; needs deploy/rbac/certd-restart-workloads.yaml
+  restartsAtOnce: 1               # with auto, how many workloads of a cluster; the first goes ahead alone
 
 defaults:                         # what holds in every cluster; groups override it, then the cluster
   timeZone: UTC

@@ -71,7 +71,7 @@ func TestDefaultsHoldWhenLeftOut(t *testing.T) {
 		p.Issuer.Lifetime, p.Issuer.RenewBefore, p.Issuer.Schedule, p.Issuer.Schedule.Zone(), p.Issuer.EveryFiring, p.Issuer.Backdate, p.Issuer.Spread)
 	want := fmt.Sprintln("acme-mesh", "acme-mesh", "/var/lib/certd", "/run/certd/certd.sock", "INFO",
 		Transit{"certd-transit", "acme-mesh"}, Transit{"certd-transit-webhooks", "acme-mesh"}, true,
-		rotation.TrustPolicy{Lifetime: 3650 * day, Backdate: time.Hour, RenewBefore: 730 * day, Renews: true},
+		rotation.TrustPolicy{Lifetime: 3650 * day, Backdate: time.Hour, RenewBefore: 730 * day, Renews: true, AtOnce: 1},
 		"east", "linkerd", false, "cluster.local", 24*time.Hour, 20*time.Second, 12*time.Hour, true,
 		7*day, 84*time.Hour, "0 3 * * *", "UTC", false, 10*time.Minute, 30*time.Minute)
 	if got != want {

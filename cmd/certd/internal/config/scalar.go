@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -11,6 +12,9 @@ import (
 
 	"certd.internal/rotation"
 )
+
+// maxCount is the most of anything that is counted.
+const maxCount = 100
 
 // check looks at a scalar by itself, fills in what it stands for, and returns
 // what is wrong with it, or "".
@@ -71,6 +75,12 @@ func (n *node) check() string {
 			return fmt.Sprintf("%s is more than %s", n.text, rotation.FormatDuration(limit))
 		}
 		n.duration = d
+	case kindCount:
+		count, err := strconv.Atoi(n.text)
+		if err != nil || count < 1 || count > maxCount {
+			return fmt.Sprintf("%.40q is not a whole number from 1 to %d", n.text, maxCount)
+		}
+		n.count = count
 	case kindZone:
 		if n.text == "" || n.text == "Local" {
 			return `name a time zone, such as "Europe/Berlin" or "UTC"`

@@ -51,6 +51,8 @@ func (f field) schema() map[string]any {
 		s["type"], s["additionalProperties"] = "object", map[string]any{"type": "string"}
 	case kindBool:
 		s["type"] = "boolean"
+	case kindCount:
+		s["type"], s["minimum"], s["maximum"] = "integer", 1, maxCount
 	default:
 		s["type"] = "string"
 	}
@@ -76,6 +78,8 @@ func (f field) schema() map[string]any {
 	case f.builtin == "":
 	case f.kind == kindBool:
 		s["default"] = f.builtin == "true"
+	case f.kind == kindCount:
+		s["default"] = json.Number(f.builtin)
 	default:
 		s["default"] = f.builtin
 	}

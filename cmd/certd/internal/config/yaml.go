@@ -22,6 +22,7 @@ type node struct {
 	text     string // of every scalar, as written
 	duration time.Duration
 	flag     bool
+	count    int
 	keys     []string // of an object or map, in the order of the file
 	values   map[string]*node
 	items    []*node
@@ -245,8 +246,8 @@ func (d *decoder) scalar(n ast.Node, out *node) bool {
 	case *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
 		out.text = n.GetToken().Value
 		switch {
-		case out.kind == kindDuration:
-			return true // its unit is missing, or it says "0"
+		case out.kind == kindDuration || out.kind == kindCount:
+			return true // its unit is missing, or it says "0"; or it is one
 		case strings.HasPrefix(out.text, "0") && len(out.text) > 1:
 			d.problems.add(out.at, out.path, "YAML reads %s as another number; quote it if it is a text: %q", out.text, out.text)
 		case out.kind == kindBool:
