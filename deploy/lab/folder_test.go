@@ -82,9 +82,14 @@ func TestAFolderWithFilesOfSomebodyElseIsRefused(t *testing.T) {
 }
 
 func TestInstalledIdentityHasTheArgumentsAskedFor(t *testing.T) {
-	m, err := identityObjects(3, map[string]string{"identity-scheme": "linkerd.io/tls", "identity-issuance-lifetime": "5m"})
+	m, err := identityObjects("mesh-2", 3, map[string]string{"identity-scheme": "linkerd.io/tls", "identity-issuance-lifetime": "5m"})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, o := range m {
+		if in := o.GetNamespace(); in != "mesh-2" && o.GetName() != "mesh-2" {
+			t.Errorf("%s %s is in namespace %q", o.GetKind(), o.GetName(), in)
+		}
 	}
 	deployments := m.of(func(o *unstructured.Unstructured) bool { return o.GetKind() == "Deployment" })
 	if len(deployments) != 1 {
@@ -94,7 +99,8 @@ func TestInstalledIdentityHasTheArgumentsAskedFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"replicas":3`, `"-identity-scheme=linkerd.io/tls"`, `"-identity-issuance-lifetime=5m"`, `"-identity-trust-domain=cluster.local"`} {
+	for _, want := range []string{`"replicas":3`, `"-identity-scheme=linkerd.io/tls"`, `"-identity-issuance-lifetime=5m"`, `"-identity-trust-domain=cluster.local"`,
+		`"-controller-namespace=mesh-2"`, `"linkerd.io/control-plane-ns":"mesh-2"`} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("no %s in %s", want, text)
 		}

@@ -1,25 +1,28 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
 	"errors"
 	"flag"
 	"fmt"
 	"strings"
+	"text/template"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/tools/clientcmd"
 )
 
 //go:embed manifests/linkerd-identity.yaml
-var identityManifest []byte
+var identityManifest string
 
 // installIdentity applies what Linkerd's chart makes of its identity
 // controller, as far as the lab needs it. Secret and ConfigMap are certd's.
 func installIdentity(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("lab install-identity", flag.ExitOnError)
 	kubeconfig := flags.String("kubeconfig", "", "an admin's kubeconfig: DIR/kube/cN of a lab")
+	namespace := flags.String("namespace", linkerdNamespace, "where, and which meshed pods are its own; several beside each other are meshes of their own")
 	replicas := flags.Int64("replicas", 2, "how many replicas")
 	scheme := flags.String("scheme", "kubernetes.io/tls", "which files of the issuer it reads: kubernetes.io/tls or linkerd.io/tls")
 	leaf := flags.String("leaf-lifetime", "24h0m0s", "how long the leaves it would issue live (-identity-issuance-lifetime)")
@@ -31,7 +34,7 @@ func installIdentity(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	m, err := identityObjects(*replicas, map[string]string{"identity-scheme": *scheme, "identity-issuance-lifetime": *leaf})
+	m, err := identityObjects(*namespace, *replicas, map[string]string{"identity-scheme": *scheme, "identity-issuance-lifetime": *leaf})
 	if err != nil {
 		return err
 	}
@@ -42,9 +45,17 @@ func installIdentity(ctx context.Context, args []string) error {
 	return a.apply(ctx, m)
 }
 
-// identityObjects is the manifest with other replicas and arguments.
-func identityObjects(replicas int64, arguments map[string]string) (manifest, error) {
-	m, err := parseManifest(identityManifest)
+// identityObjects is the manifest with its namespace, other replicas and arguments.
+func identityObjects(namespace string, replicas int64, arguments map[string]string) (manifest, error) {
+	var text bytes.Buffer
+	t, err := template.New("linkerd-identity").Parse(identityManifest)
+	if err == nil {
+		err = t.Execute(&text, namespace)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("fill in the manifest of linkerd-identity: %w", err)
+	}
+	m, err := parseManifest(text.Bytes())
 	if err != nil {
 		return nil, fmt.Errorf("read the manifest of linkerd-identity: %w", err)
 	}
