@@ -765,19 +765,22 @@ func (d *Decision) judgeLoaded(v View, now time.Time) {
 	d.Loaded = l
 	delivered := deliveredAt(d.Issuer, v)
 	since := now.Sub(delivered)
+	if l.State == "no" { // it may be several that were missed
+		since = max(since, now.Sub(v.missed(d.Issuer, *l.NotAfter)[0]))
+	}
 	if l.State != "yes" && since.Abs() <= loadGrace {
 		d.wakeAt(now.Add(loadLook))
 	}
 	if l.State == "unknown" && since > loadGrace && v.Err == nil {
 		d.find(StateUnknown, "IssuerLoadUnknown", fmt.Sprintf("the issuer was delivered %s ago, and whether linkerd-identity uses it could not be seen: %s", short(since), l.Evidence), d.breaks(), "certd inspect "+v.Policy.Cluster+"/issuer")
 	}
-	if l.State == "no" && now.Sub(delivered) > loadGrace {
+	if l.State == "no" && since > loadGrace {
 		severity := StateWarning
 		leaf, skew := observedLimits(o)
 		if l.NotAfter.Sub(now) < v.Policy.Floor(leaf, skew) {
 			severity = StateCritical
 		}
-		d.find(severity, "IssuerNotLoaded", fmt.Sprintf("the issuer was delivered %s ago, and %s still uses one that ends in %s", short(now.Sub(delivered)), strings.Join(behind, ", "), short(l.NotAfter.Sub(now))), l.NotAfter, "kubectl -n "+v.Policy.Namespace+" rollout restart deploy/linkerd-identity")
+		d.find(severity, "IssuerNotLoaded", fmt.Sprintf("another issuer was delivered %s ago, and %s still uses one that ends in %s", short(since), strings.Join(behind, ", "), short(l.NotAfter.Sub(now))), l.NotAfter, "kubectl -n "+v.Policy.Namespace+" rollout restart deploy/linkerd-identity")
 	}
 }
 
@@ -786,18 +789,28 @@ func (d *Decision) judgeLoaded(v View, now time.Time) {
 // for good, and looks healthy (linkerd2 issue 15109). Its files are swapped once
 // more; if that does not help, the pods are replaced one after another. What it
 // could not load is not put right by a restart: then the proof that it can, from
-// the bundle in the cluster, is missing, and nothing is done here.
+// the bundle in the cluster, is missing, and nothing is done here. Where issuers come
+// thick and fast, each swaps the files: who missed two needs no third.
 func (d *Decision) helpIdentity(v View, now time.Time) (Action, bool) {
 	o := v.Observed
-	if d.Loaded == nil || d.Loaded.State != "no" || now.Before(deliveredAt(d.Issuer, v).Add(loadGrace)) || !bytes.Equal(o.BundleText, d.Bundle.PEM()) {
+	if d.Loaded == nil || d.Loaded.State != "no" || !bytes.Equal(o.BundleText, d.Bundle.PEM()) {
 		return Action{}, false
 	}
 	for _, r := range o.Identity.Replicas {
 		if r.NotAfter.IsZero() || now.Sub(r.At) > evidenceAge || sameEnd(r.NotAfter, d.Issuer.NotAfter) {
 			continue
 		}
+		missed := v.missed(d.Issuer, r.NotAfter)
+		if at := missed[0].Add(loadGrace); now.Before(at) {
+			d.wakeAt(at)
+			continue
+		}
 		a := Action{Step: StepIssuerReload, Object: IssuerObject, Deadline: r.NotAfter,
-			Why: fmt.Sprintf("%s has not loaded the issuer in %s: its files are swapped once more", r.Pod, short(now.Sub(deliveredAt(d.Issuer, v))))}
+			Why: fmt.Sprintf("%s has not loaded the issuer in %s: its files are swapped once more", r.Pod, short(now.Sub(missed[0])))}
+		if len(missed) > 1 && !now.Before(missed[1].Add(loadGrace)) && r.Started.Before(missed[0]) {
+			a.Step, a.Object, a.Why = StepIdentityRestart, identityOwner().String(), fmt.Sprintf("%s did not load an issuer of %s ago, nor any of %d that came since", r.Pod, short(now.Sub(missed[0])), len(missed)-1)
+			return a, true
+		}
 		if o.IssuerReload != pki.Serial(d.Issuer) {
 			return a, true
 		}
@@ -811,6 +824,28 @@ func (d *Decision) helpIdentity(v View, now time.Time) (Action, bool) {
 		}
 	}
 	return Action{}, false
+}
+
+// missed are the times at which other issuers were delivered than the one that ends
+// so, and after it, in their order: of current alone where that one is not known.
+func (v View) missed(current *x509.Certificate, notAfter time.Time) []time.Time {
+	var has time.Time
+	var others []time.Time
+	for _, r := range v.Certificates {
+		switch {
+		case r.DeliveredAt.IsZero():
+		case !sameEnd(r.NotAfter, notAfter):
+			others = append(others, r.DeliveredAt)
+		case r.DeliveredAt.After(has):
+			has = r.DeliveredAt
+		}
+	}
+	others = slices.DeleteFunc(others, func(at time.Time) bool { return !at.After(has) })
+	if has.IsZero() || len(others) == 0 {
+		return []time.Time{deliveredAt(current, v)}
+	}
+	slices.SortFunc(others, time.Time.Compare)
+	return others
 }
 
 // identityOwner is what runs linkerd-identity.

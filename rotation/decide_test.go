@@ -88,6 +88,17 @@ func (b *bench) issue(at time.Time) {
 	b.view.Certificates = []CertificateRecord{{Cluster: "eu", Kind: "issuer", Serial: marks.Serial, NotAfter: cert.NotAfter, SignedAt: at, DeliveredAt: at}}
 }
 
+// minutely has issuers delivered 9, 7, 6 and 1 minutes before; the last is
+// Certificates[0].
+func (b *bench) minutely(now time.Time) {
+	b.t.Helper()
+	for _, ago := range []time.Duration{9, 7, 6, 1} {
+		before := b.view.Certificates
+		b.issue(now.Add(-ago * time.Minute))
+		b.view.Certificates = append(b.view.Certificates, before...)
+	}
+}
+
 // The rows of TestDecide change the bench so that their sentence is true.
 func TestDecide(t *testing.T) {
 	gone := func(o *ObjectState) { *o = ObjectState{} }
@@ -187,6 +198,23 @@ func TestDecide(t *testing.T) {
 			b.view.Observed.IssuerReload, b.view.Observed.IssuerWrittenAt = pki.Serial(b.view.Observed.IssuerFacts.Chain[0]), hours(0.5)
 			b.view.Repairs = map[lane][]time.Time{{StepIdentityRestart, identityOwner().String()}: {hours(0.9)}}
 		}, "", "IssuerNotLoaded"},
+		{"issuers come every few minutes, and it has missed several for long", hours(1), func(b *bench) {
+			b.minutely(hours(1))
+			b.replica(b.view.Certificates[3].NotAfter, hours(1))
+		}, StepIdentityRestart, "IssuerNotLoaded"},
+		{"it has missed one of these for long", hours(1), func(b *bench) {
+			b.minutely(hours(1))
+			b.replica(b.view.Certificates[2].NotAfter, hours(1))
+		}, StepIssuerReload, "IssuerNotLoaded"},
+		{"it has missed one of these for a minute", hours(1), func(b *bench) {
+			b.minutely(hours(1))
+			b.replica(b.view.Certificates[1].NotAfter, hours(1))
+		}, "", ""},
+		{"it has missed several of these, and was started since", hours(1), func(b *bench) {
+			b.minutely(hours(1))
+			b.replica(b.view.Certificates[3].NotAfter, hours(1))
+			b.view.Observed.Identity.Replicas[0].Started = hours(1).Add(-2 * time.Minute)
+		}, StepIssuerReload, "IssuerNotLoaded"},
 		{"a partner mesh's anchor is added", hours(1), func(b *bench) { b.partner(start.Add(time.Hour * 24 * 365)) }, StepBundle, ""},
 		{"a partner mesh's anchor is near its end", hours(1), func(b *bench) { b.partner(hours(1).Add(30 * 24 * time.Hour)) }, StepBundle, "ForeignAnchorExpiring"},
 		{"a partner mesh's anchor has ended", hours(1), func(b *bench) { b.partner(hours(0.5)) }, StepBundle, "ForeignAnchorExpired"},

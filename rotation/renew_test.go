@@ -54,6 +54,34 @@ func TestAReplicaThatMissedItsIssuerIsMoved(t *testing.T) {
 	}
 }
 
+// Where issuers are renewed every other minute, a replica whose watch has ended is
+// moved as well: it is always the last issuer that it has had no time to load.
+func TestAReplicaThatMissesEveryIssuerIsMoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "east")
+		schedule, err := rotation.ParseSchedule("*/2 * * * *", time.UTC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.policy.Clusters[0].Issuer.Schedule, w.policy.Clusters[0].Issuer.EveryFiring = schedule, true
+		w.ceremony()
+		w.start()
+		time.Sleep(10 * time.Minute)
+		w.clusters["east"].DeafIdentity(0)
+		time.Sleep(20 * time.Minute)
+		if n := w.count(func(e rotation.Entry) bool {
+			return e.Intent.Step == rotation.StepIdentityRestart && e.Result == rotation.OK
+		}); n != 1 {
+			t.Errorf("linkerd-identity was restarted %d times", n)
+		}
+		if c := w.cluster("east"); c.State != rotation.StateOK {
+			t.Errorf("findings %+v", c.Findings)
+		}
+		w.holds("moved")
+		w.end()
+	})
+}
+
 // An anchor is renewed when its time has come, with the same key and subject;
 // every cluster publishes the renewed one, what was issued before stays
 // accepted, nothing else is restarted, and linkerd-identity in time.
