@@ -11,6 +11,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"certd.internal/pki"
@@ -82,6 +83,7 @@ type Reconciler struct {
 	keyFails  int
 	slots     int // taken
 	counts    sync.WaitGroup
+	beat      atomic.Pointer[time.Time]
 	renewing  sync.Mutex // held while an anchor is renewed, or its change begins or moves on
 	begun     time.Time
 	// pendings are intents of clusters that are not configured now.
@@ -112,6 +114,7 @@ func NewReconciler(o Options) (*Reconciler, error) {
 	}
 	r := &Reconciler{journal: o.Journal, signer: signer{o.Journal, o.Keys}, webhook: signer{o.Journal, o.WebhookKeys}, log: o.Log, atOnce: cmp.Or(o.AtOnce, 16), resync: cmp.Or(o.Resync, usualResync),
 		wake: make(chan struct{}, 1), members: map[string]*member{}, findings: map[string]Finding{}, foreign: map[string]time.Time{}}
+	r.beats()
 	var err error
 	if r.anchors, err = o.Journal.Anchors(); err != nil {
 		return nil, fmt.Errorf("read the trust anchors from the journal: %w", err)
@@ -242,6 +245,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	r.begun = wall()
 	r.mu.Unlock()
 	for ctx.Err() == nil {
+		r.beats()
 		now := time.Now()
 		if by := clockStep(last, now); by.Abs() > clockJump {
 			r.log.Warn("the wall clock stepped or the host slept: looking at everything again", "by", by)
@@ -284,6 +288,17 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	}
 	return nil
 }
+
+func (r *Reconciler) beats() {
+	now := time.Now()
+	r.beat.Store(&now)
+}
+
+// Beat is when the loop last came round, or the Reconciler was made: with its
+// monotonic reading, so that neither a clock that is set nor a host that slept
+// makes it older. While it runs, the loop comes round three times in Options.Resync,
+// whatever clusters do. Asking waits for nothing, also where the loop is stuck.
+func (r *Reconciler) Beat() time.Time { return *r.beat.Load() }
 
 // clockStep is by how much the wall clock moved beyond the time that passed
 // between two readings: forwards when it was set on or the host slept, since

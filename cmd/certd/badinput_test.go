@@ -281,7 +281,7 @@ func TestInvalidConfigurationIsRefused(t *testing.T) {
 		{"a freeze that ends before it begins", "server:", "freezes: [{name: x, from: 2026-12-18, to: 2026-12-01}]\nserver:", line + `freezes\[0\]\.to: `},
 		{"notify, not built yet", "server:", "notify: {}\nserver:", line + `notify: not supported yet`},
 		{"a misspelt way to manage webhooks", "defaults:\n", "defaults:\n  webhooks: {manage: auot}\n", line + `defaults\.webhooks\.manage: "auot" is not one of auto, none, did you mean "auto"\?`},
-		{"server.listen, not built yet", "{socket: certd.sock}", "{socket: certd.sock, listen: \"127.0.0.1:0\"}", line + `server\.listen: not supported yet`},
+		{"an address without a port", "{socket: certd.sock}", "{socket: certd.sock, listen: 127.0.0.1}", line + `server\.listen: "127\.0\.0\.1" is not HOST:PORT`},
 		{"a mirror, not built yet", "file: {dir: keys, passphraseFrom: {file: passphrase}}", "vault: {address: \"https://127.0.0.1:1\", mirror: {mount: secret, path: x}}", line + `keys\.vault\.mirror: not supported yet`},
 	} {
 		t.Run(row.name, func(t *testing.T) {

@@ -124,7 +124,8 @@ func (a *App) runCommand() *cobra.Command {
 		Short: "The daemon: looks at every cluster, renews what is due, repairs what was changed",
 		Long: "Looks at every cluster of the configuration, renews what is due and repairs what was changed,\n" +
 			"until it gets SIGTERM or SIGINT. SIGHUP, or a change of its file, reloads the configuration.\n" +
-			"With --dev it needs nothing: it sets up two directory clusters in ./certd-dev and rotates in view.",
+			"With --dev it needs nothing: it sets up two directory clusters in ./certd-dev and rotates in view,\n" +
+			"and answers at http://127.0.0.1:9843 if no other program does.",
 		Args:              noArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -101,7 +101,10 @@ type KeyFiles struct {
 type KMS struct{ URI string }
 
 // Server is how to reach the daemon.
-type Server struct{ Socket string }
+type Server struct {
+	Socket string
+	Listen string // host:port; "": nowhere
+}
 
 // Cluster is one cluster, with exactly one of Kubeconfig, InCluster and
 // Directory.
@@ -238,6 +241,10 @@ func (b *builder) build() {
 	// sun_path holds 104 bytes on the BSDs and macOS, the closing zero included.
 	if n := len(c.Server.Socket); n > 103 {
 		b.problems.add(fleet.at("server", "socket"), "server.socket", "%s: a socket's path has at most 103 bytes, this one has %d", c.Server.Socket, n)
+	}
+	if c.Server.Listen = b.text(fleet, "server", "listen"); c.Server.Listen != "" && !loopback(c.Server.Listen) {
+		c.Warnings.add(fleet.at("server", "listen"), "server.listen", "%s is open to everybody who can reach it, without TLS or a login: names and state of every cluster can be read there, and nothing changed; "+
+			"keep others away with a network policy or a firewall, or listen on 127.0.0.1 behind a proxy that asks who they are", c.Server.Listen)
 	}
 	_ = c.LogLevel.UnmarshalText([]byte(b.text(fleet, "log", "level"))) // one of four words
 	b.keys(fleet)

@@ -308,6 +308,29 @@ func TestShortIssuersAreWarnedOf(t *testing.T) {
 	}
 }
 
+// Whoever can reach it reads it: on this host that is nobody new, elsewhere it
+// is said.
+func TestWhereCertdListens(t *testing.T) {
+	for listen, open := range map[string]bool{
+		"127.0.0.1:9843": false, "localhost:9843": false, "[::1]:9843": false, "127.1.2.3:0": false,
+		"0.0.0.0:9843": true, ":9843": true, "[::]:9843": true, "10.0.0.7:9843": true, "certd.example:9843": true,
+	} {
+		c := loaded(t, write(t, map[string]string{"certd.yaml": minimal + fmt.Sprintf("server: {listen: %q}\n", listen)}))
+		warned := len(c.Warnings) == 1 && c.Warnings[0].Path == "server.listen" && strings.Contains(c.Warnings[0].Message, listen+" is open to everybody who can reach it, without TLS or a login")
+		if c.Server.Listen != listen || warned != open || !open && len(c.Warnings) > 0 {
+			t.Errorf("%s: %q, warnings %s", listen, c.Server.Listen, c.Warnings)
+		}
+	}
+	if c := loaded(t, write(t, map[string]string{"certd.yaml": minimal})); c.Server.Listen != "" {
+		t.Errorf("left out, it is %q", c.Server.Listen)
+	}
+	for _, listen := range []string{"9843", "127.0.0.1", "127.0.0.1:", "127.0.0.1:70000", "127.0.0.1:-1", "::1:9843", "http://127.0.0.1:9843", "under_score:9843", "unix:/run/certd"} {
+		if _, problems := Load(write(t, map[string]string{"certd.yaml": minimal + fmt.Sprintf("server: {listen: %q}\n", listen)}), options()); len(problems) != 1 || problems[0].Path != "server.listen" {
+			t.Errorf("%q: %v", listen, problems)
+		}
+	}
+}
+
 func TestNextSlots(t *testing.T) {
 	c := loaded(t, write(t, map[string]string{"certd.yaml": minimal + "defaults: {timeZone: Europe/Berlin, issuer: {spread: 0s, schedule: \"30 2 * * *\"}}\n"}))
 	slots := c.NextSlots(options().Now, 3)[0]

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net"
 	"net/url"
 	"slices"
 	"strconv"
@@ -50,6 +51,8 @@ func (n *node) check() string {
 		case u.User != nil:
 			return "holds a user name or password; secrets are not written here"
 		}
+	case kindListen:
+		return checkListen(n.text)
 	case kindMount:
 		trimmed := strings.Trim(n.text, "/")
 		if trimmed == "" || strings.ContainsAny(trimmed, " ?#%\n") || strings.Contains("/"+trimmed+"/", "/../") {
@@ -116,6 +119,32 @@ func checkName(s string) string {
 		return ""
 	}
 	return fmt.Sprintf("%.80q is not a name of a-z, 0-9 and - (inside), up to 63 of them", s)
+}
+
+// checkListen looks at an address to listen on. An empty host is every address
+// that this host has, port 0 any that is free.
+func checkListen(s string) string {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return fmt.Sprintf("%.80q is not HOST:PORT, such as 127.0.0.1:9843", s)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Sprintf("%.20q is not a port, a number up to 65535", port)
+	}
+	if host == "" || net.ParseIP(host) != nil {
+		return ""
+	}
+	if complaint := (&node{field: field{kind: kindDomain}, text: host}).check(); complaint != "" {
+		return fmt.Sprintf("%.80q is neither an IP address nor a host's name", host)
+	}
+	return ""
+}
+
+// loopback says whether only programs on this host reach an address.
+func loopback(listen string) bool {
+	host, _, _ := net.SplitHostPort(listen)
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // commonZones are what a misspelt zone is compared to; the database itself

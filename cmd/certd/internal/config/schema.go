@@ -65,6 +65,8 @@ func (f field) schema() map[string]any {
 		s["pattern"] = datePattern
 	case kindURL:
 		s["pattern"] = "^https?://"
+	case kindListen:
+		s["pattern"] = "^.*:[0-9]{1,5}$"
 	case kindWord:
 		s["enum"] = f.words
 	case kindID, kindPath, kindMount, kindZone, kindSchedule, kindSelector, kindDomain:

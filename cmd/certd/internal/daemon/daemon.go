@@ -173,6 +173,13 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	if f.journal, err = d.openJournal(c, lockTimeout); err != nil {
 		return asService(err)
 	}
+	page, listen, err := d.listen(c, dev, log)
+	if err != nil {
+		return err
+	}
+	if page != nil {
+		defer page.Close() // once more, where it was served
+	}
 	if f.journal.Created() {
 		log.Info("the journal is new; what runs in the clusters is learnt from them", "dir", c.StateDir)
 	}
@@ -199,11 +206,19 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	if err != nil {
 		return err
 	}
-	log.Info("certd runs", "fleet", c.Name, "clusters", len(c.Clusters), "version", d.Version, "socket", c.Server.Socket, "config", c.File)
-	d.sayWhere(c, dev)
+	log.Info("certd runs", "fleet", c.Name, "clusters", len(c.Clusters), "version", d.Version, "socket", c.Server.Socket, "listen", listen, "config", c.File)
+	d.sayWhere(c, dev, listen)
 
-	served := make(chan error, 1)
+	served := make(chan error, 2)
 	go func() { served <- api.NewServer(svc, log).Serve(ctx, socket) }()
+	go func() {
+		if page == nil {
+			<-ctx.Done()
+			served <- nil
+			return
+		}
+		served <- svc.web(log).Serve(ctx, page)
+	}()
 	reloaded := make(chan struct{})
 	go func() {
 		defer close(reloaded)
@@ -214,10 +229,10 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	select {
 	case err = <-looped:
 		stop()
-		err = errors.Join(err, <-served)
+		err = errors.Join(err, <-served, <-served)
 	case err = <-served:
 		stop()
-		err = errors.Join(err, <-looped)
+		err = errors.Join(err, <-looped, <-served)
 	}
 	<-reloaded
 	log.Info("certd has stopped", "fleet", c.Name)
@@ -225,12 +240,15 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 }
 
 // sayWhere tells a person in front of a terminal what to type next.
-func (d Daemon) sayWhere(c *config.Config, dev bool) {
+func (d Daemon) sayWhere(c *config.Config, dev bool, listen string) {
 	if !dev {
 		return
 	}
 	fmt.Fprintf(d.Stdout, "\ncertd runs; stop it with Ctrl-C. In another terminal:\n\n"+
 		"  certd status --config %s\n  certd history --config %[1]s --follow\n  ls -l %[2]s\n\n", filepath.Join(DevDir, "certd.yaml"), filepath.Join(DevDir, "clusters"))
+	if listen != "" {
+		fmt.Fprintf(d.Stdout, "  curl http://%s/readyz?verbose\n\n", listen)
+	}
 }
 
 func newPassphrase() (string, error) {
@@ -363,6 +381,7 @@ func needsRestart(old, c *config.Config) error {
 		{"name", old.Name != c.Name},
 		{"stateDir", old.StateDir != c.StateDir},
 		{"server.socket", old.Server.Socket != c.Server.Socket},
+		{"server.listen", old.Server.Listen != c.Server.Listen},
 		{"keys", keysLike(old) != keysLike(c)},
 	} {
 		if x.different {
