@@ -331,6 +331,9 @@ func (r *Reconciler) settle(m *member, f Fleet) error {
 			return fmt.Errorf("record what came of %s in %s: %w", p.Step, m.name, err)
 		}
 		r.remember(m, p.Intent, out)
+		if out.Result == OK {
+			r.tried(Attempt{Cluster: m.name, Step: p.Step, Object: p.Object, Webhook: p.Webhook, Writer: p.Writer})
+		}
 	}
 	return nil
 }

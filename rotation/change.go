@@ -789,7 +789,8 @@ func (f Fleet) rotationStatus() *RotationStatus {
 func (c Change) Status() RotationStatus {
 	s := RotationStatus{Phase: string(c.Stage), Number: c.Stage.number(), Of: len(stages), SafeToStop: true, WaitingFor: []string{},
 		Stage: string(c.Stage), From: c.From, To: c.To, Held: c.Held, Back: c.Back, Compromised: c.Compromised, Manual: c.Manual, Without: append([]string{}, c.Without...), Reason: c.Reason, Actor: c.Actor,
-		StartedAt: wholeSecond(c.StartedAt), StageAt: wholeSecond(c.StageAt), ProvedAt: wholeSecond(c.ProvedAt)}
+		StartedAt: wholeSecond(c.StartedAt), StageAt: wholeSecond(c.StageAt), ProvedAt: wholeSecond(c.ProvedAt),
+		ProgressAt: wholeSecond(latest(c.StageAt, latest(c.CanaryAt, c.ProvedAt)))}
 	if c.Back {
 		s.Phase = "rollback"
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -247,6 +248,9 @@ func (r *Reconciler) putChange(in Intent, out Outcome) error {
 		}
 	}
 	r.mu.Unlock()
+	if out.Change.Stage == "" {
+		r.tried(Attempt{Step: StepTrustChange})
+	}
 	r.log.Info("change of the trust anchor", "from", out.Change.From, "to", out.Change.To, "stage", out.Change.Stage, "why", in.Reason, "actor", in.Actor)
 	r.lookAgain()
 	r.poke()
@@ -283,6 +287,7 @@ func (r *Reconciler) moveOn() {
 	next, why, waiting := f.nextStage(progress, takesPart, longest, now)
 	r.mu.Lock()
 	r.waiting = waiting
+	r.nearer.note(*f.Change, progress, now)
 	r.mu.Unlock()
 	if why == "" {
 		return
@@ -295,6 +300,36 @@ func (r *Reconciler) moveOn() {
 	if err := r.putChange(in, out); err != nil {
 		r.log.Error("journal not written", "err", err)
 		r.Problem("JournalFailed", err)
+	}
+}
+
+// nearer notices that a change comes nearer the end of its stage.
+type nearer struct {
+	stage time.Time      // when that began
+	least map[string]int // by cluster, the fewest stale pods that were seen in it
+	at    time.Time      // when one of these last became less
+}
+
+// note takes in how far each cluster is. What is seen for the first time in a stage is
+// what there was to do.
+func (n *nearer) note(c Change, progress map[string]Progress, now time.Time) {
+	if !n.stage.Equal(c.StageAt) || n.least == nil {
+		*n = nearer{stage: c.StageAt, least: map[string]int{}}
+	}
+	const through, uncounted = -1, math.MaxInt
+	for name, p := range progress {
+		left := cmp.Or(p.Stale, uncounted) // or it waits for something else than pods
+		if p.Waits == "" {
+			left = through
+		}
+		was, seen := n.least[name]
+		if !p.Change.sameStage(c) || seen && left >= was {
+			continue
+		}
+		n.least[name] = left
+		if seen && (left == through || was != uncounted) {
+			n.at = now
+		}
 	}
 }
 

@@ -64,6 +64,7 @@ type Reconciler struct {
 	log     *slog.Logger
 	atOnce  int
 	resync  time.Duration
+	tried   func(Attempt)
 
 	wake chan struct{}
 
@@ -72,6 +73,7 @@ type Reconciler struct {
 	anchors   []Anchor
 	change    *Change              // of the trust anchor; nil: none is under way
 	waiting   []string             // what it waits for
+	nearer    nearer               // to its end
 	foreign   map[string]time.Time // anchors of clusters that are not the fleet's, by SHA-256, and when that was found
 	epoch     uint64
 	members   map[string]*member
@@ -103,6 +105,24 @@ type Options struct {
 	// Resync is how long certd goes without looking at a cluster that no watch
 	// reports and no deadline calls for; 0: a minute.
 	Resync time.Duration
+	// Tried is told of each step, once it is known what came of it; nil: nobody is. It
+	// is called from several clusters' passes at once, holds them up while it takes,
+	// and must not ask the Reconciler anything.
+	Tried func(Attempt)
+}
+
+// Attempt is one step that was tried, whether or not there is an entry of it in the
+// journal: a key backend that does not answer leaves none. A write that was lost to
+// somebody quicker is none; one whose answer was lost is a failure, and is told of
+// again if its effect is seen afterwards.
+type Attempt struct {
+	Cluster string // "": the fleet
+	Step    Step   // StepTrustChange: a change of the trust anchor that has ended
+	Object  string
+	Webhook string
+	Writer  string        // for repairs: who wrote last, "" if that cannot be seen
+	Err     error         // nil: it was done
+	Took    time.Duration // signing, writing and looking; 0: not known
 }
 
 // NewReconciler takes over where an earlier one ended: intents it left open
@@ -112,8 +132,11 @@ func NewReconciler(o Options) (*Reconciler, error) {
 	if o.WebhookKeys == nil {
 		o.WebhookKeys = o.Keys
 	}
-	r := &Reconciler{journal: o.Journal, signer: signer{o.Journal, o.Keys}, webhook: signer{o.Journal, o.WebhookKeys}, log: o.Log, atOnce: cmp.Or(o.AtOnce, 16), resync: cmp.Or(o.Resync, usualResync),
+	r := &Reconciler{journal: o.Journal, signer: signer{o.Journal, o.Keys}, webhook: signer{o.Journal, o.WebhookKeys}, log: o.Log, atOnce: cmp.Or(o.AtOnce, 16), resync: cmp.Or(o.Resync, usualResync), tried: o.Tried,
 		wake: make(chan struct{}, 1), members: map[string]*member{}, findings: map[string]Finding{}, foreign: map[string]time.Time{}}
+	if r.tried == nil {
+		r.tried = func(Attempt) {}
+	}
 	r.beats()
 	var err error
 	if r.anchors, err = o.Journal.Anchors(); err != nil {
@@ -514,9 +537,10 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 			break
 		}
 		sctx, cancel := context.WithTimeout(hand, stepTimeout)
+		begun := time.Now()
 		err := r.act(sctx, hand, m, f, v, d)
 		cancel()
-		if !r.acted(m, d, err) {
+		if !r.acted(m, d, err, time.Since(begun)) {
 			break
 		}
 	}
@@ -658,8 +682,13 @@ func (r *Reconciler) strangers(f Fleet, p Policy, o *Observation) (found []*x509
 }
 
 // acted takes note of how a step ended and says whether to go on at once.
-func (r *Reconciler) acted(m *member, d Decision, err error) bool {
-	now := wall()
+func (r *Reconciler) acted(m *member, d Decision, err error, took time.Duration) bool {
+	now, told := wall(), true
+	defer func() { // without the lock
+		if told {
+			r.tried(Attempt{Cluster: m.name, Step: d.Step, Object: d.Object, Webhook: d.Webhook, Writer: d.Writer, Err: err, Took: took})
+		}
+	}()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	l := d.lane()
@@ -677,6 +706,7 @@ func (r *Reconciler) acted(m *member, d Decision, err error) bool {
 	// again, unless it keeps happening.
 	if errors.Is(err, ErrChanged) && m.raced[l] < 3 {
 		m.raced[l]++
+		told = false
 		return true
 	}
 	until := m.failed(d.Action, err, now, d.hurry())

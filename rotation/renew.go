@@ -3,6 +3,7 @@ package rotation
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -17,6 +18,15 @@ var ErrNoGain = fmt.Errorf("nothing to gain: %w", ErrUnsupported)
 // certificate of the same subject. Proxies trust the one as the other, and no
 // pod has to be restarted for it; linkerd-identity is, in time (judgeDates).
 func (r *Reconciler) RenewAnchor(ctx context.Context, actor, reason string) (Anchor, error) {
+	begun := time.Now()
+	a, err := r.renewAnchor(ctx, actor, reason)
+	if !errors.Is(err, ErrUnsupported) { // else there was nothing to try
+		r.tried(Attempt{Step: StepTrustRenew, Object: a.ID, Err: err, Took: time.Since(begun)})
+	}
+	return a, err
+}
+
+func (r *Reconciler) renewAnchor(ctx context.Context, actor, reason string) (Anchor, error) {
 	r.renewing.Lock()
 	defer r.renewing.Unlock()
 	f := r.fleet()

@@ -58,6 +58,7 @@ type Break struct {
 // TrustStatus is about the trust anchors.
 type TrustStatus struct {
 	Active   *AnchorStatus   `json:"active,omitempty"`
+	RenewAt  *time.Time      `json:"renewAt,omitempty"` // when Active comes into trust.renewBefore
 	Others   []AnchorStatus  `json:"others"`
 	Rotation *RotationStatus `json:"rotation"`
 }
@@ -85,6 +86,9 @@ type RotationStatus struct {
 	StartedAt   *time.Time `json:"startedAt,omitempty"`
 	StageAt     *time.Time `json:"stageAt,omitempty"`  // when the stage began
 	ProvedAt    *time.Time `json:"provedAt,omitempty"` // when every cluster was there; leaves from before then end a drain later
+	// ProgressAt is when it last came nearer its end: a stage began or was proved, a
+	// cluster got to the end of the stage, or fewer pods trust the old anchor.
+	ProgressAt *time.Time `json:"progressAt,omitempty"`
 }
 
 // AnchorStatus is one trust anchor.
@@ -124,6 +128,7 @@ type ClusterStatus struct {
 	Mode        string            `json:"mode"` // managed, watched or paused
 	Namespace   string            `json:"namespace"`
 	LastContact *time.Time        `json:"lastContact,omitempty"`
+	Reachable   *bool             `json:"reachable,omitempty"` // by the last look; absent: there was none yet, or nobody looks
 	Version     string            `json:"version,omitempty"`
 	Bundle      *BundleStatus     `json:"bundle,omitempty"`
 	Issuer      *IssuerStatus     `json:"issuer,omitempty"`
@@ -221,6 +226,9 @@ type IssuerStatus struct {
 	RenewAt     *time.Time `json:"renewAt,omitempty"`
 	MustRenewBy *time.Time `json:"mustRenewBy,omitempty"`
 	NextRun     *time.Time `json:"nextRun,omitempty"`
+	// FloorSeconds is what it must have left at least (Policy.Floor), by what the
+	// cluster runs with.
+	FloorSeconds int64 `json:"floorSeconds,omitempty"`
 }
 
 // Delivered is the certificate in the Secret.

@@ -27,6 +27,7 @@ type world struct {
 	policy   rotation.FleetPolicy
 	resync   time.Duration
 	wrap     func(rotation.Journal) rotation.Journal // nil: as it is
+	tried    func(rotation.Attempt)                  // nil: nobody is told
 
 	journal *state.Journal
 	loop    *rotation.Reconciler
@@ -88,7 +89,7 @@ func (w *world) start() {
 	if w.wrap != nil {
 		journal = w.wrap(j)
 	}
-	w.loop, err = rotation.NewReconciler(rotation.Options{Journal: journal, Keys: w.keys, Policy: w.policy, Clusters: clusters, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Resync: w.resync})
+	w.loop, err = rotation.NewReconciler(rotation.Options{Journal: journal, Keys: w.keys, Policy: w.policy, Clusters: clusters, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Resync: w.resync, Tried: w.tried})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -25,6 +25,7 @@ func (r *Reconciler) Status() FleetStatus {
 	}
 	if f.Change != nil {
 		s.Trust.Rotation.WaitingFor = append(s.Trust.Rotation.WaitingFor, r.waiting...)
+		s.Trust.Rotation.ProgressAt = wholeSecond(latest(*s.Trust.Rotation.ProgressAt, r.nearer.at))
 	}
 	s.Daemon = &DaemonStatus{Epoch: r.epoch}
 	if !r.cycleAt.IsZero() {
@@ -56,7 +57,7 @@ func JournalStatus(f Fleet, records []ClusterRecord, now time.Time) FleetStatus 
 			c.Findings = append(c.Findings, Finding{ID: "NotSeenYet", Severity: StateUnknown, Message: "the journal knows nothing of this cluster"})
 		} else {
 			c.Labels = labelsOf(p)
-			c.NextStep = nil
+			c.NextStep, c.Reachable = nil, nil
 			c.expire(now)
 			c.age(now)
 		}
@@ -120,7 +121,7 @@ func newFleetStatus(f Fleet, now time.Time, source string) FleetStatus {
 	for i := range f.Anchors {
 		if a := &f.Anchors[i]; a == active {
 			st := a.Status()
-			s.Trust.Active = &st
+			s.Trust.Active, s.Trust.RenewAt = &st, wholeSecond(a.Certificate.NotAfter.Add(-f.Policy.Trust.RenewBefore))
 		} else if a.Certificate != nil && a.RetiredAt.IsZero() {
 			s.Trust.Others = append(s.Trust.Others, a.Status())
 		}
@@ -257,10 +258,16 @@ func clusterStatus(f Fleet, v View, d Decision, now time.Time) ClusterStatus {
 		at := v.Record.LastContact.Truncate(time.Second)
 		c.LastContact = &at
 	}
+	if seen := v.Err == nil; !seen || v.Observed != nil {
+		c.Reachable = &seen
+	}
 	if delivered, issued := v.delivered(); v.Observed == nil && issued {
 		// What the journal remembers; LastContact says how old that is.
 		c.Issuer = &IssuerStatus{Delivered: &Delivered{Serial: delivered.Serial, SHA256: delivered.SHA256, NotBefore: delivered.NotBefore, NotAfter: delivered.NotAfter, Anchor: delivered.Anchor}}
 		c.Issuer.date(d.Dates)
+	}
+	if c.Issuer != nil {
+		c.Issuer.FloorSeconds = ceilSeconds(v.Policy.Floor(0, 0))
 	}
 	if o := v.Observed; o != nil {
 		c.Version = o.Version
@@ -330,8 +337,12 @@ func issuerStatus(f Fleet, v View, d Decision) *IssuerStatus {
 		s.Loaded = &whole
 	}
 	s.date(d.Dates)
+	s.FloorSeconds = ceilSeconds(v.Policy.Floor(observedLimits(o)))
 	return s
 }
+
+// ceilSeconds is d in seconds, no fraction lost.
+func ceilSeconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
 
 // date enters the dates that are known, in whole seconds.
 func (s *IssuerStatus) date(d RenewalDates) {

@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -114,6 +115,108 @@ func TestAnUnseenClusterShowsWhatTheJournalRemembers(t *testing.T) {
 	}
 	if s.FirstToBreak == nil || s.FirstToBreak.Cluster != "eu" {
 		t.Errorf("first to break: %+v", s.FirstToBreak)
+	}
+}
+
+// What the last look came to is said, and what nobody looked at is not.
+func TestWhetherAClusterIsReachable(t *testing.T) {
+	b := newBench(t)
+	reachable := func(change func(*View)) string {
+		v := b.view
+		change(&v)
+		if r := clusterStatus(b.fleet, v, Decide(b.fleet, v, hours(1)), hours(1)).Reachable; r != nil {
+			return fmt.Sprint(*r)
+		}
+		return "not known"
+	}
+	for _, row := range []struct {
+		sentence string
+		change   func(*View)
+		want     string
+	}{
+		{"seen", func(*View) {}, "true"},
+		{"seen before, and not now", func(v *View) { v.Err = ErrUnavailable }, "false"},
+		{"never seen", func(v *View) { v.Observed, v.Err = nil, ErrDenied }, "false"},
+		{"not looked at yet", func(v *View) { v.Observed = nil }, "not known"},
+	} {
+		if got := reachable(row.change); got != row.want {
+			t.Errorf("%s: %s, want %s", row.sentence, got, row.want)
+		}
+	}
+	if c := JournalStatus(b.fleet, []ClusterRecord{b.saved(hours(1))}, hours(1.1)).Clusters[0]; c.Reachable != nil || c.LastContact == nil {
+		t.Errorf("without a daemon: reachable %v, last contact %v", *c.Reachable, c.LastContact)
+	}
+}
+
+// The floor is that of what the cluster runs with, where it is higher.
+func TestTheFloorIsReported(t *testing.T) {
+	b := newBench(t)
+	b.view.Policy.LeafLifetime, b.view.Policy.ClockSkew, b.view.Policy.Repair = 24*time.Hour, 20*time.Second, 12*time.Hour+time.Millisecond
+	floor := func() int64 {
+		return clusterStatus(b.fleet, b.view, Decide(b.fleet, b.view, hours(1)), hours(1)).Issuer.FloorSeconds
+	}
+	if got, want := floor(), int64(36*3600+41); got != want {
+		t.Errorf("%d, want %d", got, want)
+	}
+	b.view.Observed.Identity = &Identity{LeafLifetime: 48 * time.Hour}
+	if got, want := floor(), int64(60*3600+41); got != want {
+		t.Errorf("with leaves of 48h %d, want %d", got, want)
+	}
+	b.view.Observed, b.view.Err = nil, ErrUnavailable
+	if got, want := floor(), int64(36*3600+41); got != want {
+		t.Errorf("unseen %d, want %d", got, want)
+	}
+}
+
+func TestWhenTheAnchorIsToBeRenewed(t *testing.T) {
+	b := newBench(t)
+	b.fleet.Policy.Trust.RenewBefore = time.Hour
+	if got, want := newFleetStatus(b.fleet, hours(1), "daemon").Trust.RenewAt, b.fleet.Active().Certificate.NotAfter.Add(-time.Hour); got == nil || !got.Equal(want) {
+		t.Errorf("%v, want %s", got, want)
+	}
+	b.fleet.Anchors = nil
+	if got := newFleetStatus(b.fleet, hours(1), "daemon").Trust.RenewAt; got != nil {
+		t.Errorf("without an anchor: %s", got)
+	}
+}
+
+// A change comes nearer its end where a cluster gets to the end of the stage or
+// fewer pods are stale than ever in it; not by what is seen for the first time.
+func TestAChangeComesNearerItsEnd(t *testing.T) {
+	c := Change{From: "g1", To: "g2", Stage: StageRestart, StageAt: hours(0)}
+	var n nearer
+	stale := func(pods int) Progress { return Progress{Change: c, Waits: "pods", Stale: pods} }
+	waits, through := Progress{Change: c, Waits: "its bundle"}, Progress{Change: c}
+	for i, row := range []struct {
+		sentence string
+		progress map[string]Progress
+		nearer   bool
+	}{
+		{"seen for the first time", map[string]Progress{"east": stale(50), "west": waits}, false},
+		{"nothing new", map[string]Progress{"east": stale(50), "west": waits}, false},
+		{"the other is counted", map[string]Progress{"east": stale(50), "west": stale(7)}, false},
+		{"fewer pods", map[string]Progress{"east": stale(49), "west": stale(7)}, true},
+		{"more again", map[string]Progress{"east": stale(60)}, false},
+		{"as few as before", map[string]Progress{"east": stale(49)}, false},
+		{"one is through", map[string]Progress{"east": stale(49), "west": through}, true},
+		{"it still is", map[string]Progress{"east": stale(49), "west": through}, false},
+		{"of another stage", map[string]Progress{"east": {Change: Change{Stage: StageSpread}}}, false},
+		{"waits for something else", map[string]Progress{"east": waits}, false},
+		{"all are through", map[string]Progress{"east": through, "west": through}, true},
+	} {
+		was := n.at
+		n.note(c, row.progress, hours(float64(i)))
+		if got := !n.at.Equal(was); got != row.nearer {
+			t.Errorf("%s: nearer is %t", row.sentence, got)
+		}
+	}
+	c.StageAt = hours(20)
+	if n.note(c, nil, hours(20)); !n.at.IsZero() {
+		t.Errorf("a new stage: %s", n.at)
+	}
+	c.ProvedAt = hours(21)
+	if s := c.Status(); s.ProgressAt == nil || !s.ProgressAt.Equal(hours(21)) {
+		t.Errorf("since it was proved: %v", s.ProgressAt)
 	}
 }
 
