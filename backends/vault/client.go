@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -32,6 +33,7 @@ type client struct {
 	address   string
 	namespace string // without slashes at its ends
 	timeout   time.Duration
+	observe   func(operation, code string, took time.Duration)
 }
 
 func newClient(c Config) (*client, error) {
@@ -64,7 +66,11 @@ func newClient(c Config) (*client, error) {
 	if timeout == 0 {
 		timeout = DefaultTimeout
 	}
-	return &client{api: a, pool: pool, address: c.Address, namespace: namespace, timeout: timeout}, nil
+	observe := c.Observe
+	if observe == nil {
+		observe = func(string, string, time.Duration) {}
+	}
+	return &client{api: a, pool: pool, address: c.Address, namespace: namespace, timeout: timeout, observe: observe}, nil
 }
 
 // newTransport speaks HTTP/1.1: a lost connection then concerns one request.
@@ -194,6 +200,7 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 
 // call is one request.
 type call struct {
+	op    string     // for metrics: one of a few words
 	doing string     // for people: "sign with certd-transit/sign/x"
 	path  string     // below /v1/
 	body  any        // of a write; nil is a read
@@ -223,8 +230,23 @@ type grant struct {
 	Renewable     bool   `json:"renewable"`
 }
 
-// send makes one exchange. The token may be empty.
+// noAnswer is the code of an exchange without one.
+const noAnswer = "none"
+
+// send makes one exchange and tells of it. The token may be empty.
 func (c *client) send(ctx context.Context, token string, q call) (reply, *fault) {
+	begun := time.Now()
+	r, status, f := c.exchange(ctx, token, q)
+	code := noAnswer
+	if status != 0 {
+		code = strconv.Itoa(status)
+	}
+	c.observe(q.op, code, time.Since(begun))
+	return r, f
+}
+
+// exchange also returns the status of the answer, 0 if none came, or not all of it.
+func (c *client) exchange(ctx context.Context, token string, q call) (r reply, status int, f *fault) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	var sent atomic.Bool
@@ -242,7 +264,7 @@ func (c *client) send(ctx context.Context, token string, q call) (reply, *fault)
 	} else {
 		body, merr := json.Marshal(q.body)
 		if merr != nil {
-			return reply{}, &fault{err: merr}
+			return reply{}, 0, &fault{err: merr}
 		}
 		resp, err = a.Logical().WriteRawWithContext(ctx, q.path, body)
 	}
@@ -250,21 +272,22 @@ func (c *client) send(ctx context.Context, token string, q call) (reply, *fault)
 		defer resp.Body.Close()
 	}
 	if err != nil {
-		return reply{}, newFault(resp, err, sent.Load(), token)
+		f := newFault(resp, err, sent.Load(), token)
+		return reply{}, f.status, f
 	}
+	status = resp.StatusCode
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return reply{}, &fault{sent: true, err: fmt.Errorf("read the answer: %w", err)}
+		return reply{}, 0, &fault{sent: true, err: fmt.Errorf("read the answer: %w", err)}
 	}
-	var r reply
 	if len(b) == 0 {
-		return r, nil // 204
+		return r, status, nil // 204
 	}
 	if q.path == healthPath { // the one answer without an envelope
-		return reply{Data: b}, nil
+		return reply{Data: b}, status, nil
 	}
 	if err := json.Unmarshal(b, &r); err != nil {
-		return reply{}, &fault{sent: true, err: fmt.Errorf("the answer (status %d) is not Vault's JSON", resp.StatusCode)}
+		return reply{}, status, &fault{sent: true, err: fmt.Errorf("the answer (status %d) is not Vault's JSON", resp.StatusCode)}
 	}
-	return r, nil
+	return r, status, nil
 }

@@ -34,6 +34,11 @@ type Config struct {
 	Proxy func(*http.Request) (*url.URL, error)
 
 	Auth Auth
+
+	// Observe is told of each exchange with Vault: one of a few words for what was
+	// asked, the HTTP status of the answer ("none" if there was none), and how long it
+	// took. Calls come from several goroutines. Nil: nobody is told.
+	Observe func(operation, code string, took time.Duration)
 }
 
 // A Secret fetches a secret; it is called at each login, so that a replaced

@@ -22,7 +22,7 @@ func (t *Transit) excess(ctx context.Context, name string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := call{doing: "ask Vault what certd's token may do", path: "sys/capabilities-self", body: map[string][]string{"paths": paths}, harmless: true}
+	q := call{op: "capabilities", doing: "ask Vault what certd's token may do", path: "sys/capabilities-self", body: map[string][]string{"paths": paths}, harmless: true}
 	r, f := t.vault.client.send(ctx, s.token, q)
 	if f != nil {
 		return nil, t.vault.client.classify(q, f)

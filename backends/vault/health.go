@@ -27,7 +27,7 @@ const healthPath = "sys/health"
 func (v *Vault) Health(ctx context.Context) (Health, error) { return v.client.health(ctx) }
 
 func (c *client) health(ctx context.Context) (Health, error) {
-	q := call{doing: "ask for the health of Vault", path: healthPath, query: url.Values{
+	q := call{op: "health", doing: "ask for the health of Vault", path: healthPath, query: url.Values{
 		"standbyok": {"true"}, "perfstandbyok": {"true"}, "sealedcode": {"200"}, "uninitcode": {"200"}, "drsecondarycode": {"200"}}}
 	before := time.Now()
 	r, f := c.send(ctx, "", q)

@@ -44,7 +44,7 @@ func (t *Transit) ImportKey(ctx context.Context, name string, key pki.PrivateKey
 		return nil, fmt.Errorf("wrap key %s: %w", path, err)
 	}
 	_, err = t.vault.do(ctx, call{
-		doing: "import key " + path, path: path + "/import", capability: "update", policy: importPolicy,
+		op: "import-key", doing: "import key " + path, path: path + "/import", capability: "update", policy: importPolicy,
 		body: map[string]any{
 			"ciphertext": base64.StdEncoding.EncodeToString(wrapped), "hash_function": "SHA256", "type": keyType,
 			"exportable": false, "allow_plaintext_backup": false, "allow_rotation": false,
@@ -63,7 +63,7 @@ func (t *Transit) ImportKey(ctx context.Context, name string, key pki.PrivateKey
 
 // wrappingKey is the public key that Vault unwraps with.
 func (t *Transit) wrappingKey(ctx context.Context) (*rsa.PublicKey, error) {
-	q := call{doing: "read the wrapping key " + t.mount + "/wrapping_key", path: t.mount + "/wrapping_key", capability: "read", policy: importPolicy}
+	q := call{op: "wrapping-key", doing: "read the wrapping key " + t.mount + "/wrapping_key", path: t.mount + "/wrapping_key", capability: "read", policy: importPolicy}
 	r, err := t.vault.do(ctx, q)
 	if err != nil {
 		return nil, err

@@ -228,6 +228,16 @@ func (k *keeper) discard(s *session) {
 	}
 }
 
+// expires is when the current token ends; zero: there is none, or it never does.
+func (k *keeper) expires() time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.current == nil {
+		return time.Time{}
+	}
+	return k.current.expires
+}
+
 // proved and hasWorked remember that Vault accepted s.
 func (k *keeper) proved(s *session) {
 	k.mu.Lock()

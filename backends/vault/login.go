@@ -87,7 +87,7 @@ func (l *login) given(ctx context.Context, read Secret, what string) (grant, err
 	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return grant{}, fmt.Errorf("read %s: it has characters that no token has: %w", what, rotation.ErrDenied)
 	}
-	q := call{doing: "look up " + what, path: "auth/token/lookup-self"}
+	q := call{op: "lookup-token", doing: "look up " + what, path: "auth/token/lookup-self"}
 	r, f := l.client.send(ctx, token, q)
 	switch {
 	case f == nil:
@@ -141,7 +141,7 @@ func (l *login) unwrap(ctx context.Context, mount, wrapping string) (string, err
 	}
 	const spent = "the wrapped secret id has expired, or was unwrapped before; if certd did not do that itself before a restart, " +
 		"somebody else has it: destroy it in Vault, then put a newly wrapped one in its place"
-	q := call{doing: "look at the wrapped secret id", path: "sys/wrapping/lookup", body: map[string]string{"token": wrapping}, harmless: true}
+	q := call{op: "lookup-wrapping", doing: "look at the wrapped secret id", path: "sys/wrapping/lookup", body: map[string]string{"token": wrapping}, harmless: true}
 	r, f := l.client.send(ctx, "", q)
 	if f != nil {
 		if f.status == http.StatusBadRequest || f.status == http.StatusForbidden {
@@ -159,7 +159,7 @@ func (l *login) unwrap(ctx context.Context, mount, wrapping string) (string, err
 	if err != nil || !ok || !ok2 || role == "" || strings.Contains(role, "/") {
 		return "", fmt.Errorf("%s: it was made by %q, not by auth/%s/role/ROLE/secret-id, so it is not what it should be: %w", q.doing, oneLine(from.CreationPath), mount, rotation.ErrDenied)
 	}
-	q = call{doing: "unwrap the secret id", path: "sys/wrapping/unwrap", body: map[string]string{}, harmless: true}
+	q = call{op: "unwrap", doing: "unwrap the secret id", path: "sys/wrapping/unwrap", body: map[string]string{}, harmless: true}
 	if r, f = l.client.send(ctx, wrapping, q); f != nil {
 		if f.status == http.StatusBadRequest || f.status == http.StatusForbidden {
 			l.log.Error("wrapped AppRole secret id was spent before certd used it")
@@ -179,7 +179,7 @@ func (l *login) unwrap(ctx context.Context, mount, wrapping string) (string, err
 
 // ask sends a login request.
 func (l *login) ask(ctx context.Context, method, mount string, body map[string]string) (grant, error) {
-	q := call{doing: fmt.Sprintf("log in to Vault at %s by %s (auth/%s)", l.client.address, method, mount), path: "auth/" + mount + "/login", body: body, harmless: true}
+	q := call{op: "login", doing: fmt.Sprintf("log in to Vault at %s by %s (auth/%s)", l.client.address, method, mount), path: "auth/" + mount + "/login", body: body, harmless: true}
 	r, f := l.client.send(ctx, "", q)
 	switch {
 	case f == nil && r.Auth != nil && r.Auth.ClientToken != "":
@@ -208,7 +208,7 @@ func (l *login) ask(ctx context.Context, method, mount string, body map[string]s
 }
 
 func (l *login) renew(ctx context.Context, token string) (grant, bool, error) {
-	q := call{doing: "renew certd's Vault token", path: "auth/token/renew-self", body: map[string]string{}, harmless: true}
+	q := call{op: "renew-token", doing: "renew certd's Vault token", path: "auth/token/renew-self", body: map[string]string{}, harmless: true}
 	r, f := l.client.send(ctx, token, q)
 	switch {
 	case f == nil && r.Auth != nil:

@@ -47,7 +47,7 @@ func (p *PKI) CreateKey(_ context.Context, name string) (rotation.Key, error) {
 
 // OpenKey implements rotation.Keys. Whatever the name, there is one CA.
 func (p *PKI) OpenKey(ctx context.Context, name string, pinned crypto.PublicKey) (rotation.Key, error) {
-	q := call{doing: "read CA " + p.issuer, path: p.issuer + "/json", capability: "read", policy: "certd-pki.hcl", absent: rotation.ErrKeyNotFound}
+	q := call{op: "read-ca", doing: "read CA " + p.issuer, path: p.issuer + "/json", capability: "read", policy: "certd-pki.hcl", absent: rotation.ErrKeyNotFound}
 	r, err := p.vault.do(ctx, q)
 	if err != nil {
 		return nil, err
@@ -90,7 +90,7 @@ func (k *pkiKey) Anchor() *x509.Certificate { return k.ca }
 // not_before_duration back from now, so the certificate lives p.Backdate
 // longer than p.Lifetime.
 func (k *pkiKey) SignIssuer(ctx context.Context, p pki.IssuerProfile, csr []byte) (*x509.Certificate, string, error) {
-	q := call{doing: "sign an issuer with " + k.p.issuer, path: k.p.issuer + "/sign-intermediate", capability: "update", policy: "certd-pki.hcl", once: true}
+	q := call{op: "sign-issuer", doing: "sign an issuer with " + k.p.issuer, path: k.p.issuer + "/sign-intermediate", capability: "update", policy: "certd-pki.hcl", once: true}
 	now := time.Now()
 	ttl, err := issuerTTL(now, p, k.ca.NotAfter)
 	if err != nil {

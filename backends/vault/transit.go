@@ -58,7 +58,7 @@ func (t *Transit) CreateKey(ctx context.Context, name string) (rotation.Key, err
 		return nil, fmt.Errorf("look whether key %s exists: %w", path, err)
 	}
 	r, err := t.vault.do(ctx, call{
-		doing: "create key " + path, path: path, capability: "update", policy: t.maker,
+		op: "create-key", doing: "create key " + path, path: path, capability: "update", policy: t.maker,
 		body: map[string]any{"type": keyType, "exportable": false, "allow_plaintext_backup": false},
 	})
 	if err != nil {
@@ -109,7 +109,7 @@ func (t *Transit) OpenKey(ctx context.Context, name string, pinned crypto.Public
 
 // read returns the key's record, or an error wrapping ErrKeyNotFound.
 func (t *Transit) read(ctx context.Context, name, policy string) (keyRecord, error) {
-	q := call{doing: "read key " + t.mount + "/keys/" + name, path: t.mount + "/keys/" + name, capability: "read", policy: policy, absent: rotation.ErrKeyNotFound}
+	q := call{op: "read-key", doing: "read key " + t.mount + "/keys/" + name, path: t.mount + "/keys/" + name, capability: "read", policy: policy, absent: rotation.ErrKeyNotFound}
 	r, err := t.vault.do(ctx, q)
 	if err != nil {
 		return keyRecord{}, err
@@ -192,7 +192,7 @@ func (k *transitKey) SignDigest(ctx context.Context, digest []byte) (rotation.Si
 		return rotation.Signature{}, fmt.Errorf("%s: a SHA-256 digest has %d bytes, not %d", doing, crypto.SHA256.Size(), len(digest))
 	}
 	r, err := k.t.vault.do(ctx, call{
-		doing: doing, path: path, capability: "update", policy: "certd-run.hcl", once: true,
+		op: "sign", doing: doing, path: path, capability: "update", policy: "certd-run.hcl", once: true,
 		body: map[string]any{
 			"input": base64.StdEncoding.EncodeToString(digest), "prehashed": true, "hash_algorithm": "sha2-256",
 			"marshaling_algorithm": "asn1", "key_version": keyVersion,

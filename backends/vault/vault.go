@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"time"
 
 	"certd.internal/rotation"
 )
@@ -39,6 +40,10 @@ func New(c Config, log *slog.Logger) (*Vault, error) {
 	}
 	return &Vault{client: cl, keeper: newKeeper(newLogin(c.Auth, cl, log), cl.timeout, log), log: log}, nil
 }
+
+// TokenExpires is when the token that certd has now ends: zero while it has none,
+// and where it never does.
+func (v *Vault) TokenExpires() time.Time { return v.keeper.expires() }
 
 // Close forgets the token and stops renewing it.
 func (v *Vault) Close() error {
@@ -88,7 +93,7 @@ func (v *Vault) alive(ctx context.Context, s *session, f *fault) (bool, error) {
 	if f.says("invalid token") {
 		return false, nil
 	}
-	q := call{doing: "ask Vault about certd's own token", path: "auth/token/lookup-self"}
+	q := call{op: "lookup-token", doing: "ask Vault about certd's own token", path: "auth/token/lookup-self"}
 	switch _, lf := v.client.send(ctx, s.token, q); {
 	case lf == nil:
 		return true, nil
@@ -120,7 +125,7 @@ func (v *Vault) denied(ctx context.Context, s *session, q call, f *fault) error 
 
 // capabilities returns what the token may do with path.
 func (v *Vault) capabilities(ctx context.Context, s *session, path string) ([]string, error) {
-	q := call{doing: "ask Vault what certd's token may do", path: "sys/capabilities-self", body: map[string][]string{"paths": {path}}, harmless: true}
+	q := call{op: "capabilities", doing: "ask Vault what certd's token may do", path: "sys/capabilities-self", body: map[string][]string{"paths": {path}}, harmless: true}
 	r, f := v.client.send(ctx, s.token, q)
 	if f != nil {
 		return nil, v.client.classify(q, f)
