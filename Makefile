@@ -41,6 +41,7 @@ deps:
 generate:
 	$(GO) run ./cmd/certd config schema > docs/reference/certd.schema.json
 	$(GO) run ./cmd/certd config example > docs/reference/certd.yaml
+	$(GO) test ./cmd/certd/internal/metrics -run '^TestTheReferenceIsWhatIsRegistered$$' -update
 
 clean:
 	rm -rf bin

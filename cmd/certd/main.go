@@ -24,7 +24,7 @@ import (
 var version, commit, date string
 
 func main() {
-	d := daemon.Daemon{Getenv: os.Getenv, Stdout: os.Stdout, Log: logger, Version: info().Version, CrashPoint: crashPoint()}
+	d := daemon.Daemon{Getenv: os.Getenv, Stdout: os.Stdout, Log: logger, Version: info().Version, Revision: info().Commit, CrashPoint: crashPoint()}
 	app := &cli.App{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Now: time.Now, Version: info(),
 		Terminal:    term.IsTerminal(int(os.Stdout.Fd())),

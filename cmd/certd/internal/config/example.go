@@ -91,7 +91,7 @@ clusters:
 
 server:
   socket: /run/certd/certd.sock   # admin socket; its file mode says who may connect
-  listen: 127.0.0.1:9843          # read only: /livez, /readyz, /api/v1/status, /bundle.pem; left out: nowhere
+  listen: 127.0.0.1:9843          # read only: /metrics, /livez, /readyz, /api/v1/status, /bundle.pem; left out: nowhere
 log:
   level: info                     # debug, info, warn or error
 `)

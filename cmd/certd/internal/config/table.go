@@ -85,7 +85,7 @@ func root() field {
 		{name: "clustersDir", kind: kindPath, doc: "Folder with more clusters, one in each .yaml file."},
 		{name: "server", kind: kindObject, doc: "How to reach the daemon.", fields: []field{
 			{name: "socket", kind: kindPath, builtin: "/run/certd/certd.sock", doc: "Admin socket; its file mode says who may connect."},
-			{name: "listen", kind: kindListen, doc: "Where certd answers over HTTP, read only, as HOST:PORT, such as 127.0.0.1:9843: probes, the status and the trust bundle. Left out: nowhere."},
+			{name: "listen", kind: kindListen, doc: "Where certd answers over HTTP, read only, as HOST:PORT, such as 127.0.0.1:9843: metrics, probes, the status and the trust bundle. Left out: nowhere."},
 		}},
 		{name: "log", kind: kindObject, doc: "What the daemon writes to its standard error.", fields: []field{
 			{name: "level", kind: kindWord, words: []string{"debug", "info", "warn", "error"}, builtin: "info", doc: "The least that is written."},

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +15,8 @@ import (
 	"certd.internal/backends/memory"
 	"certd.internal/cmd/certd/internal/api"
 	"certd.internal/cmd/certd/internal/config"
+	"certd.internal/cmd/certd/internal/metrics"
+	"certd.internal/cmd/certd/internal/web"
 	"certd.internal/rotation"
 	"certd.internal/state"
 )
@@ -163,6 +166,36 @@ func BenchmarkStatusWith10000Certificates(b *testing.B) {
 		if err := done(); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// A scrape of a running fleet of 500 folders: the report, and what Prometheus
+// reads of it.
+func BenchmarkScrapeOf500Folders(b *testing.B) {
+	r, j, _, policy := benchFleet(b, 500)
+	counts := metrics.NewRecorder()
+	svc := &running{fleet: &fleet{journal: j, config: &config.Config{}}, reconciler: r}
+	var names []string
+	for _, p := range policy.Clusters {
+		names = append(names, p.Cluster)
+	}
+	counts.Keep(names)
+	h := svc.web(quiet, counts, "bench")
+	l, err := web.Listen("127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(b.Context())
+	done := make(chan error, 1)
+	go func() { done <- h.Serve(ctx, l) }()
+	for b.Loop() {
+		if status, body := get(b, "http://"+l.Addr().String()+"/metrics"); status != 200 || !strings.Contains(body, `cluster="c499"`) {
+			b.Fatal(status)
+		}
+	}
+	stop()
+	if err := <-done; err != nil {
+		b.Fatal(err)
 	}
 }
 

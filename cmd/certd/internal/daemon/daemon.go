@@ -24,6 +24,7 @@ import (
 
 	"certd.internal/cmd/certd/internal/api"
 	"certd.internal/cmd/certd/internal/config"
+	"certd.internal/cmd/certd/internal/metrics"
 	"certd.internal/rotation"
 	"certd.internal/state"
 )
@@ -41,6 +42,8 @@ type Daemon struct {
 	Stdout  io.Writer
 	Log     func(level slog.Leveler) *slog.Logger
 	Version string
+	// Revision is the commit that it was built from.
+	Revision string
 	// CrashPoint is for tests that kill certd at each write of the journal.
 	CrashPoint func(string)
 }
@@ -86,7 +89,7 @@ func (d Daemon) open(ctx context.Context, path string, write bool) (f *fleet, no
 	f.arrange(c)
 	if write {
 		if f.journal, err = d.openJournal(c, lockTimeout); err == nil {
-			f.keys, f.webhookKeys, err = openKeys(c, d.Getenv, log)
+			err = f.openKeys(c)
 		}
 	} else { // without keys: what is known can be read without a login
 		f.journal, note, err = readJournal(c)
@@ -164,7 +167,8 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	for _, w := range c.Warnings {
 		log.Warn("configuration", "at", w.Position.String(), "path", w.Path, "warning", w.Message)
 	}
-	f := &fleet{log: log, getenv: d.Getenv}
+	counts := metrics.NewRecorder()
+	f := &fleet{log: log, getenv: d.Getenv, observe: counts.VaultRequest}
 	defer func() {
 		if err := f.Close(); err != nil {
 			log.Error("closed with an error", "err", err)
@@ -183,17 +187,18 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	if f.journal.Created() {
 		log.Info("the journal is new; what runs in the clusters is learnt from them", "dir", c.StateDir)
 	}
-	if f.keys, f.webhookKeys, err = openKeys(c, d.Getenv, log); err != nil {
+	if err := f.openKeys(c); err != nil {
 		return asService(err)
 	}
 	clusters, _ := f.arrange(c)
 	if err := rotation.Started(f.journal, rotation.StepStart, "certd "+d.Version+" started"); err != nil {
 		return err
 	}
-	r, err := rotation.NewReconciler(rotation.Options{Journal: f.journal, Keys: f.keys, WebhookKeys: f.webhookKeys, Policy: c.Fleet(), Clusters: clusters, Log: log})
+	r, err := rotation.NewReconciler(rotation.Options{Journal: f.journal, Keys: f.keys, WebhookKeys: f.webhookKeys, Policy: c.Fleet(), Clusters: clusters, Log: log, Tried: counts.Tried})
 	if err != nil {
 		return err
 	}
+	counts.Keep(names(c))
 	svc := &running{fleet: f, reconciler: r, started: time.Now().UTC().Truncate(time.Second), version: d.Version}
 	if dev {
 		reply, err := svc.Init(ctx, api.InitRequest{Actor: "certd", Reason: "run --dev"})
@@ -217,12 +222,15 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 			served <- nil
 			return
 		}
-		served <- svc.web(log).Serve(ctx, page)
+		served <- svc.web(log, counts, d.Revision).Serve(ctx, page)
 	}()
+	if page != nil && f.vault != nil {
+		go watchVault(ctx, f.vault.Health, counts)
+	}
 	reloaded := make(chan struct{})
 	go func() {
 		defer close(reloaded)
-		d.reloads(ctx, f, r, log, level)
+		d.reloads(ctx, f, r, counts, log, level)
 	}()
 	looped := make(chan error, 1)
 	go func() { looped <- r.Run(ctx) }()
@@ -247,7 +255,7 @@ func (d Daemon) sayWhere(c *config.Config, dev bool, listen string) {
 	fmt.Fprintf(d.Stdout, "\ncertd runs; stop it with Ctrl-C. In another terminal:\n\n"+
 		"  certd status --config %s\n  certd history --config %[1]s --follow\n  ls -l %[2]s\n\n", filepath.Join(DevDir, "certd.yaml"), filepath.Join(DevDir, "clusters"))
 	if listen != "" {
-		fmt.Fprintf(d.Stdout, "  curl http://%s/readyz?verbose\n\n", listen)
+		fmt.Fprintf(d.Stdout, "  curl http://%s/metrics\n\n", listen)
 	}
 }
 
@@ -263,7 +271,7 @@ func newPassphrase() (string, error) {
 // changes. A change is noticed by the folder's events, since editors and
 // kubelets replace files, and once a minute by content, since events can be
 // lost.
-func (d Daemon) reloads(ctx context.Context, f *fleet, r *rotation.Reconciler, log *slog.Logger, level *slog.LevelVar) {
+func (d Daemon) reloads(ctx context.Context, f *fleet, r *rotation.Reconciler, counts *metrics.Recorder, log *slog.Logger, level *slog.LevelVar) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
@@ -324,14 +332,14 @@ func (d Daemon) reloads(ctx context.Context, f *fleet, r *rotation.Reconciler, l
 			continue
 		}
 		last = now
-		d.reload(f, r, log, level)
+		d.reload(f, r, counts, log, level)
 		follow()
 		last = digest(read())
 	}
 }
 
 // reload takes a changed configuration over, or keeps the old one and says so.
-func (d Daemon) reload(f *fleet, r *rotation.Reconciler, log *slog.Logger, level *slog.LevelVar) {
+func (d Daemon) reload(f *fleet, r *rotation.Reconciler, counts *metrics.Recorder, log *slog.Logger, level *slog.LevelVar) {
 	old := f.current()
 	c, err := d.Load(old.File)
 	if err == nil {
@@ -359,10 +367,20 @@ func (d Daemon) reload(f *fleet, r *rotation.Reconciler, log *slog.Logger, level
 		}
 	}
 	r.Solved("ConfigReloadFailed")
+	counts.Reloaded()
+	counts.Keep(names(c))
 	if err := rotation.Started(f.journal, rotation.StepReload, fmt.Sprintf("configuration reloaded, %d clusters", len(c.Clusters))); err != nil {
 		log.Error("journal not written", "err", err)
 	}
 	log.Info("configuration reloaded", "file", c.File, "clusters", len(c.Clusters))
+}
+
+// names are those of the clusters.
+func names(c *config.Config) (all []string) {
+	for _, cc := range c.Clusters {
+		all = append(all, cc.Policy.Cluster)
+	}
+	return all
 }
 
 func (f *fleet) current() *config.Config {

@@ -30,10 +30,18 @@ type fleet struct {
 	keys    rotation.Keys
 	// webhookKeys go through the same connection as keys, and end with them.
 	webhookKeys rotation.Keys
+	vault       *vault.Vault                                     // nil: the keys are elsewhere
+	observe     func(operation, code string, took time.Duration) // is told of exchanges with Vault; nil: nobody is
 
 	mu       sync.Mutex
 	config   *config.Config
 	clusters map[string]*lazyCluster
+}
+
+func (f *fleet) openKeys(c *config.Config) error {
+	k, err := openKeys(c, f.getenv, f.log, f.observe)
+	f.keys, f.webhookKeys, f.vault = k.anchors, k.webhooks, k.vault
+	return err
 }
 
 func (f *fleet) policy() rotation.FleetPolicy {
@@ -390,11 +398,11 @@ func (f *fleet) creator(token string) (rotation.Keys, func(), error) {
 	if token == "" || c.Keys.Vault == nil {
 		return f.keys, func() {}, nil
 	}
-	keys, _, err := openVault(c, vault.Auth{Token: func() ([]byte, error) { return []byte(token), nil }}, f.getenv, f.log)
+	k, err := openVault(c, vault.Auth{Token: func() ([]byte, error) { return []byte(token), nil }}, f.getenv, f.log, f.observe)
 	if err != nil {
 		return nil, nil, err
 	}
-	return keys, func() { keys.Close() }, nil
+	return k.anchors, func() { k.anchors.Close() }, nil
 }
 
 // live looks at every cluster once, side by side.

@@ -43,7 +43,8 @@ func loadText(t *testing.T, text string) *config.Config {
 func TestWebhookKeysShareTheVault(t *testing.T) {
 	for _, engine := range []string{"transit: {mount: a}", "pki: {mount: root}"} {
 		c := loadText(t, head+"keys: {vault: {address: 'https://127.0.0.1:1', auth: {tokenFile: token}, "+engine+"}}\n")
-		anchors, webhooks, err := openKeys(c, func(string) string { return "" }, slog.New(slog.DiscardHandler))
+		k, err := openKeys(c, func(string) string { return "" }, slog.New(slog.DiscardHandler), nil)
+		anchors, webhooks := k.anchors, k.webhooks
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -55,8 +56,8 @@ func TestWebhookKeysShareTheVault(t *testing.T) {
 		}
 	}
 	c := loadText(t, head+"keys: {file: {dir: keys, passphraseFrom: {file: passphrase}}}\n")
-	if anchors, webhooks, err := openKeys(c, nil, nil); err != nil || anchors != webhooks {
-		t.Errorf("key files: %v and %v, %v", anchors, webhooks, err)
+	if k, err := openKeys(c, nil, nil, nil); err != nil || k.anchors != k.webhooks || k.vault != nil {
+		t.Errorf("key files: %+v, %v", k, err)
 	}
 }
 

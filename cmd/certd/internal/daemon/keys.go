@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"certd.internal/backends/keystore"
 	"certd.internal/backends/vault"
@@ -11,46 +12,55 @@ import (
 	"certd.internal/rotation"
 )
 
-// openKeys makes the key backend that signs: for the trust anchors, and for
-// the webhook CAs. It asks nothing of it yet: a backend that is away does not
-// keep certd from starting. Closing anchors closes both.
-func openKeys(c *config.Config, getenv func(string) string, log *slog.Logger) (anchors, webhooks rotation.Keys, err error) {
+// keyBackend has the keys of the trust anchors and of the webhook CAs. Closing
+// anchors closes both.
+type keyBackend struct {
+	anchors, webhooks rotation.Keys
+	vault             *vault.Vault // nil: they are elsewhere
+}
+
+// openKeys makes the key backend that signs. It asks nothing of it yet: a
+// backend that is away does not keep certd from starting. observe is told of
+// exchanges with Vault; it may be nil.
+func openKeys(c *config.Config, getenv func(string) string, log *slog.Logger, observe func(operation, code string, took time.Duration)) (keyBackend, error) {
 	switch {
 	case c.Keys.File != nil:
-		anchors = keystore.NewFiles(c.Keys.File.Dir, c.Keys.File.Passphrase.Read)
-		return anchors, anchors, nil
+		files := keystore.NewFiles(c.Keys.File.Dir, c.Keys.File.Passphrase.Read)
+		return keyBackend{anchors: files, webhooks: files}, nil
 	case c.Keys.KMS != nil:
 		kms, err := keystore.NewKMS(c.Keys.KMS.URI)
 		if err != nil {
-			return nil, nil, err
+			return keyBackend{}, err
 		}
-		return kms, kms, nil
+		return keyBackend{anchors: kms, webhooks: kms}, nil
 	case c.Keys.Vault != nil:
 		auth, err := vaultAuth(c.Keys.Vault.Auth, getenv)
 		if err != nil {
-			return nil, nil, err
+			return keyBackend{}, err
 		}
-		return openVault(c, auth, getenv, log)
+		return openVault(c, auth, getenv, log, observe)
 	}
-	return nil, nil, errors.New("the configuration names no key backend")
+	return keyBackend{}, errors.New("the configuration names no key backend")
 }
 
 // openVault connects with a given way to log in, once for both mounts.
-func openVault(c *config.Config, auth vault.Auth, getenv func(string) string, log *slog.Logger) (anchors, webhooks rotation.Keys, err error) {
+func openVault(c *config.Config, auth vault.Auth, getenv func(string) string, log *slog.Logger, observe func(operation, code string, took time.Duration)) (keyBackend, error) {
 	v := c.Keys.Vault
-	vc := vault.Config{Address: v.Address, Namespace: v.Namespace, CAFile: v.CAFile, Auth: auth}
+	vc := vault.Config{Address: v.Address, Namespace: v.Namespace, CAFile: v.CAFile, Auth: auth, Observe: observe}
 	if err := vc.FillFromEnvironment(getenv); err != nil {
-		return nil, nil, err
+		return keyBackend{}, err
 	}
 	client, err := vault.New(vc, log)
 	if err != nil {
-		return nil, nil, err
+		return keyBackend{}, err
 	}
-	webhooks = client.WebhookTransit(v.Webhooks.Mount)
+	k := keyBackend{webhooks: client.WebhookTransit(v.Webhooks.Mount), vault: client}
 	if v.PKI != nil {
-		return client.PKI(v.PKI.Mount, v.PKI.Issuer), webhooks, nil
+		k.anchors = client.PKI(v.PKI.Mount, v.PKI.Issuer)
+	} else {
+		k.anchors = client.Transit(v.Transit.Mount)
 	}
-	return client.Transit(v.Transit.Mount), webhooks, nil
+	return k, nil
 }
 
 // vaultAuth is the way to log in that the configuration names; without one, a

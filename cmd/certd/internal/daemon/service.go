@@ -30,11 +30,16 @@ type running struct {
 var _ api.Service = (*running)(nil)
 
 func (s *running) Status(context.Context) (rotation.FleetStatus, error) {
+	return withRecent(s.report(), s.journal)
+}
+
+// report is the status without what it takes a look into the journal for.
+func (s *running) report() rotation.FleetStatus {
 	st := s.reconciler.Status()
 	st.Version = s.version
 	st.Daemon.StartedAt, st.Daemon.PID, st.Daemon.ConfigFile = s.started, os.Getpid(), s.configFile()
 	st.Daemon.StoreBytes = s.journal.Size()
-	return withRecent(st, s.journal)
+	return st
 }
 
 func withRecent(st rotation.FleetStatus, j *state.Journal) (rotation.FleetStatus, error) {

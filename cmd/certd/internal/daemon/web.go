@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime"
 	"time"
 
+	"certd.internal/backends/vault"
 	"certd.internal/cmd/certd/internal/api"
 	"certd.internal/cmd/certd/internal/config"
+	"certd.internal/cmd/certd/internal/metrics"
 	"certd.internal/cmd/certd/internal/web"
 	"certd.internal/rotation"
 )
@@ -30,7 +33,7 @@ func (d Daemon) listen(c *config.Config, dev bool, log *slog.Logger) (net.Listen
 	if dev && address == "" {
 		l, err := web.Listen(devListen)
 		if errors.Is(err, api.ErrNotNow) {
-			log.Info("probes are left out", "why", err)
+			log.Info("metrics and probes are left out", "why", err)
 			return nil, "", nil
 		}
 		return listening(l, err)
@@ -49,15 +52,43 @@ func listening(l net.Listener, err error) (net.Listener, string, error) {
 }
 
 // web is what a running daemon shows over HTTP.
-func (s *running) web(log *slog.Logger) *web.Server {
+func (s *running) web(log *slog.Logger, counts *metrics.Recorder, revision string) *web.Server {
 	journal := web.Check{Name: "journal", Ask: func(context.Context) error { _, err := s.lastSeq(); return err }}
+	source := metrics.Source{Status: s.report, Recorder: counts, Version: s.version, Revision: revision, GoVersion: runtime.Version()}
+	if s.vault != nil {
+		source.TokenExpires = s.vault.TokenExpires
+	}
 	return web.NewServer(web.Options{
-		Status: s.Status,
-		Bundle: s.bundlePEM,
-		Live:   []web.Check{{Name: "loop", Ask: s.loopBeats}, journal},
-		Ready:  []web.Check{{Name: "config", Ask: s.configLoaded}, journal, {Name: "socket", Ask: s.socketAnswers}},
-		Log:    log,
+		Status:  s.Status,
+		Bundle:  s.bundlePEM,
+		Metrics: metrics.Handler(source, slog.NewLogLogger(log.Handler(), slog.LevelError)),
+		Live:    []web.Check{{Name: "loop", Ask: s.loopBeats}, journal},
+		Ready:   []web.Check{{Name: "config", Ask: s.configLoaded}, journal, {Name: "socket", Ask: s.socketAnswers}},
+		Log:     log,
 	})
+}
+
+// askVaultEvery is how often Vault is asked for its health, which it answers to
+// anybody and writes to no audit log.
+const askVaultEvery = time.Minute
+
+// watchVault has the metrics know whether Vault answers, until ctx ends: certd
+// itself may have no reason to ask it anything for hours.
+func watchVault(ctx context.Context, health func(context.Context) (vault.Health, error), counts *metrics.Recorder) {
+	tick := time.NewTicker(askVaultEvery)
+	defer tick.Stop()
+	for {
+		h, err := health(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		counts.VaultHealth(err == nil && !h.Sealed)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 func (s *running) bundlePEM(context.Context) ([]byte, error) {

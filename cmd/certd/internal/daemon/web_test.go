@@ -6,11 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,7 +24,9 @@ import (
 	"time"
 
 	"certd.internal/backends/memory"
+	"certd.internal/backends/vault"
 	"certd.internal/cmd/certd/internal/api"
+	"certd.internal/cmd/certd/internal/metrics"
 	"certd.internal/rotation"
 	"certd.internal/state"
 )
@@ -74,22 +82,37 @@ func (a *addressIn) listen() string {
 	return ""
 }
 
-// started runs a daemon in this process until the test ends, and returns once
-// all of its clusters are in order.
-func started(t testing.TB, file string) (address string, client *api.Client) {
+// begun runs a daemon in this process until the test ends, and returns once it
+// says where it listens.
+func begun(t testing.TB, file string) (address string, ended <-chan struct{}) {
 	t.Helper()
 	said := &addressIn{}
-	d := Daemon{Getenv: func(string) string { return "" }, Stdout: io.Discard, Version: "1.2.3",
+	d := Daemon{Getenv: func(string) string { return "" }, Stdout: io.Discard, Version: "1.2.3", Revision: "abcdef",
 		Log: func(l slog.Leveler) *slog.Logger { return slog.New(slog.NewJSONHandler(said, nil)) }}
 	ctx, stop := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- d.Run(ctx, file, false) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-done; err != nil {
-			t.Error(err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := d.Run(ctx, file, false); err != nil {
+			t.Errorf("the daemon ended: %v", err)
 		}
-	})
+	}()
+	t.Cleanup(func() { stop(); <-done })
+	for said.listen() == "" {
+		select {
+		case <-done:
+			t.FailNow()
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return said.listen(), done
+}
+
+// started is begun, and returns once all of its clusters are in order.
+func started(t testing.TB, file string) (address string, client *api.Client) {
+	t.Helper()
+	address, ended := begun(t, file)
+	ctx := t.Context()
 	client = api.NewClient(filepath.Join(filepath.Dir(file), "certd.sock"))
 	made := false
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
@@ -98,13 +121,13 @@ func started(t testing.TB, file string) (address string, client *api.Client) {
 			_, err = client.Init(ctx, api.InitRequest{})
 			made = err == nil
 		}
-		if err == nil && st.Summary.OK == st.Summary.Clusters {
-			return said.listen(), client
+		// Between a look and the decision about it there are no dates.
+		if err == nil && st.Summary.OK == st.Summary.Clusters && !slices.ContainsFunc(st.Clusters, func(c rotation.ClusterStatus) bool { return c.Issuer.NextRun == nil }) {
+			return address, client
 		}
 		select {
-		case err := <-done:
-			done <- err
-			t.Fatalf("the daemon ended: %v\n%s", err, &said.text)
+		case <-ended:
+			t.FailNow()
 		default:
 		}
 		if time.Now().After(deadline) {
@@ -158,6 +181,199 @@ func TestARunningDaemonAnswersOverHTTP(t *testing.T) {
 	if status, _ := get(t, at+"/livez"); status != 200 {
 		t.Errorf("live without its socket: %d", status)
 	}
+}
+
+// Metrics, status and history tell one story.
+func TestMetricsOfARunningDaemon(t *testing.T) {
+	file := foldersConfig(t, `, listen: "127.0.0.1:0"`, "east", "west")
+	address, client := started(t, file)
+	metrics := func() string {
+		t.Helper()
+		status, body := get(t, "http://"+address+"/metrics")
+		if status != 200 {
+			t.Fatalf("%d %s", status, body)
+		}
+		return body
+	}
+	eventually := func(what string, is func(text string) bool) string {
+		t.Helper()
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			text := metrics()
+			if is(text) {
+				return text
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: not after 30 s\n%s", what, text)
+			}
+		}
+	}
+	shows := func(lines ...string) func(string) bool {
+		return func(text string) bool {
+			return !slices.ContainsFunc(lines, func(line string) bool { return !strings.Contains(text, "\n"+line+"\n") })
+		}
+	}
+	st, err := client.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer := st.Clusters[0].Issuer
+	of := func(t time.Time) string { return strconv.FormatFloat(float64(t.Unix()), 'g', -1, 64) }
+	text := metrics()
+	for _, line := range []string{
+		fmt.Sprintf(`certd_build_info{goversion=%q,revision="abcdef",version="1.2.3"} 1`, runtime.Version()),
+		`certd_cluster_up{cluster="east"} 1`,
+		`certd_certificate_not_after_timestamp_seconds{cluster="east",kind="issuer",name="linkerd-identity-issuer",seen_in="secret"} ` + of(issuer.Delivered.NotAfter),
+		`certd_certificate_renew_at_timestamp_seconds{cluster="east",kind="issuer",name="linkerd-identity-issuer"} ` + of(*issuer.RenewAt),
+		`certd_certificate_planned_rotation_timestamp_seconds{cluster="east",kind="issuer",name="linkerd-identity-issuer"} ` + of(*issuer.NextRun),
+		`certd_certificate_info{anchor="g1",cluster="east",kind="issuer",name="linkerd-identity-issuer",serial="` + issuer.Delivered.Serial + `"} 1`,
+		`certd_certificate_not_after_timestamp_seconds{cluster="",kind="anchor",name="g1",seen_in="journal"} ` + of(st.Trust.Active.NotAfter),
+		`certd_nothing_breaks_before_timestamp_seconds ` + of(*st.NothingBreaksBefore),
+		`certd_emergency_floor_seconds{cluster="east"} 129640`,
+		`certd_trust_bundle_current{cluster="west"} 1`,
+		`certd_rotations_total{cluster="east",kind="issuer",result="ok"} 1`,
+		`certd_rotations_total{cluster="east",kind="issuer",result="error"} 0`,
+		`certd_rotation_duration_seconds_count{kind="issuer"} 2`,
+		`certd_trust_rotation_phase{phase="idle"} 1`,
+		`certd_clusters{state="ok"} 2`,
+		`certd_leader 1`,
+		`certd_config_last_reload_successful 1`,
+	} {
+		if !shows(line)(text) {
+			t.Errorf("there is no %s", line)
+		}
+	}
+	for _, unknown := range []string{"certd_vault_", "certd_issuer_loaded", "certd_proxies", "certd_drift_repaired_total", "certd_findings"} {
+		if strings.Contains(text, "\n"+unknown) {
+			t.Errorf("there is %s", unknown)
+		}
+	}
+	if t.Failed() {
+		t.Log(text)
+	}
+	promtool := exec.Command("promtool", "check", "metrics")
+	promtool.Stdin = strings.NewReader(text)
+	if out, err := promtool.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("promtool: %v\n%s", err, out)
+	}
+
+	dir := filepath.Dir(file)
+	if err := os.RemoveAll(filepath.Join(dir, "clusters/east/linkerd", rotation.IssuerObject)); err != nil {
+		t.Fatal(err)
+	}
+	eventually("an issuer that was removed", shows(`certd_drift_repaired_total{by="unknown",cluster="east",object="linkerd-identity-issuer"} 1`, `certd_rotations_total{cluster="east",kind="issuer",result="ok"} 2`))
+
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(strings.Replace(string(whole), ":0", ":1", 1))
+	eventually("another address, which takes a restart", shows(`certd_config_last_reload_successful 0`, `certd_findings{cluster="",id="ConfigReloadFailed",severity="warning"} 1`))
+	write(strings.Replace(string(whole), "  - {name: west, directory: clusters/west}\n", "", 1))
+	text = eventually("a cluster less", func(text string) bool {
+		return shows(`certd_config_last_reload_successful 1`)(text) && !strings.Contains(text, `cluster="west"`)
+	})
+	if !shows(`certd_rotations_total{cluster="east",kind="issuer",result="ok"} 2`)(text) {
+		t.Errorf("what stays is counted on:\n%s", text)
+	}
+}
+
+// Where the keys are in Vault, the daemon's metrics say how it is.
+func TestMetricsOfAVault(t *testing.T) {
+	v := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch r.URL.Path {
+		case "/v1/sys/health":
+			io.WriteString(w, `{"initialized": true, "sealed": false, "standby": false, "version": "1.21.2"}`)
+		case "/v1/auth/token/lookup-self":
+			io.WriteString(w, `{"request_id": "1", "data": {"ttl": 3600, "renewable": false}}`)
+		default:
+			w.WriteHeader(http.StatusForbidden)
+			io.WriteString(w, `{"errors": ["permission denied"]}`)
+		}
+	}))
+	defer v.Close()
+	file := foldersConfig(t, `, listen: "127.0.0.1:0"`, "east")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inVault := strings.Replace(string(text), "file: {dir: keys, passphraseFrom: {file: passphrase}}", "vault: {address: "+v.URL+", auth: {tokenFile: passphrase}}", 1)
+	if err := os.WriteFile(file, []byte(inVault), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	address, _ := begun(t, file)
+	if _, err := api.NewClient(filepath.Join(filepath.Dir(file), "certd.sock")).Init(t.Context(), api.InitRequest{}); !errors.Is(err, api.ErrDenied) {
+		t.Errorf("a Vault that allows nothing: %v", err)
+	}
+	missing := ""
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		_, body := get(t, "http://"+address+"/metrics")
+		missing = ""
+		for _, line := range []string{"certd_vault_up 1\n", "certd_vault_token_expiration_timestamp_seconds ", `certd_vault_request_duration_seconds_count{code="200",operation="health"} 1`,
+			`certd_vault_request_duration_seconds_count{code="200",operation="lookup-token"}`, `certd_vault_request_duration_seconds_count{code="403",operation="read-key"}`} {
+			if !strings.Contains(body, "\n"+line) {
+				missing += line + " in\n" + body
+			}
+		}
+		if missing == "" {
+			return
+		}
+	}
+	t.Errorf("there is no %s", missing)
+}
+
+// Vault is asked each minute, until certd ends.
+func TestVaultIsAskedForItsHealth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		answer, asked := vault.Health{}, 0
+		var fails error
+		counts := metrics.NewRecorder()
+		source := metrics.Source{Status: func() rotation.FleetStatus { return rotation.FleetStatus{} }, Recorder: counts, TokenExpires: func() time.Time { return time.Time{} }}
+		up := func() string {
+			w := httptest.NewRecorder()
+			metrics.Handler(source, log.New(io.Discard, "", 0)).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+			for line := range strings.Lines(w.Body.String()) {
+				if v, ok := strings.CutPrefix(line, "certd_vault_up "); ok {
+					return strings.TrimSpace(v)
+				}
+			}
+			return "not known"
+		}
+		if got := up(); got != "not known" {
+			t.Errorf("before it is asked: %s", got)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		go watchVault(ctx, func(context.Context) (vault.Health, error) { asked++; return answer, fails }, counts)
+		for _, row := range []struct {
+			sentence string
+			health   vault.Health
+			err      error
+			want     string
+		}{
+			{"well", vault.Health{}, nil, "1"}, {"a standby", vault.Health{Standby: true}, nil, "1"}, {"sealed", vault.Health{Sealed: true}, nil, "0"},
+			{"away", vault.Health{}, rotation.ErrUnavailable, "0"}, {"well again", vault.Health{}, nil, "1"},
+		} {
+			answer, fails = row.health, row.err
+			time.Sleep(askVaultEvery)
+			synctest.Wait()
+			if got := up(); got != row.want {
+				t.Errorf("%s: %s, want %s", row.sentence, got, row.want)
+			}
+		}
+		stop()
+		synctest.Wait()
+		before := asked
+		time.Sleep(time.Hour)
+		if asked != before {
+			t.Errorf("asked %d times more after the end", asked-before)
+		}
+	})
 }
 
 func TestATakenPortStopsTheStart(t *testing.T) {
