@@ -257,7 +257,8 @@ type Finding struct {
 	Severity State      `json:"severity"` // warning, critical or unknown
 	Message  string     `json:"message"`
 	Deadline *time.Time `json:"deadline,omitempty"`
-	Fix      string     `json:"fix,omitempty"` // something to type
+	Fix      string     `json:"fix,omitempty"`     // something to type
+	Runbook  string     `json:"runbook,omitempty"` // a command that prints what to know about it; Conclude enters it
 }
 
 // PlanItem is one step to come.

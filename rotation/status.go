@@ -171,7 +171,9 @@ func (s *FleetStatus) Conclude() {
 		s.breaksAt(Break{Kind: "anchor", Name: a.ID, At: a.NotAfter})
 	}
 	all := slices.Clone(s.Findings)
+	tell(s.Findings)
 	for _, c := range s.Clusters {
+		tell(c.Findings)
 		switch c.State {
 		case StateOK:
 			s.Summary.OK++
@@ -207,6 +209,13 @@ func (s *FleetStatus) Conclude() {
 		s.State = StateUnknown
 	case sum.Warning+sum.Unknown > 0 && s.State == StateOK:
 		s.State = StateWarning
+	}
+}
+
+// tell enters what prints the runbook of each finding.
+func tell(findings []Finding) {
+	for i := range findings {
+		findings[i].Runbook = "certd runbook " + findings[i].ID
 	}
 }
 

@@ -6,10 +6,12 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"certd.internal/docs/runbooks"
 )
 
-// Each finding that certd can report has its line in the reference, and the
-// reference has no other.
+// Each finding that certd can report has its line in the reference and a runbook,
+// and neither has another.
 func TestEachFindingIsDocumented(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/reference/findings.md")
 	if err != nil {
@@ -52,6 +54,19 @@ func TestEachFindingIsDocumented(t *testing.T) {
 	for id := range documented {
 		if !used[id] {
 			t.Errorf("docs/reference/findings.md has %s, which certd never reports", id)
+		}
+	}
+	// Who is told of it can read what to do.
+	for id := range documented {
+		if _, ok := runbooks.Find(id); !ok {
+			t.Errorf("no page in docs/runbooks names finding %s", id)
+		}
+	}
+	for _, p := range runbooks.Pages() {
+		for _, id := range p.Findings {
+			if !documented[id] {
+				t.Errorf("runbook %s is about finding %s, which certd never reports", p.Name, id)
+			}
 		}
 	}
 }

@@ -20,7 +20,8 @@ var layers = []struct {
 	{"rotation", []string{"pki"}},
 	{"backends", []string{"pki", "rotation"}},
 	{"state", []string{"pki", "rotation"}},
-	{"cmd", []string{"pki", "rotation", "backends", "state"}},
+	{"docs", nil},
+	{"cmd", []string{"pki", "rotation", "backends", "state", "docs"}},
 }
 
 func TestImportsPointOneWay(t *testing.T) {

@@ -18,7 +18,7 @@ var later = [...]struct {
 	{"check", ""}, {"simulate", ""},
 	{"pause", ""}, {"resume", ""},
 	{"clusters", "list test rbac"},
-	{"backup", ""}, {"restore", ""}, {"recover", ""}, {"runbook", ""},
+	{"backup", ""}, {"restore", ""}, {"recover", ""},
 	{"debug", "log-level bundle"},
 }
 
@@ -60,7 +60,7 @@ func (a *App) root() *cobra.Command {
 	}
 	root.AddCommand(
 		a.initCommand(), a.runCommand(), a.statusCommand(), a.verifyCommand(), a.planCommand(), a.rotateCommand(), a.historyCommand(),
-		a.inspectCommand(), a.trustCommand(), a.adoptCommand(), a.exportCommand(), a.configCommand(), a.versionCommand(), a.completionCommand(root),
+		a.inspectCommand(), a.trustCommand(), a.adoptCommand(), a.exportCommand(), a.configCommand(), a.runbookCommand(), a.versionCommand(), a.completionCommand(root),
 	)
 	root.AddCommand(helpTopics()...)
 	root.SetHelpCommand(helpCommand(root))
