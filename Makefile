@@ -42,6 +42,7 @@ generate:
 	$(GO) run ./cmd/certd config schema > docs/reference/certd.schema.json
 	$(GO) run ./cmd/certd config example > docs/reference/certd.yaml
 	$(GO) test ./cmd/certd/internal/metrics -run '^TestTheReferenceIsWhatIsRegistered$$' -update
+	$(GO) run ./cmd/certd/internal/alert/generate .
 
 clean:
 	rm -rf bin
