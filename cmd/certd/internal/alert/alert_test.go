@@ -75,7 +75,7 @@ var (
 // unknown are the metrics and labels of an expression that are not in the table.
 func unknown(expr string) (problems []string) {
 	labels := map[string][]string{}
-	every := []string{"job", "instance", "le"}
+	every := []string{"job", "instance", "le", "alertname", "severity"} // the last two of ALERTS
 	for _, m := range Metrics() {
 		names := []string{m.Name}
 		if m.Type == "histogram" {

@@ -15,6 +15,7 @@ func Files() ([]File, error) {
 	}{
 		{"deploy/alerts/certd.rules.yaml", Rules},
 		{"deploy/alerts/prometheusrule.yaml", PrometheusRule},
+		{"deploy/grafana/certd.json", Dashboard},
 		{"docs/runbooks/README.md", Index},
 	} {
 		text, err := f.text()

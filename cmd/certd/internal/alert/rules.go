@@ -26,14 +26,14 @@ type group struct {
 	Rules []rule `yaml:"rules"`
 }
 
-// groups are the rules. An alert that no runbook names is an error: its page is
+// groups are the recording rules and those of alerts. An alert that no runbook names is an error: its page is
 // what people are to read, under the page's own name, which is also that of its file.
-func groups() ([]group, error) {
+func groups(alerts []Alert) ([]group, error) {
 	g := group{Name: "certd"}
 	for _, r := range Records() {
 		g.Rules = append(g.Rules, rule{Record: r.Name, Expr: r.Expr})
 	}
-	for _, a := range Alerts() {
+	for _, a := range alerts {
 		page, ok := runbooks.Find(a.Name)
 		if !ok {
 			return nil, fmt.Errorf("make the alert rules: no page in docs/runbooks names %s", a.Name)
@@ -58,8 +58,10 @@ func wait(d time.Duration) string {
 }
 
 // Rules is a rule file of Prometheus.
-func Rules() ([]byte, error) {
-	all, err := groups()
+func Rules() ([]byte, error) { return ruleFile(Alerts()) }
+
+func ruleFile(alerts []Alert) ([]byte, error) {
+	all, err := groups(alerts)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +70,7 @@ func Rules() ([]byte, error) {
 
 // PrometheusRule is the same as an object of the Prometheus Operator.
 func PrometheusRule() ([]byte, error) {
-	all, err := groups()
+	all, err := groups(Alerts())
 	if err != nil {
 		return nil, err
 	}
