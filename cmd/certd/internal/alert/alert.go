@@ -2,7 +2,11 @@
 // are made from. What to do about each stands in docs/runbooks.
 package alert
 
-import "time"
+import (
+	"slices"
+	"strings"
+	"time"
+)
 
 // A Severity is what an alert asks of people.
 type Severity string
@@ -23,6 +27,12 @@ type Alert struct {
 	Summary  string        // template of Prometheus, as Description
 	// Description says how long there is, and what to look at first.
 	Description string
+	// ByFinding: the samples have the label id, of a finding, and its runbook is the
+	// one to read.
+	ByFinding bool
+	// Findings are those that it tells of when they are critical, so that
+	// CertdCriticalFinding need not.
+	Findings []string
 }
 
 // A Record is one recording rule.
@@ -59,9 +69,10 @@ or on (job)
 // lives, and what prevented a renewal can be repaired. Fixed ones would be wrong for
 // issuers that live a week, or for those that live a year.
 func Alerts() []Alert {
-	return []Alert{
+	alerts := []Alert{
 		{
 			Name: "CertdIssuerExpired", Severity: Page, For: time.Minute,
+			Findings:    []string{"IssuerExpired"},
 			When:        "an issuer that is in use has ended",
 			Expr:        `certd:certificate_left:seconds{kind="issuer"} <= 0`,
 			Summary:     `The issuer of {{ $labels.cluster }} has ended`,
@@ -69,6 +80,7 @@ func Alerts() []Alert {
 		},
 		{
 			Name: "CertdWebhookExpired", Severity: Page, For: time.Minute,
+			Findings:    []string{"WebhookExpired"},
 			When:        "a webhook's certificate has ended",
 			Expr:        `certd:certificate_left:seconds{kind="webhook"} <= 0`,
 			Summary:     `The certificate of webhook {{ $labels.name }} in {{ $labels.cluster }} has ended`,
@@ -76,7 +88,8 @@ func Alerts() []Alert {
 		},
 		{
 			Name: "CertdCertificateExpiresSoon", Severity: Page, For: 5 * time.Minute,
-			When: "an issuer or webhook certificate in use has less left than the cluster's emergency floor",
+			Findings: []string{"IssuerBelowFloor", "WebhookBelowFloor"},
+			When:     "an issuer or webhook certificate in use has less left than the cluster's emergency floor",
 			// A webhook's floor is lower than the issuer's, and cert-manager renews in the
 			// last hour by design: it counts from when certd should have renewed it.
 			Expr: `(
@@ -110,6 +123,22 @@ and on (job, cluster)
 			Description: `A renewal is due in {{ $labels.cluster }} and certd cannot reach it. When the issuer ends, every workload certificate there ends in the same second.`,
 		},
 		{
+			Name: "CertdWebhookBroken", Severity: Page, For: 10 * time.Minute, ByFinding: true,
+			Findings:    []string{"WebhookBroken", "WebhookUntrusted", "WebhookUnusable"},
+			When:        "a webhook is not accepted by the API server, or does not do its work",
+			Expr:        `sum by (job, cluster, id) (certd_findings{id=~"WebhookBroken|WebhookUntrusted|WebhookUnusable"}) > 0`,
+			Summary:     `A webhook in {{ $labels.cluster }} does not work ({{ $labels.id }})`,
+			Description: `The API server refuses pods, or starts them without a proxy and tells nobody (failurePolicy Ignore). certd mends what it can within minutes, and did not. certd status {{ $labels.cluster }} names the webhook.`,
+		},
+		{
+			Name: "CertdKeyExportable", Severity: Page, For: 5 * time.Minute,
+			Findings:    []string{"KeyExportable"},
+			When:        "the trust anchor's key can be exported from Vault",
+			Expr:        `sum by (job) (certd_findings{id="KeyExportable"}) > 0`,
+			Summary:     `The trust anchor's key can be exported ({{ $labels.job }})`,
+			Description: `Whoever has a copy of it can make certificates for the whole mesh. Nothing is broken by this alone; find out who turned it on, and whether the key was read.`,
+		},
+		{
 			Name: "CertdAbsentAndDue", Severity: Page, For: 15 * time.Minute,
 			When: "no certd is scraped any more, and by what it last said less than twice the floor is left",
 			Expr: `certd:nothing_breaks_before:timestamp_seconds - time()
@@ -122,7 +151,8 @@ count by (job) (certd_build_info)`,
 		},
 		{
 			Name: "CertdTrustAnchorExpires", Severity: Page, For: time.Hour,
-			When: "less than 60 days are left of a trust anchor, a day after it had to be renewed",
+			Findings: []string{"AnchorExpired", "AnchorExpiring"},
+			When:     "less than 60 days are left of a trust anchor, and it is not renewed a day after that was due",
 			Expr: `min by (job, name) (certd:certificate_left:seconds{kind="anchor"}) < 60 * 86400
 unless on (job, name)
 (max by (job, name) (certd_certificate_renew_at_timestamp_seconds{kind="anchor"}) > time() - 86400)`,
@@ -131,15 +161,16 @@ unless on (job, name)
 		},
 		{
 			Name: "CertdTrustAnchorExpires", Severity: Ticket, For: time.Hour,
-			When: "less than a year is left of a trust anchor, a day after it had to be renewed",
+			When: "less than a year is left of a trust anchor, and it is not renewed a day after that was due",
 			Expr: `min by (job, name) (certd:certificate_left:seconds{kind="anchor"}) < 365 * 86400 >= 60 * 86400
-unless on (job, name)
-(max by (job, name) (certd_certificate_renew_at_timestamp_seconds{kind="anchor"}) > time() - 86400)`,
+and on (job, name)
+(max by (job, name) (certd_certificate_renew_at_timestamp_seconds{kind="anchor"}) < time() - 86400)`,
 			Summary:     `Trust anchor {{ $labels.name }} ends in {{ $value | humanizeDuration }}`,
 			Description: `It had to be renewed a day ago or more. Its own key gives it new dates, and no workload is restarted for that.`,
 		},
 		{
 			Name: "CertdIssuerNotLoaded", Severity: Ticket, For: 15 * time.Minute,
+			Findings:    []string{"IssuerNotLoaded"},
 			When:        "the issuer was delivered, and a replica of linkerd-identity still uses an older one",
 			Expr:        `max by (job, cluster) (certd_issuer_loaded) == 0`,
 			Summary:     `linkerd-identity in {{ $labels.cluster }} does not use the issuer that was delivered`,
@@ -147,6 +178,7 @@ unless on (job, name)
 		},
 		{
 			Name: "CertdRotationOverdue", Severity: Ticket, For: 15 * time.Minute,
+			Findings:    []string{"RenewalOverdue", "WebhookOverdue"},
 			When:        "a renewal has not been done a sixth of the floor after the time it was planned for",
 			Expr:        "time() - max by (job, cluster, kind, name) (certd_certificate_planned_rotation_timestamp_seconds)\n> on (job, cluster) group_left ()\ncertd:emergency_floor:seconds / 6",
 			Summary:     `The {{ $labels.kind }} {{ $labels.name }} in {{ $labels.cluster }} should have been renewed {{ $value | humanizeDuration }} ago`,
@@ -154,6 +186,7 @@ unless on (job, name)
 		},
 		{
 			Name: "CertdClusterUnreachable", Severity: Ticket, For: time.Hour,
+			Findings:    []string{"ClusterUnreachable", "ClusterDenied"},
 			When:        "a cluster has not answered for an hour",
 			Expr:        `max by (job, cluster) (certd_cluster_up) == 0`,
 			Summary:     `certd has not reached {{ $labels.cluster }} for an hour`,
@@ -203,6 +236,14 @@ unless on (job)
 			Description: `A pod keeps the anchors it was created with. certd status {{ $labels.cluster }} lists the workloads to restart.`,
 		},
 		{
+			Name: "CertdCannotSign", Severity: Ticket, For: 30 * time.Minute, ByFinding: true,
+			Findings:    []string{"KeyUnfit"},
+			When:        "the key backend does not answer, refuses certd, or its key is not what it was, for half an hour",
+			Expr:        `sum by (job, id) (certd_findings{id=~"KeysUnavailable|KeysDenied|KeyUnfit"}) > 0`,
+			Summary:     `certd ({{ $labels.job }}) cannot sign ({{ $labels.id }})`,
+			Description: `Nothing new can be signed. What is in use goes on to work until its end: certd plan --if-stopped says when the first is.`,
+		},
+		{
 			Name: "CertdVaultUnavailable", Severity: Ticket, For: 15 * time.Minute,
 			When:        "Vault has not answered, or has been sealed, for a quarter of an hour",
 			Expr:        `max by (job) (certd_vault_up) == 0`,
@@ -234,6 +275,14 @@ unless on (job)
 			Description: `It does not run, or Prometheus does not reach it. The mesh goes on without it: certd plan --if-stopped says until when. It becomes a page by itself (CertdAbsentAndDue).`,
 		},
 		{
+			Name: "CertdClockSkew", Severity: Ticket, For: 15 * time.Minute,
+			Findings:    []string{"ClockSkew"},
+			When:        "certd's clock and a cluster's differ by more than five minutes",
+			Expr:        `sum by (job, cluster) (certd_findings{id="ClockSkew"}) > 0`,
+			Summary:     `The clocks of certd and of {{ $labels.cluster }} do not agree`,
+			Description: `Nothing is signed or written there until they do. What is in use goes on to work until its end: certd status {{ $labels.cluster }} has it.`,
+		},
+		{
 			Name: "CertdConfigReloadFailed", Severity: Ticket, For: 5 * time.Minute,
 			When:        "the configuration was changed and refused",
 			Expr:        `min by (job) (certd_config_last_reload_successful) == 0`,
@@ -250,4 +299,21 @@ unless on (job, receiver)
 			Description: `certd keeps them and tries again. Until it succeeds nobody is told in that way; certd status has everything.`,
 		},
 	}
+	return append(alerts, Alert{
+		Name: "CertdCriticalFinding", Severity: Ticket, For: 15 * time.Minute, ByFinding: true,
+		When:        "a critical finding stands that no other alert is about",
+		Expr:        `sum by (job, cluster, id) (certd_findings{severity="critical", id!~"` + told(alerts) + `"}) > 0`,
+		Summary:     `{{ $labels.id }}{{ with $labels.cluster }} in {{ . }}{{ end }}`,
+		Description: `certd status says what it is about, how long there is, and what to type.`,
+	})
+}
+
+// told are the findings that alerts of their own tell of, as a pattern.
+func told(alerts []Alert) string {
+	var ids []string
+	for _, a := range alerts {
+		ids = append(ids, a.Findings...)
+	}
+	slices.Sort(ids)
+	return strings.Join(slices.Compact(ids), "|")
 }

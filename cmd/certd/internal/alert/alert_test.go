@@ -30,6 +30,30 @@ func TestAlertsAndRunbooksAreInStep(t *testing.T) {
 	}
 }
 
+// A finding that an alert names is one that certd reports.
+func TestAlertsNameFindingsThatAreThere(t *testing.T) {
+	var ids []string
+	for _, p := range runbooks.Pages() {
+		ids = append(ids, p.Findings...)
+	}
+	seen := 0
+	for _, a := range Alerts() {
+		named := a.Findings
+		for _, m := range regexp.MustCompile(`\bid(?:=|=~|!~)"([^"]*)"`).FindAllStringSubmatch(a.Expr, -1) {
+			named = append(named, strings.Split(m[1], "|")...)
+		}
+		for _, id := range named {
+			seen++
+			if !slices.Contains(ids, id) {
+				t.Errorf("%s: there is no finding %s", a.Name, id)
+			}
+		}
+	}
+	if seen < 30 {
+		t.Errorf("only %d findings were seen: the test looks in the wrong place", seen)
+	}
+}
+
 // What is in the repository is what the table makes.
 func TestGeneratedFilesAreUpToDate(t *testing.T) {
 	files, err := Files()
@@ -56,6 +80,19 @@ func TestRulesUseMetricsThatAreThere(t *testing.T) {
 	for _, a := range Alerts() {
 		for _, problem := range unknown(a.Expr) {
 			t.Errorf("%s: %s", a.Name, problem)
+		}
+	}
+	text, err := Dashboard()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules, err := Rules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range Metrics() {
+		if !strings.Contains(string(text)+string(rules), m.Name) {
+			t.Errorf("nothing uses %s", m.Name)
 		}
 	}
 	for _, expr := range []string{`certd_cluster_upp == 0`, `certd_cluster_up{clutser="a"}`, `max by (clutser) (certd_cluster_up)`, `certd:left:seconds`, `certd_rotation_duration_seconds`} {

@@ -17,6 +17,7 @@ type panel struct {
 	Steps   []step // colours, from the lowest value on
 	Queries []query
 	Stacked bool
+	Label   bool // of a stat the legend is what it has to say
 }
 
 type query struct {
@@ -48,15 +49,17 @@ func sections() []section {
 				Queries: []query{{Expr: `min(certd_nothing_breaks_before_timestamp_seconds{job="$job"}) * 1000`}}},
 			{Title: "That is in", Kind: "stat", W: 4, H: 4, Unit: "s", Steps: []step{{"red", 0}, {"green", 1}}, About: "Until then a dead certd is no outage.",
 				Queries: []query{{Expr: `min(certd_nothing_breaks_before_timestamp_seconds{job="$job"}) - time()`}}},
-			{Title: "Clusters that answer", Kind: "stat", W: 4, H: 4, Unit: "percentunit", Steps: []step{{"red", 0}, {"orange", 0.8}, {"green", 1}}, About: "Of all that certd looks after.",
-				Queries: []query{{Expr: `avg(max by (cluster) (certd_cluster_up{job="$job"}))`}}},
+			{Title: "Clusters", Kind: "stat", W: 4, H: 4, About: "By state, as in certd status.",
+				Queries: []query{{Expr: `max by (state) (certd_clusters{job="$job"}) > 0`, Legend: "{{state}}"}}},
 			{Title: "Last look", Kind: "stat", W: 3, H: 4, Unit: "s", Steps: []step{{"green", 0}, {"orange", 300}, {"red", 1800}}, About: "Since certd has come around all clusters; a minute is usual.",
 				Queries: []query{{Expr: `time() - max(certd_cycle_last_success_timestamp_seconds{job="$job"})`}}},
 			{Title: "Vault", Kind: "stat", W: 3, H: 4, Steps: yes, About: "1: it answers and is unsealed.",
 				Queries: []query{{Expr: `max(certd_vault_up{job="$job"})`}}},
-			{Title: "certd", Kind: "stat", W: 5, H: 4, About: "Who runs.",
+			{Title: "certd", Kind: "stat", W: 5, H: 4, Label: true, About: "Who runs.",
 				Queries: []query{{Expr: `sum by (version) (certd_build_info{job="$job"})`, Legend: "{{version}}"}}},
-			{Title: "Alerts", Kind: "table", W: 24, H: 6, About: "certd runbook NAME says what to do about each.",
+			{Title: "Findings", Kind: "table", W: 12, H: 7, About: "What certd status reports. certd runbook ID says what to do about each.",
+				Queries: []query{{Expr: `max by (severity, cluster, id) (certd_findings{job="$job", cluster=~"$cluster"})`, Legend: "how many"}}},
+			{Title: "Alerts", Kind: "table", W: 12, H: 7, About: "certd runbook NAME says what to do about each.",
 				Queries: []query{{Expr: `sum by (alertname, severity, cluster, name) (ALERTS{job="$job", alertname=~"Certd.*", alertstate="firing"})`, Legend: "firing"}}},
 		}},
 		{"The fleet", []panel{
@@ -210,7 +213,7 @@ func (p panel) fill(o object) object {
 	case "stat":
 		show := "value"
 		switch {
-		case p.Queries[0].Legend != "" && p.Unit == "":
+		case p.Label:
 			show = "name"
 		case p.Queries[0].Legend != "":
 			show = "value_and_name"

@@ -128,7 +128,7 @@ func TestEachExpressionIsAnswered(t *testing.T) {
 
 // world has samples of each metric, with two values of each label.
 func world() (series []any) {
-	values := map[string][]string{"kind": {"issuer", "webhook", "anchor"}, "result": {"ok", "error"}, "trust": {"current", "stale"}, "phase": {"idle", "restart"}, "seen_in": {"secret", "identity"}}
+	values := map[string][]string{"kind": {"issuer", "webhook", "anchor"}, "result": {"ok", "error"}, "trust": {"current", "stale"}, "phase": {"idle", "restart"}, "seen_in": {"secret", "identity"}, "id": {"KeysDenied", "Deposed"}, "severity": {"warning", "critical"}}
 	add := func(name, labels, samples string) {
 		series = append(series, map[string]any{"series": name + "{" + labels + "}", "values": samples})
 	}

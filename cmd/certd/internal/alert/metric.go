@@ -17,6 +17,8 @@ func Metrics() []Metric {
 		{"certd_certificate_renew_at_timestamp_seconds", "gauge", certificate},
 		{"certd_certificate_planned_rotation_timestamp_seconds", "gauge", certificate},
 		{"certd_emergency_floor_seconds", "gauge", []string{"cluster"}},
+		{"certd_findings", "gauge", []string{"cluster", "id", "severity"}},
+		{"certd_clusters", "gauge", []string{"state"}},
 		{"certd_nothing_breaks_before_timestamp_seconds", "gauge", nil},
 		{"certd_issuer_loaded", "gauge", []string{"cluster"}},
 		{"certd_trust_bundle_current", "gauge", []string{"cluster"}},

@@ -38,9 +38,13 @@ func groups(alerts []Alert) ([]group, error) {
 		if !ok {
 			return nil, fmt.Errorf("make the alert rules: no page in docs/runbooks names %s", a.Name)
 		}
+		command := "certd runbook " + page.Name
+		if a.ByFinding {
+			command = "certd runbook {{ $labels.id }}"
+		}
 		r := rule{Alert: a.Name, Expr: a.Expr,
 			Labels:      yaml.MapSlice{{Key: "severity", Value: string(a.Severity)}},
-			Annotations: yaml.MapSlice{{Key: "summary", Value: a.Summary}, {Key: "description", Value: a.Description}, {Key: "runbook", Value: "certd runbook " + page.Name}}}
+			Annotations: yaml.MapSlice{{Key: "summary", Value: a.Summary}, {Key: "description", Value: a.Description}, {Key: "runbook", Value: command}}}
 		if a.For > 0 {
 			r.For = wait(a.For)
 		}

@@ -95,6 +95,21 @@ func TestEachAlertIsSilentBeforeAndFiresAfter(t *testing.T) {
 			silent: "60m", firing: "76m", labels: "job=certd", summary: "certd (certd) is gone, and the first certificate ends in 1h 44m 0s"},
 		{name: "certd runs, whatever is due", alert: "CertdAbsentAndDue",
 			series: []string{`certd_nothing_breaks_before_timestamp_seconds{job="certd"} 10800x300`}, silent: "100m"},
+		{name: "a webhook does not work", alert: "CertdWebhookBroken",
+			series: []string{`certd_findings{job="certd", cluster="eu", id="WebhookUntrusted", severity="critical"} _x10 1x100`}, silent: "19m", firing: "21m",
+			labels: "job=certd cluster=eu id=WebhookUntrusted", summary: "A webhook in eu does not work (WebhookUntrusted)"},
+		{name: "the key can be exported", alert: "CertdKeyExportable",
+			series: []string{`certd_findings{job="certd", id="KeyExportable", severity="critical"} _x10 1x100`}, silent: "14m", firing: "16m", labels: "job=certd", summary: "The trust anchor's key can be exported (certd)"},
+		{name: "Vault refuses certd", alert: "CertdCannotSign",
+			series: []string{`certd_findings{job="certd", id="KeysDenied", severity="warning"} _x10 1x100`}, silent: "39m", firing: "41m", labels: "job=certd id=KeysDenied", summary: "certd (certd) cannot sign (KeysDenied)"},
+		{name: "the clocks do not agree", alert: "CertdClockSkew",
+			series: []string{`certd_findings{job="certd", cluster="eu", id="ClockSkew", severity="critical"} _x10 1x100`}, silent: "24m", firing: "26m", labels: "job=certd cluster=eu", summary: "The clocks of certd and of eu do not agree"},
+		{name: "a cluster's critical finding", alert: "CertdCriticalFinding",
+			series: []string{`certd_findings{job="certd", cluster="eu", id="Deposed", severity="critical"} _x10 1x100`}, silent: "24m", firing: "26m", labels: "job=certd cluster=eu id=Deposed", summary: "Deposed in eu"},
+		{name: "the fleet's critical finding", alert: "CertdCriticalFinding",
+			series: []string{`certd_findings{job="certd", id="JournalFailed", severity="critical"} _x10 1x100`}, silent: "24m", firing: "26m", labels: "job=certd id=JournalFailed", summary: "JournalFailed"},
+		{name: "one that another alert is about", alert: "CertdCriticalFinding",
+			series: []string{`certd_findings{job="certd", cluster="eu", id="ClockSkew", severity="critical"} 1x100`, `certd_findings{job="certd", cluster="eu", id="Deposed", severity="warning"} 1x100`}, silent: "60m"},
 		{name: "no certd", alert: "CertdAbsent", alone: true,
 			series: []string{`certd_build_info{job="certd"} 1x10 stale`}, silent: "24m", firing: "27m", summary: "No certd is scraped"},
 
@@ -106,6 +121,8 @@ func TestEachAlertIsSilentBeforeAndFiresAfter(t *testing.T) {
 			silent: "119m", firing: "183m", labels: "job=certd name=g1", summary: "Trust anchor g1 ends in 364d 22h 57m 0s"},
 		{name: "an anchor of a year that is not due", alert: "CertdTrustAnchorExpires",
 			series: []string{`certd_certificate_not_after_timestamp_seconds` + with(anchor, `seen_in="secret"`) + ` 5000000x600`, `certd_certificate_renew_at_timestamp_seconds` + anchor + ` 400000x600`}, silent: "183m"},
+		{name: "an anchor of a year, of a change or an adopted mesh, is no ticket", alert: "CertdTrustAnchorExpires",
+			series: []string{`certd_certificate_not_after_timestamp_seconds` + with(anchor, `seen_in="journal"`) + ` 9000000x600`}, silent: "183m"},
 		{name: "an anchor that certd cannot renew", alert: "CertdTrustAnchorExpires",
 			series: []string{`certd_certificate_not_after_timestamp_seconds` + with(anchor, `seen_in="secret"`) + ` 5000000x600`},
 			silent: "59m", firing: "61m", labels: "job=certd name=g1", summary: "Trust anchor g1 ends in 57d 19h 52m 20s"},
@@ -179,15 +196,19 @@ func TestEachAlertIsSilentBeforeAndFiresAfter(t *testing.T) {
 			}
 			a := Alerts()[i]
 			page, _ := runbooks.Find(a.Name)
+			leads := page.Name
 			labels, in := map[string]any{"severity": string(a.Severity)}, a.Description
 			for pair := range strings.FieldsSeq(r.labels) {
 				name, value, _ := strings.Cut(pair, "=")
 				labels[name] = value
 				in = strings.ReplaceAll(in, "{{ $labels."+name+" }}", value)
+				if name == "id" && a.ByFinding {
+					leads = value
+				}
 			}
 			when = append(when, map[string]any{"alertname": r.alert, "eval_time": r.firing, "exp_alerts": []any{map[string]any{
 				"exp_labels":      labels,
-				"exp_annotations": map[string]any{"summary": r.summary, "description": in, "runbook": "certd runbook " + page.Name},
+				"exp_annotations": map[string]any{"summary": r.summary, "description": in, "runbook": "certd runbook " + leads},
 			}}})
 		}
 		tests[r.alert] = append(tests[r.alert], map[string]any{"name": r.alert + ": " + r.name, "interval": "1m", "input_series": input, "alert_rule_test": when})
