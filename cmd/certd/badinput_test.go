@@ -326,7 +326,7 @@ func TestTooShortLifetimeNamesTheSmallestOneThatPasses(t *testing.T) {
 
 func TestWhatIsNotBuiltYetIsRefused(t *testing.T) {
 	s := newFolders(t)
-	for _, command := range []string{"check", "simulate", "pause", "resume",
+	for _, command := range []string{"simulate", "pause", "resume",
 		"clusters list", "backup f", "restore f", "recover", "runbook", "debug bundle"} {
 		s.refused(64, "not supported yet", nil, strings.Fields(command)...)
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"certd.internal/cmd/certd/internal/check"
 	"certd.internal/docs/runbooks"
 )
 
@@ -68,5 +69,28 @@ func TestEachFindingIsDocumented(t *testing.T) {
 				t.Errorf("runbook %s is about finding %s, which certd never reports", p.Name, id)
 			}
 		}
+	}
+}
+
+// Each claim of certd check has its line in the reference, which has no other and
+// says of each whether --pre judges it.
+func TestEachClaimIsDocumented(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/reference/check.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z0-9-]+)` \\| (✓?) ?\\|").FindAllStringSubmatch(string(doc), -1) {
+		documented[m[1]] = m[2]
+	}
+	for _, c := range check.Claims() {
+		pre, ok := documented[c.ID]
+		if !ok || (pre != "") != c.Pre {
+			t.Errorf("claim %s (pre: %t) is in docs/reference/check.md: %t, with pre %q", c.ID, c.Pre, ok, pre)
+		}
+		delete(documented, c.ID)
+	}
+	for id := range documented {
+		t.Errorf("docs/reference/check.md has %s, which certd never claims", id)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"certd.internal/cmd/certd/internal/api"
+	"certd.internal/cmd/certd/internal/check"
 	"certd.internal/cmd/certd/internal/cli"
 	"certd.internal/cmd/certd/internal/daemon"
 	"certd.internal/rotation"
@@ -43,6 +44,10 @@ func main() {
 			return reply, invalid(err)
 		},
 		Passphrase: passphrase,
+		Check: func(ctx context.Context, path string, s check.Select, pre bool, unanswered string) (check.Report, error) {
+			r, err := d.Check(ctx, path, s, pre, unanswered)
+			return r, invalid(err)
+		},
 		Socket: func(path string) (string, error) {
 			c, err := d.Load(path)
 			if err != nil {

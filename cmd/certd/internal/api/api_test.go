@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"certd.internal/cmd/certd/internal/check"
 	"certd.internal/rotation"
 )
 
@@ -67,6 +68,11 @@ func (s *scripted) Verify(context.Context) (VerifyReport, error) {
 func (s *scripted) Verification(context.Context) (rotation.Verification, error) {
 	<-time.After(s.takes)
 	return rotation.Verification{Kind: "Verification", Matrix: []rotation.PairVerdict{{Peer: "east", Verifier: "west", State: rotation.PairRefused, Until: &at}}, Partners: []rotation.PartnerVerdict{}}, s.err
+}
+
+func (s *scripted) Check(_ context.Context, sel check.Select) (check.Report, error) {
+	<-time.After(s.takes)
+	return check.Report{Kind: "CheckReport", Fleet: strings.Join(append(sel.Clusters, sel.Categories...), "+") + "@" + sel.Version, Categories: []check.Category{}}, s.err
 }
 
 func (s *scripted) Export(_ context.Context, cluster string) (ClusterExport, error) {
@@ -174,6 +180,10 @@ func TestEveryQuestionTravelsAndItsAnswerComesBack(t *testing.T) {
 	verdict, _ := s.Verification(ctx)
 	if got, err := c.Verification(ctx); err != nil || !cmp.Equal(got, verdict) {
 		t.Errorf("Verification: %v %s", err, cmp.Diff(verdict, got))
+	}
+	sel := check.Select{Clusters: []string{"east", "west"}, Categories: []string{"keys"}, Version: "1.0.0"}
+	if got, err := c.Check(ctx, sel); err != nil || got.Fleet != "east+west+keys@1.0.0" {
+		t.Errorf("Check: %v %+v", err, got)
 	}
 	if got, err := c.Export(ctx, "eu & us"); err != nil || got.Cluster != "eu & us" || got.WebhookCAPEM != "pem\n" {
 		t.Errorf("Export: %+v %v", got, err)

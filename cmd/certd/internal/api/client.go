@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"time"
 
+	"certd.internal/cmd/certd/internal/check"
 	"certd.internal/rotation"
 )
 
@@ -101,7 +102,15 @@ func (c *Client) Verification(ctx context.Context) (doc rotation.Verification, e
 	return doc, c.get(ctx, c.doing, "/v1/verification", nil, &doc)
 }
 
-// errNoVerdict is why a verification was given up.
+// Check asks the daemon to look at everything and judge the claims. It returns
+// ErrNoDaemon where none listens.
+func (c *Client) Check(ctx context.Context, s check.Select) (doc check.Report, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, verifyTimeout, errNoVerdict)
+	defer cancel()
+	return doc, c.get(ctx, c.doing, "/v1/check", url.Values{"cluster": s.Clusters, "category": s.Categories, "version": {s.Version}}, &doc)
+}
+
+// errNoVerdict is why a verification or a check was given up.
 var errNoVerdict = fmt.Errorf("the daemon did not come to a verdict within %s: %w", verifyTimeout, ErrTimeout)
 
 // Export asks the daemon what other tools need to know of a cluster.

@@ -16,6 +16,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"certd.internal/cmd/certd/internal/check"
 )
 
 const (
@@ -83,6 +85,9 @@ func (s *Server) handler(socket string) http.Handler {
 	}))
 	mux.HandleFunc("GET /v1/verification", read(s, nil, func(ctx context.Context, _ url.Values) (any, error) {
 		return s.service.Verification(ctx)
+	}))
+	mux.HandleFunc("GET /v1/check", read(s, []string{"cluster", "category", "version"}, func(ctx context.Context, q url.Values) (any, error) {
+		return s.service.Check(ctx, check.Select{Clusters: q["cluster"], Categories: q["category"], Version: q.Get("version")})
 	}))
 	mux.HandleFunc("GET /v1/export", read(s, []string{"cluster"}, func(ctx context.Context, q url.Values) (any, error) {
 		return s.service.Export(ctx, q.Get("cluster"))

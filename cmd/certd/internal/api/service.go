@@ -8,6 +8,7 @@ import (
 	"errors"
 	"time"
 
+	"certd.internal/cmd/certd/internal/check"
 	"certd.internal/pki"
 	"certd.internal/rotation"
 )
@@ -27,6 +28,10 @@ type Service interface {
 	// takes as long as the slowest of them, 20 s and a little at most, and needs
 	// the daemon.
 	Verification(ctx context.Context) (rotation.Verification, error)
+	// Check has the key backend and the clusters looked at anew and judges the
+	// claims that are selected. It takes as long as a Verification, and needs the
+	// daemon.
+	Check(ctx context.Context, s check.Select) (check.Report, error)
 	// Export is what other tools need to know of a cluster.
 	Export(ctx context.Context, cluster string) (ClusterExport, error)
 	// Trust lists every generation of the trust anchor.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"certd.internal/cmd/certd/internal/api"
+	"certd.internal/cmd/certd/internal/check"
 	"certd.internal/rotation"
 )
 
@@ -43,6 +44,9 @@ type App struct {
 	Passphrase func(ctx context.Context, prompt string) ([]byte, error)
 	// Live asks the clusters themselves.
 	Live func(ctx context.Context, configPath string) (rotation.FleetStatus, error)
+	// Check judges the claims of `certd check` in this process; unanswered says why
+	// no daemon did.
+	Check func(ctx context.Context, configPath string, s check.Select, pre bool, unanswered string) (check.Report, error)
 	// Socket is the path of the daemon's admin socket.
 	Socket func(configPath string) (string, error)
 	// Config is what the config commands work on.

@@ -15,7 +15,7 @@ var later = [...]struct {
 	name string
 	subs string
 }{
-	{"check", ""}, {"simulate", ""},
+	{"simulate", ""},
 	{"pause", ""}, {"resume", ""},
 	{"clusters", "list test rbac"},
 	{"backup", ""}, {"restore", ""}, {"recover", ""},
@@ -59,7 +59,7 @@ func (a *App) root() *cobra.Command {
 		return usage("--color %s: not one of auto, always, never", a.colorFlag)
 	}
 	root.AddCommand(
-		a.initCommand(), a.runCommand(), a.statusCommand(), a.verifyCommand(), a.planCommand(), a.rotateCommand(), a.historyCommand(),
+		a.initCommand(), a.runCommand(), a.statusCommand(), a.checkCommand(), a.verifyCommand(), a.planCommand(), a.rotateCommand(), a.historyCommand(),
 		a.inspectCommand(), a.trustCommand(), a.adoptCommand(), a.exportCommand(), a.configCommand(), a.runbookCommand(), a.versionCommand(), a.completionCommand(root),
 	)
 	root.AddCommand(helpTopics()...)
@@ -225,6 +225,7 @@ func helpCommand(root *cobra.Command) *cobra.Command {
 func helpTopics() []*cobra.Command {
 	return []*cobra.Command{
 		{Use: "exit-codes", Short: "What the exit codes mean", Long: `status      0 ok, 1 warning, 2 critical, 3 unknown
+check       likewise; with --fail-on error a warning is 0
 verify      likewise; 3 where nothing was found wrong, and not all could be seen
 plan        with --exit-code: 2 if changes are pending
 others      0 done, or nothing to do; 1 failed

@@ -19,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"certd.internal/cmd/certd/internal/api"
+	"certd.internal/cmd/certd/internal/check"
 	"certd.internal/pki"
 	"certd.internal/rotation"
 )
@@ -28,6 +29,9 @@ type scripted struct {
 	st     rotation.FleetStatus
 	rotate error
 	bad    uint64
+	t      testing.TB
+	// settles is how many checks find something wrong that is right thereafter.
+	settles int
 
 	mu     sync.Mutex
 	asked  []api.RotateRequest
@@ -95,6 +99,22 @@ func (s *scripted) Verification(context.Context) (rotation.Verification, error) 
 		return doc, nil
 	}
 	return cutOff(names...), nil
+}
+
+// Check judges evidence of a fleet like the status: healthy, or not.
+func (s *scripted) Check(_ context.Context, sel check.Select) (check.Report, error) {
+	if s.rotate != nil {
+		return check.Report{}, s.rotate
+	}
+	if s.settles > 0 {
+		s.settles--
+		return s.checks("overdue", sel), nil
+	}
+	return s.checks(map[rotation.State]string{rotation.StateOK: "healthy", rotation.StateUnknown: "unseen"}[s.st.State], sel), nil
+}
+
+func (s *scripted) checks(which string, sel check.Select) check.Report {
+	return check.Judge(checkEvidence(s.t, which, len(s.st.Clusters)), sel)
 }
 
 func (s *scripted) Export(_ context.Context, cluster string) (api.ClusterExport, error) {
@@ -267,11 +287,12 @@ func (configs) Example() []byte { return []byte("apiVersion: certd/v1\n") }
 //
 //	daemon FLEET       a daemon that knows the fleet listens on $SOCKET
 //	journal FLEET      a journal without a daemon
-//	set KEY VALUE      stdin, interactive, badseq, rotate-error, config, anchor, passphrase
+//	set KEY VALUE      stdin, interactive, badseq, settles, rotate-error, config, anchor, passphrase
 //	exits CODE ARG...  runs certd and wants that exit code
 //	token              prints the token that the last init brought
 //	imported           prints what the last trust import brought, and whether the key is wiped since
 type world struct {
+	t           testing.TB
 	service     *scripted
 	local       bool
 	stdin       string
@@ -296,7 +317,7 @@ func fleetOf(name string) rotation.FleetStatus {
 func TestScripts(t *testing.T) {
 	worlds := sync.Map{}
 	of := func(ts *testscript.TestScript) *world {
-		w, _ := worlds.LoadOrStore(ts.Getenv("WORK"), &world{})
+		w, _ := worlds.LoadOrStore(ts.Getenv("WORK"), &world{t: t})
 		return w.(*world)
 	}
 	testscript.Run(t, testscript.Params{
@@ -317,7 +338,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"daemon": func(ts *testscript.TestScript, _ bool, args []string) {
 				w := of(ts)
-				w.service = &scripted{st: fleetOf(args[0]), anchor: args[0] != "none"}
+				w.service = &scripted{t: t, st: fleetOf(args[0]), anchor: args[0] != "none"}
 				l, err := api.Listen(ts.Getenv("SOCKET"))
 				ts.Check(err)
 				ctx, cancel := context.WithCancel(context.Background())
@@ -330,7 +351,7 @@ func TestScripts(t *testing.T) {
 			},
 			"journal": func(ts *testscript.TestScript, _ bool, args []string) {
 				w := of(ts)
-				w.local, w.service = true, &scripted{st: fleetOf(args[0]), anchor: args[0] != "none"}
+				w.local, w.service = true, &scripted{t: t, st: fleetOf(args[0]), anchor: args[0] != "none"}
 			},
 			"set": func(ts *testscript.TestScript, _ bool, args []string) {
 				w := of(ts)
@@ -341,6 +362,10 @@ func TestScripts(t *testing.T) {
 					w.passphrase = value
 				case "interactive":
 					w.interactive = value == "yes"
+				case "settles":
+					n, err := strconv.Atoi(value)
+					ts.Check(err)
+					w.service.settles = n
 				case "badseq":
 					n, err := strconv.ParseUint(value, 10, 64)
 					ts.Check(err)
@@ -413,6 +438,17 @@ func invoke(ts *testscript.TestScript, w *world, args []string) int {
 				return nil, "", nil, fmt.Errorf("open journal: %w", api.ErrUnavailable)
 			}
 			return w.service, journalNote, func() error { return nil }, nil
+		},
+		Check: func(_ context.Context, _ string, sel check.Select, pre bool, unanswered string) (check.Report, error) {
+			e := checkEvidence(w.t, "healthy", 2)
+			e.Source, e.Pre, e.Daemon, e.Unanswered = "command", pre, nil, unanswered
+			if w.invalid {
+				e = check.Evidence{Now: now, Problems: []string{`certd.yaml:9:22: never fires`}}
+			}
+			if pre {
+				e.Trust, e.Fleet.Anchors, e.Keys.Anchors = nil, nil, nil
+			}
+			return check.Judge(e, sel), nil
 		},
 		Import: func(_ context.Context, _ string, r api.ImportRequest) (api.InitReply, error) {
 			return w.service.Import(r)
