@@ -221,6 +221,8 @@ type reply struct {
 	RequestID string          `json:"request_id"`
 	Data      json.RawMessage `json:"data"`
 	Auth      *grant          `json:"auth"`
+
+	tlsEnds time.Time // of an answer about health: notAfter of the certificate shown
 }
 
 // grant is a token as a login, a renewal or a lookup gives it.
@@ -284,7 +286,11 @@ func (c *client) exchange(ctx context.Context, token string, q call) (r reply, s
 		return r, status, nil // 204
 	}
 	if q.path == healthPath { // the one answer without an envelope
-		return reply{Data: b}, status, nil
+		r.Data = b
+		if resp.TLS != nil && len(resp.TLS.PeerCertificates) > 0 {
+			r.tlsEnds = resp.TLS.PeerCertificates[0].NotAfter
+		}
+		return r, status, nil
 	}
 	if err := json.Unmarshal(b, &r); err != nil {
 		return reply{}, status, &fault{sent: true, err: fmt.Errorf("the answer (status %d) is not Vault's JSON", resp.StatusCode)}

@@ -2,8 +2,6 @@ package vault
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -12,30 +10,15 @@ import (
 // such as "certd-transit/keys/a/config (update)". Vault tells capabilities
 // only; limits on parameters do not show.
 func (t *Transit) excess(ctx context.Context, name string) ([]string, error) {
-	key := t.mount + "/keys/" + name
-	paths := []string{
-		key + "/config", key + "/rotate", key + "/trim", key + "/import", key + "/soft-delete",
-		t.mount + "/export/signing-key/" + name, t.mount + "/backup/" + name, t.mount + "/byok-export/" + name + "/" + name,
-		"sys/mounts/" + t.mount, "sys/policies/acl/certd-run", "auth/token/create",
-	}
-	s, err := t.vault.keeper.session(ctx)
+	paths := append(keyDoors(t.mount, name), "sys/mounts/"+t.mount, "sys/policies/acl/certd-run", "auth/token/create")
+	has, err := t.vault.capabilitiesOf(ctx, paths)
 	if err != nil {
 		return nil, err
 	}
-	q := call{op: "capabilities", doing: "ask Vault what certd's token may do", path: "sys/capabilities-self", body: map[string][]string{"paths": paths}, harmless: true}
-	r, f := t.vault.client.send(ctx, s.token, q)
-	if f != nil {
-		return nil, t.vault.client.classify(q, f)
-	}
-	var all map[string]json.RawMessage
-	if err := json.Unmarshal(r.Data, &all); err != nil {
-		return nil, fmt.Errorf("%s: %w", q.doing, err)
-	}
 	var out []string
 	for _, path := range paths {
-		var has []string
-		if json.Unmarshal(all[path], &has) == nil && len(has) > 0 && !slices.Contains(has, "deny") {
-			out = append(out, path+" ("+strings.Join(has, ", ")+")")
+		if may := has[path]; len(may) > 0 && !slices.Contains(may, "deny") {
+			out = append(out, path+" ("+strings.Join(may, ", ")+")")
 		}
 	}
 	return out, nil

@@ -16,6 +16,9 @@ type Health struct {
 	Sealed  bool // or not initialised
 	Standby bool
 	Skew    time.Duration // Vault's clock minus certd's, as far as the round trip does not explain it; whole seconds
+	// TLSEnds is notAfter of the certificate that Vault, or what stands before it,
+	// shows; zero without TLS.
+	TLSEnds time.Time
 	// NamespaceProblem says why the configured namespace does not work, or "".
 	NamespaceProblem string
 }
@@ -45,7 +48,7 @@ func (c *client) health(ctx context.Context) (Health, error) {
 	if err := json.Unmarshal(r.Data, &h); err != nil || h.Version == "" {
 		return Health{}, fmt.Errorf("%s: the answer of %s is not Vault's: %w", q.doing, c.address, rotation.ErrUnavailable)
 	}
-	out := Health{Version: h.Version, Sealed: h.Sealed || !h.Initialized, Standby: h.Standby}
+	out := Health{Version: h.Version, Sealed: h.Sealed || !h.Initialized, Standby: h.Standby, TLSEnds: r.tlsEnds}
 	if h.Server != 0 {
 		out.Skew = skew(time.Unix(h.Server, 0), before, time.Now())
 	}

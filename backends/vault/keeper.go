@@ -105,6 +105,13 @@ func (k *keeper) session(ctx context.Context) (*session, error) {
 	}
 }
 
+// live says whether there is a token to use.
+func (k *keeper) live() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.current != nil && !k.current.spent(time.Now())
+}
+
 // board joins the login under way, or begins one. The lock is held.
 func (k *keeper) board() *flight {
 	if k.flight != nil {

@@ -44,7 +44,7 @@ func parseKeyRecord(data []byte) (keyRecord, error) {
 // any later time, and never off again.
 func (r keyRecord) unfit() string {
 	const leaked = " (it cannot be undone, and the key may have been copied: plan a new trust anchor, and take the right to change keys/+/config from whoever did it)"
-	switch period := string(r.AutoRotatePeriod); {
+	switch {
 	case *r.Exportable:
 		return "exportable=true" + leaked
 	case *r.AllowPlaintextBackup:
@@ -57,6 +57,13 @@ func (r keyRecord) unfit() string {
 		return "derived=true"
 	case r.SoftDeleted:
 		return "soft_deleted=true (restore it with keys/NAME/soft-delete-restore)"
+	}
+	return r.notPinned()
+}
+
+// notPinned says why another version than the first could sign, or the first not.
+func (r keyRecord) notPinned() string {
+	switch period := string(r.AutoRotatePeriod); {
 	case period != "" && period != "0" && period != "null" && period != `"0s"`:
 		return "auto_rotate_period=" + period + " (set it to 0; an anchor's key is never rotated in place)"
 	case *r.LatestVersion != keyVersion:

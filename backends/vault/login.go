@@ -123,13 +123,16 @@ func (l *login) appRole(ctx context.Context, a *AppRole) (grant, error) {
 		return grant{}, fmt.Errorf("log in to Vault by AppRole: %w", err)
 	}
 	id := strings.TrimSpace(string(b))
-	if strings.HasPrefix(id, "hvs.") || strings.HasPrefix(id, "s.") {
+	if isToken(id) {
 		if id, err = l.unwrap(ctx, mount, id); err != nil {
 			return grant{}, err
 		}
 	}
 	return l.ask(ctx, "AppRole", mount, map[string]string{"role_id": a.RoleID, "secret_id": id})
 }
+
+// isToken says whether what should be a secret id is a wrapping token.
+func isToken(id string) bool { return strings.HasPrefix(id, "hvs.") || strings.HasPrefix(id, "s.") }
 
 // unwrap takes a secret id out of its wrapping, which works once: whoever
 // comes second knows that somebody else has it.

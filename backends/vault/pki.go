@@ -39,6 +39,9 @@ func (v *Vault) PKI(mount, issuer string) *PKI {
 // Close closes the Vault that p was made from.
 func (p *PKI) Close() error { return p.vault.Close() }
 
+// Issuer is MOUNT/issuer/REF.
+func (p *PKI) Issuer() string { return p.issuer }
+
 // CreateKey always returns an error wrapping ErrUnsupported.
 func (p *PKI) CreateKey(_ context.Context, name string) (rotation.Key, error) {
 	return nil, fmt.Errorf("create key %s: certd makes no CA in Vault's PKI engine; make one there "+

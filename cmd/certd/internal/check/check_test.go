@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"certd.internal/backends/vault"
 	"certd.internal/cmd/certd/internal/check"
 	"certd.internal/cmd/certd/internal/check/checktest"
 	"certd.internal/pki"
@@ -109,7 +110,7 @@ func TestClaims(t *testing.T) {
 		}, want{"keys-reachable": check.Error, "anchor-key-exists": check.Unknown}, "connection refused"},
 		{"the anchor's key can be exported", func(_ *checktest.World, e *check.Evidence) {
 			e.Keys.Anchors[0].Info = rotation.KeyInfo{Backend: "vault-transit", Exportable: true}
-		}, want{"anchor-key-not-exportable": check.Error}, "can be exported, and may have been"},
+		}, want{"anchor-key-not-exportable": check.Error}, "can be exported or backed up in clear, and may have been"},
 		{"there is no anchor", func(_ *checktest.World, e *check.Evidence) { e.Fleet.Anchors = nil },
 			want{"anchor-exists": check.Warning}, "there is no trust anchor yet"},
 
@@ -231,6 +232,88 @@ func TestClaims(t *testing.T) {
 				t.Errorf("state %s, success %t, want %s", r.State, r.Success, worst)
 			}
 		})
+	}
+}
+
+// The same for Vault.
+func TestClaimsAboutVault(t *testing.T) {
+	type want map[string]check.Result
+	for _, row := range []struct {
+		name  string
+		broke func(v *vault.Examination, k *check.Key)
+		want  want
+		says  string
+	}{
+		{"all is well", func(*vault.Examination, *check.Key) {}, nil, ""},
+		{"it does not answer", func(v *vault.Examination, _ *check.Key) { v.HealthErr = errors.New("connection refused") },
+			want{"keys-reachable": check.Error, "vault-unsealed": check.Unknown, "vault-tls": check.Unknown, "vault-clock": check.Unknown, "vault-login": check.Unknown, "vault-token": check.Unknown, "keys-rights": check.Unknown, "keys-rights-excess": check.Unknown, "vault-audit": check.Unknown}, "connection refused"},
+		{"it is sealed", func(v *vault.Examination, _ *check.Key) { v.Health.Sealed = true },
+			want{"vault-unsealed": check.Error, "vault-login": check.Unknown, "vault-token": check.Unknown, "keys-rights": check.Unknown, "keys-rights-excess": check.Unknown, "vault-audit": check.Unknown}, "it is sealed"},
+		{"it lets nobody in", func(v *vault.Examination, _ *check.Key) { v.LoginErr = errors.New("invalid role or secret ID") },
+			want{"vault-login": check.Error, "vault-token": check.Unknown, "keys-rights": check.Unknown, "keys-rights-excess": check.Unknown, "vault-audit": check.Unknown}, "invalid role or secret ID"},
+		{"the community edition was given a namespace", func(v *vault.Examination, _ *check.Key) { v.Health.NamespaceProblem = "it ignores the namespace" },
+			want{"keys-reachable": check.Error, "vault-unsealed": check.Unknown, "vault-tls": check.Unknown, "vault-clock": check.Unknown, "vault-login": check.Unknown, "vault-token": check.Unknown, "keys-rights": check.Unknown, "keys-rights-excess": check.Unknown, "vault-audit": check.Unknown}, "ignores the namespace"},
+		{"its certificate ends soon", func(v *vault.Examination, _ *check.Key) { v.Health.TLSEnds = now.Add(3 * day) }, want{"vault-tls": check.Warning}, "it ends in 3d"},
+		{"its clock is off", func(v *vault.Examination, _ *check.Key) { v.Health.Skew = -time.Minute }, want{"vault-clock": check.Warning}, "differs by 1m0s"},
+		{"a token that is not replaced", func(v *vault.Examination, _ *check.Key) { v.Token.Renewable, v.Token.Lasting = false, false }, want{"vault-token": check.Error}, "cannot be renewed, and certd has no way to another"},
+		{"a token that cannot be looked up", func(v *vault.Examination, _ *check.Key) { v.TokenErr = errors.New("permission denied") }, want{"vault-token": check.Warning}, "does not know when it ends"},
+		{"a right is missing", func(v *vault.Examination, _ *check.Key) {
+			v.Rights.Missing = []vault.Right{{Path: "certd-transit/sign/acme-mesh-anchor-1", Capability: "update", Policy: "certd-run.hcl"}}
+		}, want{"keys-rights": check.Error}, `"update" on certd-transit/sign/acme-mesh-anchor-1 is missing`},
+		{"a right too much", func(v *vault.Examination, _ *check.Key) {
+			v.Rights.Excess = []string{"certd-transit/keys/acme-mesh-anchor-1/config (update)"}
+		}, want{"keys-rights-excess": check.Warning}, "whoever steals its token also has certd-transit/keys/acme-mesh-anchor-1/config (update)"},
+		{"a root token", func(v *vault.Examination, _ *check.Key) { v.Rights.Root = true }, want{"keys-rights-excess": check.Warning}, "it is a root token"},
+		{"no audit device", func(v *vault.Examination, _ *check.Key) { v.Audit = nil }, want{"vault-audit": check.Warning}, "none is"},
+		{"a key that can be exported", func(_ *vault.Examination, k *check.Key) {
+			k.Flags.Exportable, k.Err = true, fmt.Errorf("exportable=true: %w", rotation.ErrKeyUnfit)
+		}, want{"anchor-key-not-exportable": check.Error}, "that cannot be undone"},
+		{"a key with a plaintext backup", func(_ *vault.Examination, k *check.Key) {
+			k.Flags.PlaintextBackup, k.Err = true, fmt.Errorf("allow_plaintext_backup=true: %w", rotation.ErrKeyUnfit)
+		}, want{"anchor-key-not-exportable": check.Error}, "backed up in clear"},
+		{"a key that can be deleted", func(_ *vault.Examination, k *check.Key) { k.Flags.DeletionAllowed = true }, want{"anchor-key-not-deletable": check.Warning}, "deletion_allowed=true"},
+		{"a key that was rotated", func(_ *vault.Examination, k *check.Key) {
+			k.Flags.NotPinned, k.Err = "latest_version=2", fmt.Errorf("latest_version=2: %w", rotation.ErrKeyUnfit)
+		}, want{"anchor-key-version": check.Error}, "latest_version=2"},
+		{"a key that is another", func(_ *vault.Examination, k *check.Key) {
+			k.Err = fmt.Errorf("its public key is not the certificate's: %w", rotation.ErrKeyUnfit)
+		}, want{"anchor-key-exists": check.Error}, "not the certificate's"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			w := checktest.New(t, now)
+			e := w.Healthy(checktest.Quiet, "prod-eu-1")
+			w.OnVault(&e)
+			row.broke(e.Keys.Vault, &e.Keys.Anchors[0])
+			r := check.Judge(e, check.Select{})
+			got, said := results(r), row.says == ""
+			for id, c := range got {
+				said = said || strings.Contains(c.Error, row.says)
+				if c.Result != row.want[id] {
+					t.Errorf("%s: %s: %s", id, c.Result, c.Error)
+				}
+				if c.Result == check.Unknown && !c.Follows() {
+					t.Errorf("%s is told of beside what it rests on: %s", id, c.Error)
+				}
+			}
+			if len(got) != len(row.want) || !said {
+				t.Errorf("nothing says %q: %v", row.says, got)
+			}
+		})
+	}
+
+	// What certd is not to see by the shipped policy, and what is not tried, count for
+	// nothing, before the beginning as well.
+	w := checktest.New(t, now)
+	e := w.Healthy(checktest.Quiet, "prod-eu-1")
+	w.OnVault(&e)
+	e.Keys.Vault.Audit, e.Keys.Vault.AuditErr = nil, fmt.Errorf("list audit devices: %w", rotation.ErrDenied)
+	r := check.Judge(e, check.Select{})
+	if c := claim(t, r, "vault-audit"); !c.Ignored || c.Result != check.Unknown || r.State != rotation.StateOK {
+		t.Errorf("%+v, state %s", c, r.State)
+	}
+	e.Keys.Vault.Wrapped, e.Pre = true, true
+	if r := check.Judge(e, check.Select{Categories: []string{"keys"}}); r.State != rotation.StateOK || claim(t, r, "vault-login").Result != check.Unknown {
+		t.Errorf("state %s", r.State)
 	}
 }
 

@@ -37,10 +37,14 @@ type Claim struct {
 }
 
 // Claims on which others rest: without configValid none is judged, and of a cluster
-// that clusterReachable does not hold for nothing else is known.
+// that clusterReachable does not hold for nothing else is known. Likewise of Vault,
+// one after the other.
 const (
 	configValid      = "config-valid"
 	clusterReachable = "cluster-reachable"
+	keysReachable    = "keys-reachable"
+	vaultUnsealed    = "vault-unsealed"
+	vaultLogin       = "vault-login"
 )
 
 // Claims are all that there are. docs/reference/check.md has a line for each, and
@@ -65,12 +69,21 @@ func Claims() []Claim {
 		{ID: "anchors-recovered", Category: CategoryDaemon, Says: "nothing of a lost journal is missing", Findings: []string{"AnchorNotRecovered"}, judge: (*judgement).daemonOnly},
 		{ID: "other-findings", Category: CategoryDaemon, Says: "certd finds nothing else", judge: (*judgement).others},
 
-		{ID: "keys-reachable", Category: CategoryKeys, Says: "the key backend answers", Findings: []string{"KeysUnavailable"}, Pre: true, judge: (*judgement).keysReachable},
-		{ID: "key-files-private", Category: CategoryKeys, Says: "the folder of the keys is certd's alone", Pre: true, judge: (*judgement).keyFiles},
+		{ID: keysReachable, Category: CategoryKeys, Says: "the key backend answers", Findings: []string{"KeysUnavailable"}, Pre: true, judge: (*judgement).keysReachable},
+		{ID: "vault-tls", Category: CategoryKeys, Says: "Vault's certificate verifies, and lasts", Pre: true, judge: (*judgement).vaultTLS},
+		{ID: vaultUnsealed, Category: CategoryKeys, Says: "Vault is unsealed", Pre: true, judge: (*judgement).vaultUnsealed},
+		{ID: "vault-clock", Category: CategoryKeys, Says: "Vault's clock agrees with certd's", Pre: true, judge: (*judgement).vaultClock},
+		{ID: vaultLogin, Category: CategoryKeys, Says: "certd can log in to Vault", Pre: true, judge: (*judgement).vaultLogin},
+		{ID: "vault-token", Category: CategoryKeys, Says: "certd's token can be renewed, or had anew", Pre: true, judge: (*judgement).vaultToken},
 		{ID: "keys-rights", Category: CategoryKeys, Says: "certd may do there what it must", Findings: []string{"KeysDenied"}, Pre: true, judge: (*judgement).keysRights},
+		{ID: "keys-rights-excess", Category: CategoryKeys, Says: "certd may do there no more than it must", Pre: true, judge: (*judgement).keysExcess},
+		{ID: "vault-audit", Category: CategoryKeys, Says: "an audit device is on", Pre: true, judge: (*judgement).vaultAudit},
+		{ID: "key-files-private", Category: CategoryKeys, Says: "the folder of the keys is certd's alone", Pre: true, judge: (*judgement).keyFiles},
 		{ID: "anchor-exists", Category: CategoryKeys, Says: "there is a trust anchor", Findings: []string{"NoAnchor"}, judge: (*judgement).anchorExists},
 		{ID: "anchor-key-exists", Category: CategoryKeys, Says: "each anchor's key is there, and the certificate's", Findings: []string{"KeyUnfit"}, Pre: true, judge: (*judgement).anchorKeys},
 		{ID: "anchor-key-not-exportable", Category: CategoryKeys, Says: "no anchor's key can be exported", Findings: []string{"KeyExportable"}, Pre: true, judge: (*judgement).notExportable},
+		{ID: "anchor-key-not-deletable", Category: CategoryKeys, Says: "no anchor's key can be deleted", Pre: true, judge: (*judgement).notDeletable},
+		{ID: "anchor-key-version", Category: CategoryKeys, Says: "each anchor's key has its first version, and no other", Pre: true, judge: (*judgement).pinned},
 		{ID: "anchor-key-held", Category: CategoryKeys, Says: "certd has the key of each anchor in use", Findings: []string{"AnchorKeyElsewhere"}, judge: (*judgement).eachSeen},
 		{ID: "webhook-ca-keys", Category: CategoryKeys, Says: "each webhook CA's key is there, and the certificate's", Pre: true, judge: (*judgement).webhookCAKeys},
 

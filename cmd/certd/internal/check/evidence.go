@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"time"
 
+	"certd.internal/backends/vault"
 	"certd.internal/cmd/certd/internal/config"
 	"certd.internal/rotation"
 )
@@ -70,6 +71,7 @@ type Journal struct {
 type Keys struct {
 	About   string // "Vault at https://vault.example:8200"
 	Files   *KeyFiles
+	Vault   *vault.Examination
 	Anchors []Key // of the anchors in use, oldest first
 	// WebhookCAs are the keys of the webhook CAs in use.
 	WebhookCAs []Key
@@ -90,6 +92,10 @@ type Key struct {
 	Public  crypto.PublicKey // the certificate's
 	Err     error            // it could not be opened, or must not sign
 	Info    rotation.KeyInfo
+	// Flags are of a key in Vault's Transit engine; FlagsErr is why they could not be
+	// read. Both are nil elsewhere.
+	Flags    *vault.KeyFlags
+	FlagsErr error
 }
 
 // Cluster is what looking at one cluster showed.

@@ -159,7 +159,7 @@ func (v checkView) lines() []string {
 	for _, k := range v.doc.Categories {
 		var part []string
 		for _, c := range k.Checks {
-			if !v.short || c.Result != check.Success && !c.Follows() {
+			if !v.short || c.Result != check.Success && !c.Follows() && !c.Ignored {
 				part = append(part, v.claim(c)...)
 			}
 		}

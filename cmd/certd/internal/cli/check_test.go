@@ -50,6 +50,16 @@ func checkEvidence(t testing.TB, which string, n int) check.Evidence {
 	return e
 }
 
+// onVault is a fleet whose anchor is in Vault, with a token that may do too much.
+func onVault(t testing.TB) check.Evidence {
+	w := checktest.New(t, now)
+	e := w.Healthy(checktest.Quiet, "prod-eu-1", "prod-us-1")
+	w.OnVault(&e)
+	e.Keys.Vault.Rights.Excess = []string{"certd-transit/keys/acme-mesh-anchor-1/config (update)", "sys/mounts/certd-transit (delete)"}
+	e.Keys.Vault.Audit, e.Keys.Vault.AuditErr = nil, fmt.Errorf("list Vault's audit devices: %w", rotation.ErrDenied)
+	return e
+}
+
 func TestAReportOnTheScreen(t *testing.T) {
 	plain := style{zone: berlin(t), now: now, width: 80}
 	wide, ascii, pipe := plain, plain, plain
@@ -71,6 +81,7 @@ func TestAReportOnTheScreen(t *testing.T) {
 		{"broken-100", wide, checkEvidence(t, "broken", 3), false},
 		{"many-short-80", plain, checkEvidence(t, "broken", 12), true},
 		{"pre-80", plain, pre, false},
+		{"vault-80", plain, onVault(t), false},
 		{"invalid-80", plain, check.Evidence{Now: now, Problems: []string{`certd.yaml:9:22: defaults.issuer.schedule: "0 0 31 2 *" never fires`, "certd.yaml:10:1: bakery: unknown field"}}, false},
 	} {
 		t.Run(row.name, func(t *testing.T) {

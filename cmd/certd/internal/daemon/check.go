@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"certd.internal/backends/vault"
 	"certd.internal/cmd/certd/internal/api"
 	"certd.internal/cmd/certd/internal/check"
 	"certd.internal/cmd/certd/internal/config"
@@ -53,7 +54,7 @@ func (d Daemon) Check(ctx context.Context, path string, s check.Select, pre bool
 	f.arrange(c)
 	defer f.Close()
 	f.journal, e.Journal = journalOf(c, pre)
-	if f.keys, f.webhookKeys, err = openKeys(c, d.Getenv, f.log); err != nil {
+	if err := f.openKeys(c); err != nil {
 		e.KeysErr = err
 	}
 	return f.check(ctx, e, s)
@@ -263,6 +264,18 @@ func (f *fleet) lookAtKeys(ctx context.Context, e check.Evidence) check.Keys {
 	ctx, cancel := context.WithTimeout(ctx, checkWait)
 	defer cancel()
 	slots, reading := make(chan struct{}, keyChecks), sync.WaitGroup{}
+	if transit, ok := f.webhookKeys.(*vault.Transit); ok { // whatever signs, it is the same Vault
+		e := transit.Vault().Examine(ctx, f.vaultUse(c, k))
+		if k.Vault = &e; e.LoginErr != nil || e.Wrapped || e.Health.Sealed || e.HealthErr != nil {
+			for _, keys := range [][]check.Key{k.Anchors, k.WebhookCAs} {
+				for i := range keys {
+					keys[i].Err = fmt.Errorf("it was not opened: %w", rotation.ErrUnavailable)
+				}
+			}
+			return k
+		}
+	}
+	anchors, _ := f.keys.(*vault.Transit)
 	open := func(keys rotation.Keys, k *check.Key) {
 		reading.Go(func() {
 			slots <- struct{}{}
@@ -275,12 +288,48 @@ func (f *fleet) lookAtKeys(ctx context.Context, e check.Evidence) check.Keys {
 	}
 	for i := range k.Anchors {
 		open(f.keys, &k.Anchors[i])
+		if anchors != nil {
+			reading.Go(func() {
+				slots <- struct{}{}
+				defer func() { <-slots }()
+				flags, err := anchors.Flags(ctx, k.Anchors[i].Name)
+				if k.Anchors[i].FlagsErr = err; err == nil {
+					k.Anchors[i].Flags = &flags
+				}
+			})
+		}
 	}
 	for i := range k.WebhookCAs {
 		open(f.webhookKeys, &k.WebhookCAs[i])
 	}
 	reading.Wait()
 	return k
+}
+
+// vaultUse is what certd works with in Vault. Policies are for whole mounts, so that
+// one webhook CA stands for all, and before there is an anchor the first one's name
+// for it.
+func (f *fleet) vaultUse(c *config.Config, k check.Keys) vault.Use {
+	var u vault.Use
+	prefix := c.Fleet().KeyPrefix
+	if pki, ok := f.keys.(*vault.PKI); ok {
+		u.PKI = pki.Issuer()
+	} else {
+		u.Transit = strings.Trim(c.Keys.Vault.Transit.Mount, "/")
+		for _, a := range k.Anchors {
+			u.Keys = append(u.Keys, a.Name)
+		}
+		if len(u.Keys) == 0 {
+			u.Keys = []string{prefix + "-anchor-1"}
+		}
+	}
+	if slices.ContainsFunc(c.Clusters, func(cc config.Cluster) bool { return len(cc.Policy.Webhooks.Specs) > 0 }) {
+		u.Webhooks, u.WebhookKeys = strings.Trim(c.Keys.Vault.Webhooks.Mount, "/"), []string{prefix + "-webhook-1"}
+		if len(k.WebhookCAs) > 0 {
+			u.WebhookKeys = []string{k.WebhookCAs[0].Name}
+		}
+	}
+	return u
 }
 
 // lookAtClusters looks at those that are selected, each for checkWait at most.

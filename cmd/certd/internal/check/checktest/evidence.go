@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"certd.internal/backends/vault"
 	"certd.internal/cmd/certd/internal/check"
 	"certd.internal/cmd/certd/internal/config"
 	"certd.internal/pki"
@@ -167,4 +168,13 @@ func (w *World) bundle() pki.Bundle {
 	b, err := pki.NewBundle(w.Anchor)
 	w.must(err)
 	return b
+}
+
+// OnVault moves the anchor's key of a healthy fleet into Vault's Transit engine,
+// where all is well, too.
+func (w *World) OnVault(e *check.Evidence) {
+	e.Keys.About, e.Keys.Files = "Vault at https://vault.example:8200", nil
+	e.Keys.Vault = &vault.Examination{Address: "https://vault.example:8200", Health: vault.Health{Version: "1.21.2", TLSEnds: w.Now.Add(200 * day)}, Took: 34 * time.Millisecond,
+		Token: vault.Token{Policies: []string{"certd-run"}, Expires: w.Now.Add(50 * time.Minute), Renewable: true, Lasting: true}, Audit: []string{"file/"}}
+	e.Keys.Anchors[0].Info.Backend, e.Keys.Anchors[0].Flags = "vault-transit", &vault.KeyFlags{}
 }
