@@ -30,8 +30,9 @@ type TrustPolicy struct {
 type Policy struct {
 	Cluster         string
 	Labels          map[string]string
-	KnownAs         string // what Links of other clusters call it; "": Cluster
-	Namespace       string // of the Linkerd control plane
+	Groups          []string // of the configuration that its labels match, in their order: the last wins
+	KnownAs         string   // what Links of other clusters call it; "": Cluster
+	Namespace       string   // of the Linkerd control plane
 	CreateNamespace bool
 	Adopt           bool // take it over if it has trust material that certd did not make
 	TrustDomain     string

@@ -124,6 +124,7 @@ type Summary struct {
 type ClusterStatus struct {
 	Name        string            `json:"name"`
 	Labels      map[string]string `json:"labels"`
+	Groups      []string          `json:"groups"` // of the configuration, in its order
 	State       State             `json:"state"`
 	Mode        string            `json:"mode"` // managed, watched or paused
 	Namespace   string            `json:"namespace"`

@@ -51,12 +51,12 @@ func JournalStatus(f Fleet, records []ClusterRecord, now time.Time) FleetStatus 
 	s := newFleetStatus(f, now, "journal")
 	s.Findings = append(s.Findings, Finding{ID: "DaemonNotRunning", Severity: StateWarning, Message: "no certd daemon answers; this is what its journal last knew", Fix: "certd run"})
 	for _, p := range f.Policy.Clusters {
-		c := ClusterStatus{Name: p.Cluster, Labels: labelsOf(p), State: StateUnknown, Mode: string(Managed), Namespace: p.Namespace, Findings: []Finding{}}
+		c := ClusterStatus{Name: p.Cluster, Labels: labelsOf(p), Groups: groupsOf(p), State: StateUnknown, Mode: string(Managed), Namespace: p.Namespace, Findings: []Finding{}}
 		i := slices.IndexFunc(records, func(r ClusterRecord) bool { return r.Name == p.Cluster })
 		if i < 0 || json.Unmarshal(records[i].Status, &c) != nil {
 			c.Findings = append(c.Findings, Finding{ID: "NotSeenYet", Severity: StateUnknown, Message: "the journal knows nothing of this cluster"})
 		} else {
-			c.Labels = labelsOf(p)
+			c.Labels, c.Groups = labelsOf(p), groupsOf(p)
 			c.NextStep, c.Reachable = nil, nil
 			c.expire(now)
 			c.age(now)
@@ -256,9 +256,11 @@ func labelsOf(p Policy) map[string]string {
 	return p.Labels
 }
 
+func groupsOf(p Policy) []string { return append([]string{}, p.Groups...) }
+
 // clusterStatus says what is known of one cluster, and nothing that is not.
 func clusterStatus(f Fleet, v View, d Decision, now time.Time) ClusterStatus {
-	c := ClusterStatus{Name: v.Policy.Cluster, Labels: labelsOf(v.Policy), Mode: string(cmp.Or(d.Mode, Managed)), Namespace: v.Policy.Namespace, Findings: []Finding{}}
+	c := ClusterStatus{Name: v.Policy.Cluster, Labels: labelsOf(v.Policy), Groups: groupsOf(v.Policy), Mode: string(cmp.Or(d.Mode, Managed)), Namespace: v.Policy.Namespace, Findings: []Finding{}}
 	c.Findings = append(c.Findings, d.Findings...)
 	if v.Err == nil && v.Observed == nil && len(c.Findings) == 0 {
 		c.Findings = append(c.Findings, Finding{ID: "NotSeenYet", Severity: StateUnknown, Message: "has not been looked at yet"})

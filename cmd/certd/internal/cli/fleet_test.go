@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -155,6 +156,70 @@ func large() rotation.FleetStatus {
 	return st
 }
 
+// sized is a healthy fleet with webhooks and pods, in so many groups, 0 for a
+// configuration without any.
+func sized(clusters, groups int) rotation.FleetStatus {
+	var list []string
+	for i := range clusters {
+		list = append(list, fmt.Sprintf("edge-eu-central-%03d", i))
+	}
+	st := healthy(list...)
+	for i := range st.Clusters {
+		c := &st.Clusters[i]
+		if groups > 0 {
+			c.Groups = []string{fmt.Sprintf("tier-%d", i%groups)}
+		}
+		c.Proxies = &rotation.ProxiesStatus{Total: 1200, Current: 1200, At: after(-time.Minute), Restart: []rotation.StaleOwner{}}
+		c.Webhooks = slices.Clone(hooked().Clusters[0].Webhooks)
+	}
+	st.Conclude()
+	return st
+}
+
+// grouping is a large healthy fleet in three groups; one cluster is in two of
+// them, and one in none.
+func grouping() rotation.FleetStatus {
+	var list []string
+	for i := range 182 {
+		list = append(list, fmt.Sprintf("edge-%03d", i))
+	}
+	for i := range 24 {
+		list = append(list, fmt.Sprintf("prod-%02d", i))
+	}
+	for i := range 6 {
+		list = append(list, fmt.Sprintf("stage-%d", i))
+	}
+	st := healthy(list...)
+	for i := range st.Clusters {
+		c := &st.Clusters[i]
+		tier, _, _ := strings.Cut(c.Name, "-")
+		c.Groups = []string{tier}
+		c.Proxies = &rotation.ProxiesStatus{Total: 400 + i, Current: 400 + i, At: after(-time.Minute), Restart: []rotation.StaleOwner{}}
+	}
+	st.Clusters[3].Groups = []string{"edge", "prod"}
+	st.Clusters[4].Groups = nil
+	st.Conclude()
+	return st
+}
+
+// cutOffFromMany is grouping when the network to most of edge is gone: each
+// cluster says so in its own words.
+func cutOffFromMany() rotation.FleetStatus {
+	st := grouping()
+	for i := range 150 {
+		c := &st.Clusters[i+20]
+		c.State = rotation.StateUnknown
+		c.Issuer.Loaded = nil
+		if i < 12 {
+			c.State = rotation.StateCritical
+		}
+		c.Findings = []rotation.Finding{{ID: "ClusterUnreachable", Severity: c.State, Message: fmt.Sprintf("could not be seen for 2h 41m: dial tcp 10.40.7.%d:6443: i/o timeout; nothing has to be renewed there before Thu 14 Jan 2027 02:40 UTC", i),
+			Deadline: after(time.Duration(117+i) * day), Fix: "certd inspect " + c.Name}}
+	}
+	st.Conclude()
+	return st
+}
+
 func broken() rotation.FleetStatus {
 	st := with(healthy("prod-eu-1", "prod-us-1"), "prod-eu-1", func(c *rotation.ClusterStatus) {
 		c.State = rotation.StateCritical
@@ -184,6 +249,9 @@ func random(r *rand.Rand) rotation.FleetStatus {
 		c := &st.Clusters[i]
 		c.State = states[r.IntN(len(states))]
 		c.Mode = []string{"managed", "watched", "paused"}[r.IntN(3)]
+		for range r.IntN(3) {
+			c.Groups = append(c.Groups, []string{"edge", "prod", strings.Repeat("g", 63), "stage", "a", "b"}[r.IntN(6)])
+		}
 		switch r.IntN(4) {
 		case 0:
 			c.Issuer = nil
@@ -197,7 +265,7 @@ func random(r *rand.Rand) rotation.FleetStatus {
 			c.Bundle = nil
 		}
 		if r.IntN(3) == 0 {
-			c.Findings = append(c.Findings, rotation.Finding{ID: "X", Severity: states[1+r.IntN(4)], Message: say(), Fix: say(), Deadline: after(time.Duration(r.Int64N(int64(9000 * hour))))})
+			c.Findings = append(c.Findings, rotation.Finding{ID: []string{"X", "Y", "Z"}[r.IntN(3)], Severity: states[1+r.IntN(4)], Message: say(), Fix: say(), Deadline: after(time.Duration(r.Int64N(int64(9000 * hour))))})
 		}
 		if r.IntN(2) == 0 {
 			c.Webhooks = []rotation.WebhookStatus{}

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -74,6 +75,12 @@ func TestStatusOnTheScreen(t *testing.T) {
 		{"watched", plain, watchedOnly(), "", false, false},
 		{"no-anchor", plain, noAnchor(), "", false, false},
 		{"large", plain, large(), "", false, false},
+		{"large-healthy", plain, grouping(), "", false, false},
+		{"large-healthy-80-ascii", style{zone: time.UTC, now: now, width: 80, ascii: true}, grouping(), "", false, false},
+		{"large-healthy-140", wide, grouping(), "", false, false},
+		{"large-healthy-pipe", pipe, grouping(), "", false, false},
+		{"large-cut-off", plain, cutOffFromMany(), "", false, false},
+		{"large-cut-off-80-ascii", style{zone: time.UTC, now: now, width: 80, ascii: true}, cutOffFromMany(), "", false, false},
 		{"broken", plain, broken(), "", false, false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -101,10 +108,27 @@ func TestPlanAndHistoryOnTheScreen(t *testing.T) {
 	golden(t, "history-follow", follow)
 }
 
-func TestAHealthySmallFleetFitsInFifteenLines(t *testing.T) {
-	lines := statusView{style: style{zone: time.UTC, now: now, width: 100}, doc: healthy("a", "b", "c")}.lines()
-	if len(lines) > 15 {
-		t.Errorf("%d lines:\n%s", len(lines), strings.Join(lines, "\n"))
+func TestAHealthyFleetFitsInFifteenLines(t *testing.T) {
+	for _, n := range []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 17, 100, 500} {
+		st := sized(n, n%9)
+		for _, width := range []int{80, 100, 140, 0} {
+			for _, ascii := range []bool{false, true} {
+				lines := statusView{style: style{zone: berlin(t), now: now, width: width, ascii: ascii}, doc: st}.lines()
+				if len(lines) > 15 {
+					t.Fatalf("%d clusters in %d groups, width %d: %d lines:\n%s", n, n%9, width, len(lines), strings.Join(lines, "\n"))
+				}
+			}
+		}
+	}
+}
+
+// Whoever asks for all gets a row for each, however many there are.
+func TestAllClustersHaveARowWhereTheyAreAskedFor(t *testing.T) {
+	lines := statusView{style: style{zone: time.UTC, now: now, width: 100}, doc: grouping(), all: true}.lines()
+	for _, c := range grouping().Clusters {
+		if !slices.ContainsFunc(lines, func(l string) bool { return strings.HasPrefix(l, c.Name+" ") }) {
+			t.Errorf("no row for %s", c.Name)
+		}
 	}
 }
 

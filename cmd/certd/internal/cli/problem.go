@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"certd.internal/rotation"
 )
@@ -43,21 +44,78 @@ func gather(fleet []rotation.Finding, clusters []rotation.ClusterStatus) []probl
 			}
 		}
 	}
-	gravity := map[rotation.State]int{rotation.StateCritical: -3, rotation.StateWarning: -2, rotation.StateUnknown: -1}
 	slices.SortStableFunc(all, func(a, b problem) int {
-		switch {
-		case gravity[a.Severity] != gravity[b.Severity]:
-			return cmp.Compare(gravity[a.Severity], gravity[b.Severity])
-		case a.Deadline != nil && b.Deadline != nil:
-			return a.Deadline.Compare(*b.Deadline)
-		case a.Deadline != nil:
-			return -1
-		case b.Deadline != nil:
-			return 1
-		}
-		return 0
+		return cmp.Or(cmp.Compare(gravity(b.Severity), gravity(a.Severity)), compareEnds(a.Deadline, b.Deadline))
 	})
 	return all
+}
+
+// gravity ranks states; what is not known of comes after all that is wrong.
+func gravity(s rotation.State) int {
+	switch s {
+	case rotation.StateOK:
+		return 0
+	case rotation.StateWarning:
+		return 2
+	case rotation.StateCritical:
+		return 3
+	}
+	return 1
+}
+
+// compareEnds puts the earlier first, and what has no end last.
+func compareEnds(a, b *time.Time) int {
+	switch {
+	case a != nil && b != nil:
+		return a.Compare(*b)
+	case a != nil:
+		return -1
+	case b != nil:
+		return 1
+	}
+	return 0
+}
+
+// mostAlike is how many problems of one kind, in words of their own each, are
+// told one by one.
+const mostAlike = 3
+
+// likewise folds problems of one kind that are told in different words, as the
+// same outage is by each cluster it keeps from answering. The words are those of
+// the one that leaves the least time.
+func likewise(problems []problem) (folded []problem) {
+	type kind struct {
+		id       string
+		severity rotation.State
+	}
+	of := func(p problem) kind { return kind{p.ID, p.Severity} }
+	many := map[kind]int{}
+	for _, p := range problems {
+		if len(p.clusters) > 0 {
+			many[of(p)]++
+		}
+	}
+	at := map[kind]int{}
+	for _, p := range problems {
+		if len(p.clusters) == 0 || many[of(p)] <= mostAlike {
+			folded = append(folded, p)
+			continue
+		}
+		i, seen := at[of(p)]
+		if !seen {
+			at[of(p)] = len(folded)
+			p.Message = fmt.Sprintf("%s: %s; the others likewise", which(p.clusters), p.Message)
+			p.clusters = slices.Clone(p.clusters)
+			folded = append(folded, p)
+			continue
+		}
+		for _, name := range p.clusters {
+			if !slices.Contains(folded[i].clusters, name) {
+				folded[i].clusters = append(folded[i].clusters, name)
+			}
+		}
+	}
+	return folded
 }
 
 // problem tells one, with how long there is and what to type.

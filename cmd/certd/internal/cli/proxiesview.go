@@ -39,23 +39,21 @@ func (v statusView) proxies(c rotation.ClusterStatus) cell {
 	return said
 }
 
-// proxyTotal is what the line about the bundle says of pods; "" where none was
-// counted.
-func proxyTotal(clusters []rotation.ClusterStatus) string {
-	current, total := 0, 0
+// proxyTotal counts the pods of the fleet, and those that trust the bundle.
+func proxyTotal(clusters []rotation.ClusterStatus) (current, total int) {
 	for _, c := range clusters {
 		if p := c.Proxies; p != nil {
 			current, total = current+p.Current, total+p.Total
 		}
 	}
-	if total == 0 {
-		return ""
+	return current, total
+}
+
+func proxyWord(n int) string {
+	if n == 1 {
+		return "proxy"
 	}
-	word := "proxies"
-	if total == 1 {
-		word = "proxy"
-	}
-	return fmt.Sprintf(" · %s of %s %s", thousands(current), thousands(total), word)
+	return "proxies"
 }
 
 // thousands writes a count with a comma between each three digits.

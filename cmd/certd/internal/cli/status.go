@@ -58,7 +58,7 @@ func (a *App) statusCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVarP(&o.selector, "selector", "l", "", "only clusters whose `labels` match, as in kubectl -l")
-	f.BoolVarP(&o.all, "all", "A", false, "a row for each cluster, also where there are many")
+	f.BoolVarP(&o.all, "all", "A", false, "a row for each cluster, and every problem, however many there are")
 	f.BoolVarP(&o.watch, "watch", "w", false, "look again every 2 s until interrupted")
 	f.BoolVar(&o.live, "live", false, "ask the clusters themselves")
 	outputFlag(cmd, &format, formats...)
@@ -179,7 +179,7 @@ func narrowed(st rotation.FleetStatus, names []string, selector string) (rotatio
 func short(st rotation.FleetStatus, now time.Time) string {
 	s := style{ascii: true}
 	what := "all " + count(st.Summary.Clusters, "cluster") + " ok"
-	if problems := gather(st.Findings, st.Clusters); len(problems) > 0 {
+	if problems := likewise(gather(st.Findings, st.Clusters)); len(problems) > 0 {
 		p := problems[0]
 		what = strings.TrimSpace(which(p.clusters) + " " + p.Message)
 		if more := len(problems) - 1; more > 0 {

@@ -11,8 +11,14 @@ import (
 )
 
 const (
+	// fewLines is what a healthy fleet is told in, whatever its size.
+	fewLines = 15
 	// smallFleet is up to how many clusters each has a row.
-	smallFleet = 20
+	smallFleet = 5
+	// roomy is up to how many clusters there is room for the whole of TRUST, too.
+	roomy = 3
+	// mostRows is how many clusters of a large fleet have a row when unwell.
+	mostRows = 6
 	// mostProblems is how many are told in full.
 	mostProblems = 10
 )
@@ -25,13 +31,35 @@ type statusView struct {
 	note string // where the answer comes from, if not from the daemon
 	all  bool   // a row for each cluster
 	wide bool
+	// terse has TRUST as one line at the foot.
+	terse bool
 }
 
 func (v statusView) lines() []string {
+	t := v.doc.Trust
+	plain := !v.wide && t.Active != nil && len(t.Others) == 0 && (t.Rotation == nil || t.Rotation.Phase == "idle")
+	v.terse = plain && !v.all && len(v.doc.Clusters) > roomy
+	lines := v.draw()
+	if len(lines) > fewLines && plain && !v.all && v.doc.State == rotation.StateOK {
+		v.terse = true
+		lines = v.draw()
+	}
+	return lines
+}
+
+func (v statusView) draw() []string {
 	problems := gather(v.doc.Findings, v.doc.Clusters)
+	if !v.all {
+		problems = likewise(problems)
+	}
 	lines := v.verdict(problems)
 	lines = append(lines, v.problems(problems)...)
-	lines = append(lines, v.trust()...)
+	if !v.terse {
+		lines = append(lines, v.trust()...)
+	}
+	if !v.terse || len(problems) == 0 {
+		lines = append(lines, "") // problems end with one
+	}
 	lines = append(lines, v.clusters()...)
 	if v.all && len(v.doc.Clusters) == 1 {
 		lines = append(lines, v.webhookSection(v.doc.Clusters[0])...)
@@ -142,17 +170,11 @@ func (v statusView) trust() []string {
 	if r := v.doc.Trust.Rotation; r != nil && r.Phase != "idle" {
 		lines = append(lines, v.wrap("  change   ", "           ", v.clean(changeHead(*r))+" (certd trust status)")...)
 	}
-	current, known := 0, 0
-	for _, c := range v.doc.Clusters {
-		if c.Bundle != nil {
-			known++
-			if c.Bundle.Current {
-				current++
-			}
+	if current, known := v.bundles(); known > 0 {
+		text := fmt.Sprintf("current in %d of %s", current, count(len(v.doc.Clusters), "cluster"))
+		if trusting, total := proxyTotal(v.doc.Clusters); total > 0 {
+			text += v.plain(fmt.Sprintf(" · %s of %s %s", thousands(trusting), thousands(total), proxyWord(total)))
 		}
-	}
-	if known > 0 {
-		text := fmt.Sprintf("current in %d of %s", current, count(len(v.doc.Clusters), "cluster")) + v.plain(proxyTotal(v.doc.Clusters))
 		lines = append(lines, v.wrap("  bundle   ", "           ", text)...)
 	}
 	return lines
@@ -161,14 +183,18 @@ func (v statusView) trust() []string {
 func (v statusView) anchor(role string, a rotation.AnchorStatus) []string {
 	lead := fmt.Sprintf("  %-8s ", role)
 	rest := strings.Repeat(" ", cells(lead))
-	left := a.NotAfter.Sub(v.now)
-	ends := fmt.Sprintf("until %s (%s)", a.NotAfter.In(v.zone).Format("2 Jan 2006"), coarse(left))
-	if left <= 0 {
-		ends = "ended " + v.day(a.NotAfter)
-	}
 	key := "key " + v.clean(whereKey(a.Key))
 	lines := v.wrap(lead+v.clean(a.ID)+"  "+clip(v.clean(a.Subject), v.prose()/2)+"  ", rest, v.plain(groups(v.clean(a.SHA256), true)))
-	return append(lines, v.wrap(rest, rest, v.plain(ends+" · "+key))...)
+	return append(lines, v.wrap(rest, rest, v.plain(v.ends(a)+" · "+key))...)
+}
+
+// ends says until when an anchor is good.
+func (v statusView) ends(a rotation.AnchorStatus) string {
+	left := a.NotAfter.Sub(v.now)
+	if left <= 0 {
+		return "ended " + v.day(a.NotAfter)
+	}
+	return fmt.Sprintf("until %s (%s)", a.NotAfter.In(v.zone).Format("2 Jan 2006"), coarse(left))
 }
 
 // whereKey says where a key is and whether it could leave. That the key of an
@@ -189,29 +215,46 @@ func whereKey(k rotation.KeyStatus) string {
 	return k.Name + " in " + k.Backend + ", not exportable"
 }
 
+// bundles counts the clusters whose bundle is the one to be, and those whose
+// bundle is known.
+func (v statusView) bundles() (current, known int) {
+	for _, c := range v.doc.Clusters {
+		if c.Bundle != nil {
+			known++
+			if c.Bundle.Current {
+				current++
+			}
+		}
+	}
+	return current, known
+}
+
 func (v statusView) clusters() []string {
-	shown := v.doc.Clusters
-	if !v.all && len(shown) > smallFleet {
-		shown = slices.DeleteFunc(slices.Clone(shown), func(c rotation.ClusterStatus) bool { return c.State == rotation.StateOK })
+	switch all := v.doc.Clusters; {
+	case len(all) == 0:
+		return []string{"no clusters", ""}
+	case v.all || len(all) <= smallFleet:
+		return append(v.clusterTable(all), "")
 	}
-	lines := []string{""}
-	omitted := len(v.doc.Clusters) - len(shown)
-	if len(shown) > smallFleet && !v.all {
-		omitted, shown = 0, shown[:smallFleet]
+	return append(v.folded(), "")
+}
+
+// folded is a large fleet: a row for each cluster that is not well, as far as
+// there is room, and one for each group.
+func (v statusView) folded() (lines []string) {
+	unwell := slices.DeleteFunc(slices.Clone(v.doc.Clusters), func(c rotation.ClusterStatus) bool { return c.State == rotation.StateOK })
+	slices.SortStableFunc(unwell, func(a, b rotation.ClusterStatus) int {
+		return cmp.Or(cmp.Compare(gravity(b.State), gravity(a.State)), compareEnds(breaksAt(a), breaksAt(b)))
+	})
+	if len(unwell) > 0 {
+		lines = append(v.clusterTable(unwell[:min(len(unwell), mostRows)]), "")
 	}
-	if len(shown) > 0 {
-		lines = append(lines, v.clusterTable(shown)...)
-	}
+	lines = append(lines, v.groupTable()...)
 	sum := v.doc.Summary
-	switch {
-	case len(v.doc.Clusters) == 0:
-		lines = append(lines, "no clusters")
-	case omitted > 0:
-		lines = append(lines, fmt.Sprintf("%s ok (certd status -A)", areMore(omitted, len(shown) > 0)))
-	case len(shown) < len(v.doc.Clusters):
-		lines = append(lines, v.wrap("", "", fmt.Sprintf("%s: %d ok, %d warning, %d critical, %d unknown (certd status -A)", count(sum.Clusters, "cluster"), sum.OK, sum.Warning, sum.Critical, sum.Unknown))...)
+	if len(unwell) <= mostRows {
+		return append(lines, fmt.Sprintf("%s ok (certd status -A)", areMore(sum.OK, len(unwell) > 0)))
 	}
-	return append(lines, "")
+	return append(lines, v.wrap("", "", fmt.Sprintf("%s: %d ok, %d warning, %d critical, %d unknown (certd status -A)", count(sum.Clusters, "cluster"), sum.OK, sum.Warning, sum.Critical, sum.Unknown))...)
 }
 
 func areMore(n int, more bool) string {
@@ -352,6 +395,21 @@ func nextOf(c rotation.ClusterStatus) (what string, at *time.Time) {
 
 func (v statusView) footer() []string {
 	const lead, rest = "NEXT       ", "           "
+	var trust []string
+	if v.terse {
+		a, of := *v.doc.Trust.Active, func(some, all int) string {
+			if some == all {
+				return "all " + thousands(all)
+			}
+			return thousands(some) + " of " + thousands(all)
+		}
+		current, _ := v.bundles()
+		text := fmt.Sprintf("%s %s · bundle in %s clusters", v.clean(a.ID), v.ends(a), of(current, len(v.doc.Clusters)))
+		if trusting, total := proxyTotal(v.doc.Clusters); total > 0 {
+			text += fmt.Sprintf(", trusted by %s %s", of(trusting, total), proxyWord(total))
+		}
+		trust = v.wrap("TRUST      ", rest, v.plain(text))
+	}
 	var at *time.Time
 	var what []string
 	for _, c := range v.doc.Clusters {
@@ -377,6 +435,7 @@ func (v statusView) footer() []string {
 		}
 		lines = v.wrap(lead+when+"  ", rest, next)
 	}
+	lines = append(trust, lines...)
 	certd := "no daemon answers"
 	if v.doc.Source == "live" {
 		certd = "not asked; this is what the clusters say"

@@ -149,8 +149,10 @@ func (b *builder) cluster(n *node, groups []group) Cluster {
 	for _, g := range groups {
 		if g.selector.Matches(labels.Set(cluster.Policy.Labels)) {
 			sources = append(sources, layer{"group " + g.name, g.node})
+			cluster.Policy.Groups = append(cluster.Policy.Groups, g.name)
 		}
 	}
+	slices.Reverse(cluster.Policy.Groups)
 	if defaults := b.doc.sub("defaults"); defaults != nil {
 		sources = append(sources, layer{"", defaults})
 	}

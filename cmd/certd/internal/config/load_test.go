@@ -94,9 +94,9 @@ groups:
 	var got []string
 	for _, cluster := range c.Clusters {
 		p := cluster.Policy
-		got = append(got, fmt.Sprint(p.Cluster, " ", rotation.FormatDuration(p.Issuer.Lifetime), " ", p.Issuer.Backdate, " ", p.Issuer.Spread, " ", p.Issuer.Schedule.Zone()))
+		got = append(got, fmt.Sprint(p.Cluster, " ", p.Groups, " ", rotation.FormatDuration(p.Issuer.Lifetime), " ", p.Issuer.Backdate, " ", p.Issuer.Spread, " ", p.Issuer.Schedule.Zone()))
 	}
-	want := "east 7d 1m0s 1m0s Europe/Berlin|west 90d 5m0s 1m0s America/New_York|no 90d 1m0s 1m0s Europe/Oslo"
+	want := "east [] 7d 1m0s 1m0s Europe/Berlin|west [quiet us] 90d 5m0s 1m0s America/New_York|no [quiet] 90d 1m0s 1m0s Europe/Oslo"
 	if strings.Join(got, "|") != want {
 		t.Errorf("got  %s\nwant %s", strings.Join(got, "|"), want)
 	}
