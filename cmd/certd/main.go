@@ -63,6 +63,10 @@ func main() {
 	}
 	if w, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
 		app.Width = w
+		app.Size = func() (columns, lines int) {
+			columns, lines, _ = term.GetSize(int(os.Stdout.Fd()))
+			return columns, lines
+		}
 	}
 	os.Exit(app.Main(os.Args[1:]))
 }

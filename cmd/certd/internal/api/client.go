@@ -35,7 +35,8 @@ const (
 
 // A Client is the Service behind a socket. Questions (Status, Plan, History,
 // Verify, Export, Trust) return ErrNoDaemon if the daemon does not begin to
-// answer within 2 s, so that a caller can turn to the journal. Init, and Rotate
+// answer within 2 s, or goes away instead, so that a caller can turn to the
+// journal. Init, and Rotate
 // with Wait, last as long as ctx does.
 type Client struct {
 	socket string
@@ -171,7 +172,11 @@ func (c *Client) get(ctx context.Context, by *http.Client, path string, q url.Va
 		if ctx.Err() == nil && errors.As(err, &slow) && slow.Timeout() {
 			return fmt.Errorf("%w on %s within %s", ErrNoDaemon, c.socket, answerTimeout)
 		}
-		return c.unanswered(ctx, err)
+		if err = c.unanswered(ctx, err); errors.Is(err, errHungUp) {
+			// It is stopping, or has just died: a question can be put to the journal.
+			err = fmt.Errorf("%w: %w", err, ErrNoDaemon)
+		}
+		return err
 	}
 	return c.take(ctx, resp, into)
 }
@@ -209,8 +214,11 @@ func (c *Client) unanswered(ctx context.Context, err error) error {
 	case errors.As(err, &dial) && dial.Op == "dial":
 		return fmt.Errorf("%w on %s (%w)", ErrNoDaemon, c.socket, dial.Err)
 	}
-	return fmt.Errorf("the daemon closed the connection without an answer (%w): %w", err, ErrUnavailable)
+	return fmt.Errorf("%w (%w): %w", errHungUp, err, ErrUnavailable)
 }
+
+// errHungUp: there was a daemon, and it went away before it answered.
+var errHungUp = errors.New("the daemon closed the connection without an answer")
 
 // groupHint names the group that may connect, if that can be seen.
 func groupHint(socket string) string {

@@ -133,6 +133,30 @@ func TestWhatCountsAsNoDaemon(t *testing.T) {
 			t.Errorf("it took %s to give up", took)
 		}
 	})
+	t.Run("a daemon that goes away instead of answering", func(t *testing.T) {
+		path := socketPath(t)
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				bufio.NewReader(conn).ReadString('\n')
+				conn.Close()
+			}
+		}()
+		_, err = NewClient(path).Status(t.Context())
+		wantNoDaemon(t, err)
+		// What it was told to do may have been begun: that is another thing.
+		if _, err := NewClient(path).Rotate(t.Context(), RotateRequest{Clusters: []string{"eu"}, Wait: true}); !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrNoDaemon) {
+			t.Errorf("Rotate: %v", err)
+		}
+	})
 	t.Run("another program is no daemon, and said so", func(t *testing.T) {
 		path := socketPath(t)
 		l, err := net.Listen("unix", path)

@@ -28,7 +28,10 @@ type App struct {
 	Terminal       bool // Stdout is one
 	Interactive    bool // Stdin and Stderr are terminals, so that certd may ask
 	Width          int  // of the terminal, in columns; 0 if unknown or none
-	Version        VersionInfo
+	// Size asks the terminal for its columns and lines anew; nil: it stays Width
+	// wide, and as high as needed.
+	Size    func() (columns, lines int)
+	Version VersionInfo
 
 	// Run is the daemon; it returns when it has ended, after ctx at the latest.
 	// configPath, here and below, is --config as given: "" if it was not.
@@ -180,6 +183,19 @@ func (a *App) aside(lines ...string) {
 	for _, l := range lines {
 		fmt.Fprintln(a.Stderr, l)
 	}
+}
+
+// height is how many lines the terminal shows, 0 if that is unknown. What it
+// says of its width counts from here on.
+func (a *App) height() int {
+	if a.Size == nil {
+		return 0
+	}
+	columns, lines := a.Size()
+	if columns > 0 {
+		a.Width = columns
+	}
+	return lines
 }
 
 // style follows --color, NO_COLOR, CLICOLOR_FORCE, FORCE_COLOR, TERM and the

@@ -549,6 +549,69 @@ func TestWatchingATerminalRedrawsIt(t *testing.T) {
 	}
 }
 
+// A terminal may be lower than the fleet is long, and change its size.
+func TestWatchingKeepsToTheTerminal(t *testing.T) {
+	a, out, _ := testApp()
+	a.Terminal, a.Width = true, 80
+	sizes := [][2]int{{100, 24}, {60, 8}, {60, 200}}
+	a.Size = func() (int, int) {
+		size := sizes[0]
+		sizes = sizes[1:]
+		return size[0], size[1]
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	looks := 0
+	a.Local = func(context.Context, string, bool) (api.Service, string, func() error, error) {
+		if looks++; looks == 4 {
+			cancel()
+		}
+		return &scripted{st: overdue(), anchor: true}, "", func() error { return nil }, nil
+	}
+	a.run(ctx, []string{"status", "-w", "-A"})
+	screens := strings.Split(out.String(), "\x1b[H")[1:]
+	if len(screens) != 3 {
+		t.Fatalf("%d screens", len(screens))
+	}
+	for i, size := range [][2]int{{100, 24}, {60, 8}, {60, 200}} {
+		if n := strings.Count(screens[i], "\n"); n >= size[1] {
+			t.Errorf("%d lines on a terminal of %d", n, size[1])
+		}
+		for l := range strings.SplitSeq(strings.TrimSuffix(screens[i], "\x1b[J"), "\n") {
+			if l = strings.TrimSuffix(strings.TrimPrefix(l, "\x1b[2J"), "\x1b[K"); cells(l) > size[0] {
+				t.Errorf("%d columns on a terminal of %d: %q", cells(l), size[0], l)
+			}
+		}
+	}
+	if !strings.Contains(screens[1], " more lines (certd status)") || strings.Contains(screens[2], " more lines") {
+		t.Errorf("what is cut off: %q, %q", screens[1], screens[2])
+	}
+}
+
+// A daemon that is started anew, and a journal that is written meanwhile: the
+// screen goes on, and says what is the matter.
+func TestWatchingATerminalOutlivesErrors(t *testing.T) {
+	a, out, errs := testApp()
+	a.Terminal, a.Width = true, 80
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	looks := 0
+	a.Local = func(context.Context, string, bool) (api.Service, string, func() error, error) {
+		switch looks++; looks {
+		case 2:
+			return nil, "", nil, errors.New("open journal: another process holds it")
+		case 4:
+			cancel()
+		}
+		return &scripted{st: healthy("prod-eu-1"), anchor: true}, "", func() error { return nil }, nil
+	}
+	a.run(ctx, []string{"status", "-w"})
+	screens := strings.Split(out.String(), "\x1b[H")[1:]
+	if len(screens) != 3 || !strings.Contains(screens[1], "another process holds it") || !strings.Contains(screens[2], "prod-eu-1") || strings.Contains(errs.String(), "another process") {
+		t.Errorf("drawn: %q; beside it: %q", screens, errs)
+	}
+}
+
 func TestColoursFollowTheEnvironment(t *testing.T) {
 	for name, row := range map[string]struct {
 		flag     string

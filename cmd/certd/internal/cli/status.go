@@ -217,23 +217,19 @@ func (a *App) watch(ctx context.Context, o statusOptions) error {
 			return interrupted("nothing was changed")
 		case err != nil && (first || errors.Is(err, api.ErrUsage)):
 			return err
+		case a.Terminal:
+			lines := a.height()
+			s := a.style()
+			if err != nil {
+				a.redraw(s.wrap(s.mark(markCritical)+" ", "  ", s.clean(err.Error())), lines, first)
+			} else {
+				a.redraw(a.statusLines(s, o, st, note), lines, first)
+			}
 		case err != nil:
 			if text := err.Error(); text != lastErr {
 				a.report(err)
 				lastErr = text
 			}
-		case a.Terminal:
-			// Home, draw, clear what is below: no flicker.
-			s := a.style()
-			var b strings.Builder
-			b.WriteString("\x1b[H")
-			if first {
-				b.WriteString("\x1b[2J")
-			}
-			for _, l := range a.statusLines(s, o, st, note) {
-				b.WriteString(l + "\x1b[K\n")
-			}
-			fmt.Fprint(a.Stdout, b.String()+"\x1b[J")
 		default:
 			lastErr = ""
 			last = a.changes(st, last)
@@ -244,6 +240,24 @@ func (a *App) watch(ctx context.Context, o statusOptions) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// redraw puts lines where the last ones were: home, draw, clear what is left
+// over. So nothing flickers, and nothing scrolls: what does not fit is cut off,
+// and said to be.
+func (a *App) redraw(lines []string, height int, first bool) {
+	if room := height - 1; height > 1 && len(lines) > room {
+		lines = append(slices.Clone(lines[:room-1]), fmt.Sprintf("%d more lines (certd status)", len(lines)-room+1))
+	}
+	var b strings.Builder
+	b.WriteString("\x1b[H")
+	if first {
+		b.WriteString("\x1b[2J")
+	}
+	for _, l := range lines {
+		b.WriteString(l + "\x1b[K\n")
+	}
+	fmt.Fprint(a.Stdout, b.String()+"\x1b[J")
 }
 
 // changes prints a line for each cluster that is not as it was last.
