@@ -43,6 +43,7 @@ generate:
 	$(GO) run ./cmd/certd config example > docs/reference/certd.yaml
 	$(GO) test ./cmd/certd/internal/metrics -run '^TestTheReferenceIsWhatIsRegistered$$' -update
 	$(GO) run ./cmd/certd/internal/alert/generate .
+	$(GO) test ./cmd/certd/internal/cli -run TestSchemasAreUpToDate -update
 
 clean:
 	rm -rf bin

@@ -72,14 +72,13 @@ type RotationStatus struct {
 	WaitingFor []string `json:"waitingFor"`
 
 	// What follows is there while the anchor is changed.
-	Stage string `json:"stage,omitempty"` // as phase, also while it is turned back
-	From  string `json:"from,omitempty"`  // generation ids
-	To    string `json:"to,omitempty"`
-	Held  bool   `json:"held"` // by a person
-	Back  bool   `json:"back"` // it was turned around
-	// Compromised: from is not to be trusted any more, at whatever cost.
-	Manual      bool       `json:"manual"` // each stage ends by a person's word
-	Compromised bool       `json:"compromised"`
+	Stage       string     `json:"stage,omitempty"` // as phase, also while it is turned back
+	From        string     `json:"from,omitempty"`  // generation ids
+	To          string     `json:"to,omitempty"`
+	Held        bool       `json:"held"`              // by a person
+	Back        bool       `json:"back"`              // it was turned around
+	Manual      bool       `json:"manual"`            // each stage ends by a person's word
+	Compromised bool       `json:"compromised"`       // from is not to be trusted any more, at whatever cost
 	Without     []string   `json:"without,omitempty"` // clusters that are not waited for
 	Reason      string     `json:"reason,omitempty"`
 	Actor       string     `json:"actor,omitempty"`

@@ -37,7 +37,7 @@ func healthy(names ...string) rotation.FleetStatus {
 		if strings.HasPrefix(n, "stage") {
 			tier = "stage"
 		}
-		st.Clusters = append(st.Clusters, rotation.ClusterStatus{Name: n, Labels: map[string]string{"tier": tier}, State: rotation.StateOK, Mode: "managed", Namespace: "linkerd", LastContact: after(-20 * time.Second), Version: "edge-26.11.1",
+		st.Clusters = append(st.Clusters, rotation.ClusterStatus{Name: n, Labels: map[string]string{"tier": tier}, Groups: []string{}, State: rotation.StateOK, Mode: "managed", Namespace: "linkerd", LastContact: after(-20 * time.Second), Version: "edge-26.11.1",
 			Bundle: &rotation.BundleStatus{SHA256: digest, Anchors: []rotation.AnchorRef{{ID: "g1", SHA256: digest}}, Current: true},
 			Issuer: &rotation.IssuerStatus{Delivered: &rotation.Delivered{Serial: fmt.Sprintf("5e91%028x", i), SHA256: digest, NotBefore: now.Add(-60 * day), NotAfter: *end, Anchor: "g1"},
 				Loaded:  &rotation.Loaded{State: "yes", NotAfter: end, Evidence: "metric", At: after(-20 * time.Second)},
@@ -197,7 +197,7 @@ func grouping() rotation.FleetStatus {
 		c.Proxies = &rotation.ProxiesStatus{Total: 400 + i, Current: 400 + i, At: after(-time.Minute), Restart: []rotation.StaleOwner{}}
 	}
 	st.Clusters[3].Groups = []string{"edge", "prod"}
-	st.Clusters[4].Groups = nil
+	st.Clusters[4].Groups = []string{}
 	st.Conclude()
 	return st
 }
@@ -282,7 +282,7 @@ func random(r *rand.Rand) rotation.FleetStatus {
 			c.WebhookCA = &rotation.WebhookCAStatus{AnchorStatus: rotation.AnchorStatus{ID: "w1", Subject: say(), NotAfter: now.Add(time.Duration(r.Int64N(int64(9000*hour))) - 1000*hour)}}
 		}
 		if r.IntN(2) == 0 {
-			c.Proxies = &rotation.ProxiesStatus{Total: r.IntN(30000), Stale: r.IntN(3), Unknown: r.IntN(3), At: after(-time.Duration(r.Int64N(int64(9000 * hour))))}
+			c.Proxies = &rotation.ProxiesStatus{Restart: []rotation.StaleOwner{}, Total: r.IntN(30000), Stale: r.IntN(3), Unknown: r.IntN(3), At: after(-time.Duration(r.Int64N(int64(9000 * hour))))}
 			if r.IntN(3) == 0 {
 				c.Proxies.Problem = say()
 			}
