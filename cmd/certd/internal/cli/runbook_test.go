@@ -41,7 +41,7 @@ func TestCommandsInTheDocumentationAreTaken(t *testing.T) {
 	if seen < 250 {
 		t.Fatalf("only %d commands were found: the test looks in the wrong place", seen)
 	}
-	for _, line := range []string{"certd nothing", "certd rotate issuer eu --now", "certd trust rotate east", "certd check", "certd status -o html x y --live=perhaps"} {
+	for _, line := range []string{"certd nothing", "certd rotate issuer eu --now", "certd trust rotate east", "certd simulate", "certd status -o html x y --live=perhaps"} {
 		if refused(line) == "" {
 			t.Errorf("%q was not noticed", line)
 		}
