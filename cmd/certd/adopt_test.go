@@ -230,7 +230,7 @@ func (s *site) running() map[string]string {
 	s.t.Helper()
 	all := map[string]string{}
 	for i := range s.kube {
-		for _, ns := range []string{"linkerd", meshedNamespace} {
+		for _, ns := range []string{s.ns, s.meshed()} {
 			list, err := s.kube[i].CoreV1().Pods(ns).List(context.Background(), metav1.ListOptions{})
 			if err != nil {
 				s.t.Fatal(err)

@@ -725,7 +725,25 @@ func TestClusterThatLetsNobodyIn(t *testing.T) {
 type tcpGate struct {
 	t        *testing.T
 	addr, to string
-	l        net.Listener
+
+	mu    sync.Mutex
+	l     net.Listener
+	conns map[net.Conn]bool
+}
+
+// newGate is a way to a cluster, shut at first, and a kubeconfig that leads there.
+func (s *site) newGate(t *testing.T, i int) (*tcpGate, string) {
+	t.Helper()
+	g := &tcpGate{t: t, addr: closedPort(t)}
+	return g, s.kubeconfig(i, func(c *clientcmdapi.Config) {
+		for _, cl := range c.Clusters {
+			u, err := url.Parse(cl.Server)
+			if err != nil {
+				t.Fatal(err)
+			}
+			g.to, cl.Server = u.Host, "https://"+g.addr
+		}
+	})
 }
 
 func (g *tcpGate) open() {
@@ -734,8 +752,10 @@ func (g *tcpGate) open() {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	g.l = l
-	g.t.Cleanup(func() { l.Close() })
+	g.mu.Lock()
+	g.l, g.conns = l, map[net.Conn]bool{}
+	g.mu.Unlock()
+	g.t.Cleanup(g.shut)
 	go func() {
 		for {
 			in, err := l.Accept()
@@ -747,26 +767,39 @@ func (g *tcpGate) open() {
 				in.Close()
 				continue
 			}
+			g.mu.Lock()
+			g.conns[in], g.conns[out] = true, true
+			shut := g.l != l
+			g.mu.Unlock()
+			if shut {
+				in.Close()
+				out.Close()
+				return
+			}
 			go func() { io.Copy(out, in); out.Close() }()
 			go func() { io.Copy(in, out); in.Close() }()
 		}
 	}()
 }
 
+// shut ends what is open, too.
+func (g *tcpGate) shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.l != nil {
+		g.l.Close()
+	}
+	for c := range g.conns {
+		c.Close()
+	}
+	g.l, g.conns = nil, nil
+}
+
 // A cluster that is down at start holds up nobody and is enrolled when it
 // comes up.
 func TestClusterThatIsDownAtStart(t *testing.T) {
 	s := newSite(t, 3, daily)
-	gate := &tcpGate{t: t, addr: closedPort(t)}
-	path := s.kubeconfig(1, func(c *clientcmdapi.Config) {
-		for _, cl := range c.Clusters {
-			u, err := url.Parse(cl.Server)
-			if err != nil {
-				t.Fatal(err)
-			}
-			gate.to, cl.Server = u.Host, "https://"+gate.addr
-		}
-	})
+	gate, path := s.newGate(t, 1)
 	s.edit(s.lab.Clusters[1].CertdKubeconfig, path)
 	s.edit(s.lab.Clusters[2].CertdKubeconfig, "later") // no such file yet
 	s.must("init", "--config", "certd.yaml", "--yes")

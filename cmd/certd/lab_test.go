@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"net/http"
 	"os"
@@ -30,6 +31,9 @@ import (
 // race detector, and with crash points (CERTD_CRASH_AT).
 var program string
 
+// atOnce is how many drills run side by side: they wait most of the time.
+const atOnce = 12
+
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "certd-program-")
 	if err != nil {
@@ -41,6 +45,10 @@ func TestMain(m *testing.M) {
 	if err := build.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "build certd:", err)
 		os.Exit(1)
+	}
+	flag.Parse()
+	if err := flag.Set("test.parallel", fmt.Sprint(atOnce)); err != nil {
+		panic(err)
 	}
 	code := m.Run()
 	os.RemoveAll(dir)
@@ -90,8 +98,12 @@ type site struct {
 	lab   lab
 	dir   string
 	fleet string
+	ns    string                  // Linkerd's
 	kube  []*kubernetes.Clientset // admin's
 }
+
+// meshed is the namespace of the site's meshed pods.
+func (s *site) meshed() string { return s.ns + "-meshed" }
 
 const minutely = `
 defaults:
@@ -107,7 +119,19 @@ defaults:
 
 func newSite(t testing.TB, clusters int, defaults string) *site {
 	t.Helper()
-	s := &site{t: t, lab: openLab(t), dir: shortDir(t), fleet: fmt.Sprintf("t%d", time.Now().UnixNano())}
+	return newSiteIn(t, "linkerd", clusters, defaults)
+}
+
+// newSiteIn is a site whose meshes have a namespace of their own. The shipped rights
+// are for that of newSite: in others certd has an administrator's.
+func newSiteIn(t testing.TB, namespace string, clusters int, defaults string) *site {
+	t.Helper()
+	s := &site{t: t, lab: openLab(t), dir: shortDir(t), fleet: fmt.Sprintf("t%d", time.Now().UnixNano()), ns: namespace}
+	for i := range s.lab.Clusters {
+		if c := &s.lab.Clusters[i]; namespace != "linkerd" {
+			c.CertdKubeconfig = c.Kubeconfig
+		}
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "apiVersion: certd/v1\nkind: Fleet\nname: %s\nstateDir: state\nkeys:\n  vault:\n    address: %s\n    caFile: %s\n    auth: {appRole: {roleID: %s, secretIDFrom: {file: %s}}}\n",
 		s.fleet, s.lab.Vault.Address, s.lab.Vault.CAFile, s.lab.Vault.RoleID, s.lab.Vault.SecretIDFile)
@@ -154,8 +178,8 @@ func (s *site) empty() {
 	ctx := context.Background()
 	for _, cs := range s.kube {
 		for _, err := range []error{
-			cs.CoreV1().ConfigMaps("linkerd").Delete(ctx, rotation.BundleObject, metav1.DeleteOptions{}),
-			cs.CoreV1().Secrets("linkerd").Delete(ctx, rotation.IssuerObject, metav1.DeleteOptions{}),
+			cs.CoreV1().ConfigMaps(s.ns).Delete(ctx, rotation.BundleObject, metav1.DeleteOptions{}),
+			cs.CoreV1().Secrets(s.ns).Delete(ctx, rotation.IssuerObject, metav1.DeleteOptions{}),
 		} {
 			if err != nil && !apierrors.IsNotFound(err) {
 				s.t.Error(err)
@@ -290,7 +314,7 @@ func (s *site) history() []rotation.HistoryItem {
 }
 
 func (s *site) secret(i int) *corev1.Secret {
-	o, err := s.kube[i].CoreV1().Secrets("linkerd").Get(context.Background(), rotation.IssuerObject, metav1.GetOptions{})
+	o, err := s.kube[i].CoreV1().Secrets(s.ns).Get(context.Background(), rotation.IssuerObject, metav1.GetOptions{})
 	if err != nil {
 		if apierrors.IsNotFound(err) {
 			return nil
@@ -301,7 +325,7 @@ func (s *site) secret(i int) *corev1.Secret {
 }
 
 func (s *site) bundle(i int) *corev1.ConfigMap {
-	o, err := s.kube[i].CoreV1().ConfigMaps("linkerd").Get(context.Background(), rotation.BundleObject, metav1.GetOptions{})
+	o, err := s.kube[i].CoreV1().ConfigMaps(s.ns).Get(context.Background(), rotation.BundleObject, metav1.GetOptions{})
 	if err != nil {
 		if apierrors.IsNotFound(err) {
 			return nil

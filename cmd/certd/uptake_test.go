@@ -32,20 +32,20 @@ func (s *site) installIdentity(i int, args ...string) {
 	if err := json.Unmarshal(b, &l); err != nil {
 		s.t.Fatal(err)
 	}
-	cmd := exec.Command(fmt.Sprintf("/proc/%d/exe", l.PID), append([]string{"install-identity", "-kubeconfig", s.lab.Clusters[i].Kubeconfig}, args...)...)
+	cmd := exec.Command(fmt.Sprintf("/proc/%d/exe", l.PID), append([]string{"install-identity", "-kubeconfig", s.lab.Clusters[i].Kubeconfig, "-namespace", s.ns}, args...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		s.t.Fatalf("install linkerd-identity: %v\n%s", err, out)
 	}
 	s.t.Cleanup(func() {
 		now := metav1.DeletePropagationForeground
-		if err := s.kube[i].AppsV1().Deployments("linkerd").Delete(context.Background(), "linkerd-identity", metav1.DeleteOptions{PropagationPolicy: &now}); err != nil && !apierrors.IsNotFound(err) {
+		if err := s.kube[i].AppsV1().Deployments(s.ns).Delete(context.Background(), "linkerd-identity", metav1.DeleteOptions{PropagationPolicy: &now}); err != nil && !apierrors.IsNotFound(err) {
 			s.t.Error(err)
 		}
 	})
 }
 
 func (s *site) pods(i int) []corev1.Pod {
-	list, err := s.kube[i].CoreV1().Pods("linkerd").List(context.Background(), metav1.ListOptions{LabelSelector: "linkerd.io/control-plane-component=identity"})
+	list, err := s.kube[i].CoreV1().Pods(s.ns).List(context.Background(), metav1.ListOptions{LabelSelector: "linkerd.io/control-plane-component=identity"})
 	if err != nil {
 		s.t.Fatal(err)
 	}
