@@ -151,3 +151,28 @@ func TestAChangeThatEndsIsToldOf(t *testing.T) {
 		c.end()
 	})
 }
+
+// The report says when a change last came nearer its end: while nobody restarts
+// anything it does not, and by each restart it does.
+func TestTheProgressOfAChangeIsReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newChanging(t, 3, "east")
+		c.begin()
+		c.until("restart", 10*day)
+		time.Sleep(2 * time.Hour) // what certd restarts itself, is restarted
+		before := c.rotation()
+		if before.ProgressAt == nil || before.ProgressAt.Before(*before.StageAt) || time.Since(*before.ProgressAt) < time.Hour {
+			t.Fatalf("two hours without a restart: %+v", before)
+		}
+		time.Sleep(6 * time.Hour)
+		if r := c.rotation(); !r.ProgressAt.Equal(*before.ProgressAt) {
+			t.Errorf("eight hours without: at %s, before at %s", r.ProgressAt, before.ProgressAt)
+		}
+		c.obey()
+		time.Sleep(10 * time.Minute)
+		if r := c.rotation(); r.Stage != "restart" || time.Since(*r.ProgressAt) > 10*time.Minute {
+			t.Errorf("ten minutes after a restart: %+v", r)
+		}
+		c.end()
+	})
+}

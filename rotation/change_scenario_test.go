@@ -207,16 +207,9 @@ func TestTheTrustAnchorIsChanged(t *testing.T) {
 				before := c.restarts()
 				c.begin()
 				var stages []string
-				progress := time.Now() // the longest time without is a drain, with half an hour for each of two restarts
 				for begun := time.Now(); c.rotation().Phase != "idle" && time.Since(begun) < 10*day; time.Sleep(time.Minute) {
 					if s := c.rotation().Stage; s != "" && (len(stages) == 0 || stages[len(stages)-1] != s) {
 						stages = append(stages, s)
-					}
-					if at := c.rotation().ProgressAt; at != nil && at.After(progress) {
-						progress = *at
-					}
-					if since := time.Since(progress); since > leaf+time.Hour+30*time.Minute {
-						t.Fatalf("no progress for %s, and it is %+v", since, c.rotation())
 					}
 					c.obey()
 					c.sound()
