@@ -115,7 +115,7 @@ func started(t testing.TB, file string) (address string, client *api.Client) {
 	ctx := t.Context()
 	client = api.NewClient(filepath.Join(filepath.Dir(file), "certd.sock"))
 	made := false
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		st, err := client.Status(ctx)
 		if err == nil && !made {
 			_, err = client.Init(ctx, api.InitRequest{})
@@ -131,7 +131,7 @@ func started(t testing.TB, file string) (address string, client *api.Client) {
 		default:
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("not in order after a minute: %v %+v", err, st)
+			t.Fatalf("not in order after two minutes: %v %+v", err, st)
 		}
 	}
 }
@@ -152,8 +152,22 @@ func get(t testing.TB, url string) (status int, body string) {
 
 func TestARunningDaemonAnswersOverHTTP(t *testing.T) {
 	file := foldersConfig(t, `, listen: "127.0.0.1:0"`, "east", "west")
-	address, _ := started(t, file)
+	address, client := started(t, file)
 	at := "http://" + address
+	t.Run("probes, status and bundle", func(t *testing.T) { answersOf(t, at, file) })
+	t.Run("metrics", func(t *testing.T) { metricsOf(t, at, file, client) })
+	if err := os.Remove(filepath.Join(filepath.Dir(file), "certd.sock")); err != nil {
+		t.Fatal(err)
+	}
+	if status, body := get(t, at+"/readyz"); status != 503 || !strings.Contains(body, "[-]socket failed: connect to the admin socket") {
+		t.Errorf("ready without its socket: %d %q", status, body)
+	}
+	if status, _ := get(t, at+"/livez"); status != 200 {
+		t.Errorf("live without its socket: %d", status)
+	}
+}
+
+func answersOf(t *testing.T, at, file string) {
 	for path, want := range map[string]string{
 		"/livez?verbose":   "[+]loop ok\n[+]journal ok\nlivez check passed\n",
 		"/readyz?verbose":  "[+]config ok\n[+]journal ok\n[+]socket ok\nreadyz check passed\n",
@@ -172,24 +186,13 @@ func TestARunningDaemonAnswersOverHTTP(t *testing.T) {
 	if status, body := get(t, at+"/bundle.pem"); err != nil || status != 200 || body != string(published) {
 		t.Errorf("bundle: %d %q, in the cluster is %q, %v", status, body, published, err)
 	}
-	if err := os.Remove(filepath.Join(filepath.Dir(file), "certd.sock")); err != nil {
-		t.Fatal(err)
-	}
-	if status, body := get(t, at+"/readyz"); status != 503 || !strings.Contains(body, "[-]socket failed: connect to the admin socket") {
-		t.Errorf("ready without its socket: %d %q", status, body)
-	}
-	if status, _ := get(t, at+"/livez"); status != 200 {
-		t.Errorf("live without its socket: %d", status)
-	}
 }
 
-// Metrics, status and history tell one story.
-func TestMetricsOfARunningDaemon(t *testing.T) {
-	file := foldersConfig(t, `, listen: "127.0.0.1:0"`, "east", "west")
-	address, client := started(t, file)
+// metricsOf: metrics and status tell one story.
+func metricsOf(t *testing.T, at, file string, client *api.Client) {
 	metrics := func() string {
 		t.Helper()
-		status, body := get(t, "http://"+address+"/metrics")
+		status, body := get(t, at+"/metrics")
 		if status != 200 {
 			t.Fatalf("%d %s", status, body)
 		}
@@ -197,13 +200,13 @@ func TestMetricsOfARunningDaemon(t *testing.T) {
 	}
 	eventually := func(what string, is func(text string) bool) string {
 		t.Helper()
-		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 			text := metrics()
 			if is(text) {
 				return text
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("%s: not after 30 s\n%s", what, text)
+				t.Fatalf("%s: not after two minutes\n%s", what, text)
 			}
 		}
 	}
@@ -312,7 +315,7 @@ func TestMetricsOfAVault(t *testing.T) {
 		t.Errorf("a Vault that allows nothing: %v", err)
 	}
 	missing := ""
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		_, body := get(t, "http://"+address+"/metrics")
 		missing = ""
 		for _, line := range []string{"certd_vault_up 1\n", "certd_vault_token_expiration_timestamp_seconds ", `certd_vault_request_duration_seconds_count{code="200",operation="health"} 1`,
@@ -331,8 +334,16 @@ func TestMetricsOfAVault(t *testing.T) {
 // Vault is asked each minute, until certd ends.
 func TestVaultIsAskedForItsHealth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		answer, asked := vault.Health{}, 0
+		var mu sync.Mutex
+		var answer vault.Health
 		var fails error
+		asked := 0
+		health := func(context.Context) (vault.Health, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			asked++
+			return answer, fails
+		}
 		counts := metrics.NewRecorder()
 		source := metrics.Source{Status: func() rotation.FleetStatus { return rotation.FleetStatus{} }, Recorder: counts, TokenExpires: func() time.Time { return time.Time{} }}
 		up := func() string {
@@ -349,7 +360,7 @@ func TestVaultIsAskedForItsHealth(t *testing.T) {
 			t.Errorf("before it is asked: %s", got)
 		}
 		ctx, stop := context.WithCancel(t.Context())
-		go watchVault(ctx, func(context.Context) (vault.Health, error) { asked++; return answer, fails }, counts)
+		go watchVault(ctx, health, counts)
 		for _, row := range []struct {
 			sentence string
 			health   vault.Health
@@ -359,7 +370,9 @@ func TestVaultIsAskedForItsHealth(t *testing.T) {
 			{"well", vault.Health{}, nil, "1"}, {"a standby", vault.Health{Standby: true}, nil, "1"}, {"sealed", vault.Health{Sealed: true}, nil, "0"},
 			{"away", vault.Health{}, rotation.ErrUnavailable, "0"}, {"well again", vault.Health{}, nil, "1"},
 		} {
+			mu.Lock()
 			answer, fails = row.health, row.err
+			mu.Unlock()
 			time.Sleep(askVaultEvery)
 			synctest.Wait()
 			if got := up(); got != row.want {
