@@ -66,7 +66,7 @@ func Reference() []byte {
 Where ` + "`server.listen`" + ` says so, certd answers Prometheus at ` + "`/metrics`" + `: [how to scrape it](../how-to/observe.md). This page
 is made from the program (` + "`make generate`" + `).
 
-Times are absolute, in Unix seconds: ` + "`x - time()`" + ` is how long there is, also while nothing is scraped. **What is not known
+Times are absolute, in Unix seconds: ` + "`x - time()`" + ` is how long there is, whenever it was scraped. **What is not known
 is absent, never 0**: a cluster that nobody looked at has no ` + "`certd_cluster_up`" + `, one whose linkerd-identity cannot be seen
 no ` + "`certd_issuer_loaded`" + `, a folder no ` + "`certd_proxies`" + `. What was seen before and cannot be seen now stays where it is a date
 (the ends of certificates; ` + "`certd_cluster_last_contact_timestamp_seconds`" + ` says how old that is), and goes where it is a state.
