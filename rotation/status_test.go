@@ -48,6 +48,21 @@ func TestConclude(t *testing.T) {
 	}
 }
 
+// Each finding says what prints its runbook, in status and in plan.
+func TestFindingsNameTheirRunbooks(t *testing.T) {
+	s := FleetStatus{Findings: []Finding{{ID: "NoAnchor"}}, Clusters: []ClusterStatus{{Name: "eu", Findings: []Finding{{ID: "ClockSkew"}, {ID: "IssuerExpired"}}}}}
+	s.Conclude()
+	p := Project(s, FleetPolicy{}, start, start.Add(time.Hour), false)
+	for _, f := range slices.Concat(s.Findings, s.Clusters[0].Findings, p.Findings) {
+		if f.Runbook != "certd runbook "+f.ID {
+			t.Errorf("finding %s has %q for its runbook", f.ID, f.Runbook)
+		}
+	}
+	if len(p.Findings) != 3 {
+		t.Errorf("the plan has %d findings, want 3", len(p.Findings))
+	}
+}
+
 // saved is what the daemon left in the journal about the bench's cluster.
 func (b *bench) saved(at time.Time) ClusterRecord {
 	b.t.Helper()

@@ -137,6 +137,21 @@ func (v style) problem(p problem) []string {
 	if p.Fix != "" {
 		lines = append(lines, v.next(v.clean(p.Fix))...)
 	}
+	return v.runbook(lines, p)
+}
+
+// runbook adds what prints the runbook, beside what to type where there is room
+// for it; it has a line of its own where there is nothing else to type.
+func (v style) runbook(lines []string, p problem) []string {
+	arrow := v.plain("  → ")
+	more := arrow + v.clean(p.Runbook)
+	switch last := len(lines) - 1; {
+	case p.Runbook == "":
+	case p.Fix == "":
+		lines = append(lines, v.wrap(arrow, strings.Repeat(" ", cells(arrow)), v.clean(p.Runbook))...)
+	case strings.HasPrefix(lines[last], arrow) && cells(lines[last])+1+cells(more) <= v.prose():
+		lines[last] += " " + more
+	}
 	return lines
 }
 
