@@ -67,8 +67,9 @@ func runbookList(pages []runbooks.Page) []string {
 // link is a link of Markdown, with its text.
 var link = regexp.MustCompile(`\[([^\]]*)\]\([^)]*\)`)
 
-// runbookLines is a page without what only Markdown needs. Its lines are as wide
-// as they were written, so that commands stay whole.
+// runbookLines is a page without what only Markdown needs: code keeps its marks,
+// which tell it from the sentence around it. Lines are as wide as they were written,
+// so that commands stay whole.
 func runbookLines(p runbooks.Page) []string {
 	var lines []string
 	headed := false
@@ -82,10 +83,8 @@ func runbookLines(p runbooks.Page) []string {
 				title = strings.ToUpper(title)
 			}
 			lines = append(lines, title)
-		case strings.HasPrefix(line, "    "): // a command
-			lines = append(lines, line)
 		default:
-			lines = append(lines, strings.ReplaceAll(link.ReplaceAllString(line, "$1"), "`", ""))
+			lines = append(lines, link.ReplaceAllString(line, "$1"))
 		}
 		headed = strings.HasPrefix(line, "#")
 	}
