@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/dynamic"
 	appsv1 "k8s.io/client-go/kubernetes/typed/apps/v1"
+	authorizationv1 "k8s.io/client-go/kubernetes/typed/authorization/v1"
 	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	eventsv1 "k8s.io/client-go/kubernetes/typed/events/v1"
 	"k8s.io/client-go/metadata"
@@ -63,6 +64,7 @@ type Cluster struct {
 	core   corev1.CoreV1Interface
 	apps   appsv1.AppsV1Interface
 	events eventsv1.EventsV1Interface
+	auth   authorizationv1.AuthorizationV1Interface
 	meta   metadata.Interface // for watches: they need no private keys
 	any    dynamic.Interface  // for kinds that client-go has no types for, or that differ in nothing certd reads
 	server string             // for texts
@@ -125,6 +127,9 @@ func New(cfg Config, log *slog.Logger) (*Cluster, error) {
 		return nil, fmt.Errorf("cluster %s: %w", cfg.Cluster, err)
 	}
 	if c.events, err = eventsv1.NewForConfigAndClient(rc, hc); err != nil {
+		return nil, fmt.Errorf("cluster %s: %w", cfg.Cluster, err)
+	}
+	if c.auth, err = authorizationv1.NewForConfigAndClient(rc, hc); err != nil {
 		return nil, fmt.Errorf("cluster %s: %w", cfg.Cluster, err)
 	}
 	if c.meta, err = metadata.NewForConfigAndClient(rc, hc); err != nil {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"certd.internal/backends/kube"
 	"certd.internal/backends/vault"
 	"certd.internal/cmd/certd/internal/check"
 	"certd.internal/cmd/certd/internal/check/checktest"
@@ -116,7 +117,7 @@ func TestClaims(t *testing.T) {
 
 		{"a cluster does not answer", func(_ *checktest.World, e *check.Evidence) {
 			c := first(e)
-			c.Observed, c.Err = nil, fmt.Errorf("get namespaces: i/o timeout: %w", rotation.ErrUnavailable)
+			c.Kube, c.Observed, c.Err = nil, nil, fmt.Errorf("get namespaces: i/o timeout: %w", rotation.ErrUnavailable)
 		}, want{"cluster-reachable": check.Error, "cluster-clock": check.Unknown, "bundles-agree": check.Unknown}, "prod-eu-1: get namespaces: i/o timeout"},
 		{"a cluster's clock is off", func(_ *checktest.World, e *check.Evidence) { first(e).Observed.ClockSkew = -20 * time.Second },
 			want{"cluster-clock": check.Warning}, "differs from certd's by 20s"},
@@ -130,6 +131,54 @@ func TestClaims(t *testing.T) {
 		{"somebody else writes the bundle", func(_ *checktest.World, e *check.Evidence) {
 			first(e).Observed.Bundle.Writers = []rotation.Writer{{Name: "kubectl-edit", At: now.Add(-time.Hour)}}
 		}, want{"one-writer": check.Warning}, "kubectl-edit wrote fields of ConfigMap linkerd-identity-trust-roots"},
+
+		{"a right is missing", func(_ *checktest.World, e *check.Evidence) {
+			first(e).Kube.Missing = []kube.Right{
+				{Verb: "get", Resource: "secrets", Name: "linkerd-identity-issuer", Namespace: "linkerd", Manifest: "certd.yaml"},
+				{Verb: "patch", Resource: "secrets", Name: "linkerd-identity-issuer", Namespace: "linkerd", Manifest: "certd.yaml"},
+			}
+		}, want{"cluster-rights": check.Error}, "prod-eu-1: it may not get/patch secrets linkerd-identity-issuer in namespace linkerd"},
+		{"a right is missing that it can do without", func(_ *checktest.World, e *check.Evidence) {
+			first(e).Kube.Missing = []kube.Right{{Verb: "create", Resource: "pods", Namespace: "certd", Manifest: "certd.yaml", Lost: "whether webhooks work cannot be seen"}}
+		}, want{"cluster-rights": check.Warning}, "it may not create pods in namespace certd: whether webhooks work cannot be seen"},
+		{"the widest look was not granted", func(_ *checktest.World, e *check.Evidence) {
+			first(e).Kube.Missing = []kube.Right{{Verb: "list", Resource: "pods", Manifest: kube.ManifestProxies, Lost: "pods cannot be counted"}}
+		}, want{}, ""},
+		{"a right too much", func(_ *checktest.World, e *check.Evidence) {
+			first(e).Kube.Excess = []string{"delete secrets in linkerd"}
+		}, want{"cluster-rights-excess": check.Warning}, "may also delete secrets in linkerd"},
+		{"rights cannot be asked for", func(_ *checktest.World, e *check.Evidence) { first(e).Kube.RightsErr = errors.New("i/o timeout") },
+			want{"cluster-rights": check.Unknown}, "i/o timeout"},
+		{"the cluster denies all", func(_ *checktest.World, e *check.Evidence) {
+			c := first(e)
+			c.Observed, c.Err, c.Kube.LinkerdErr = nil, fmt.Errorf("get namespaces: %w", rotation.ErrDenied), fmt.Errorf("get configmaps: %w", rotation.ErrDenied)
+			c.Kube.Missing = []kube.Right{{Verb: "get", Resource: "namespaces", Name: "kube-system", Manifest: "certd.yaml"}}
+			e.Findings = []check.Finding{{Cluster: "prod-eu-1", Finding: rotation.Finding{ID: "ClusterDenied", Severity: rotation.StateUnknown, Message: "could not be seen"}}}
+		}, want{"cluster-rights": check.Error}, "it may not get namespaces kube-system"},
+		{"Linkerd is too old", func(_ *checktest.World, e *check.Evidence) { first(e).Kube.Linkerd.Version = "stable-2.9.4" },
+			want{"linkerd-version": check.Error}, "older than 2.10"},
+		{"Linkerd has no bundle of its own", func(_ *checktest.World, e *check.Evidence) {
+			first(e).Kube.Linkerd.Version, first(e).Kube.Linkerd.ExternalCA = "stable-2.10.2", false
+		}, want{"linkerd-version": check.Warning}, "cannot give it a bundle"},
+		{"Linkerd's check compares with another", func(_ *checktest.World, e *check.Evidence) { first(e).Kube.Linkerd.Version = "edge-21.8.1" },
+			want{"linkerd-version": check.Warning}, "compares pods with other anchors"},
+		{"Linkerd is of a version of somebody's own", func(_ *checktest.World, e *check.Evidence) { first(e).Kube.Linkerd.Version = "git-abc" },
+			want{"linkerd-version": check.Unknown}, `it is "git-abc"`},
+		{"Linkerd's chart writes the bundle", func(_ *checktest.World, e *check.Evidence) { first(e).Kube.Linkerd.ExternalCA = false },
+			want{"linkerd-external-ca": check.Warning}, "identity.externalCA is false"},
+		{"Linkerd's chart writes the issuer", func(_ *checktest.World, e *check.Evidence) { first(e).Kube.Linkerd.Scheme = "linkerd.io/tls" },
+			want{"linkerd-issuer-scheme": check.Warning}, `identity.issuer.scheme is "linkerd.io/tls"`},
+		{"Linkerd's chart writes a webhook's Secret", func(_ *checktest.World, e *check.Evidence) {
+			first(e).Kube.Linkerd.External["sp-validator"] = false
+		}, want{"linkerd-webhook-secrets": check.Warning}, "externalSecret is false for sp-validator"},
+		{"kube-system waits for the injector", func(_ *checktest.World, e *check.Evidence) { first(e).Kube.Labels = map[string]string{} },
+			want{"kube-system-label": check.Warning}, "config.linkerd.io/admission-webhooks=disabled is missing"},
+		{"the API server goes on without the injector", func(_ *checktest.World, e *check.Evidence) {
+			first(e).Kube.Labels, first(e).Observed.Webhooks[0].Objects[0].Ignores = nil, true
+		}, want{}, ""},
+		{"clusters were installed with different anchors", func(w *checktest.World, e *check.Evidence) {
+			first(e).Kube.Linkerd.Anchors = string(pki.EncodeCertificates(w.Anchor))
+		}, want{"configured-anchors-agree": check.Warning}, "prod-eu-1 | prod-us-1"},
 
 		{"a blank line ends the bundle", func(w *checktest.World, e *check.Evidence) {
 			first(e).Observed.BundleText = append(first(e).Observed.BundleText, '\n')
@@ -207,7 +256,7 @@ func TestClaims(t *testing.T) {
 					t.Errorf("%s: %q, want %q", id, c.Result, result)
 				}
 			}
-			said := false
+			said := row.says == ""
 			worst := rotation.StateOK
 			for id, c := range got {
 				said = said || strings.Contains(c.Error, row.says)
@@ -355,6 +404,7 @@ func TestBeforeThereIsAnything(t *testing.T) {
 	for i := range e.Clusters {
 		c := &e.Clusters[i]
 		c.Record, c.Proxies = rotation.ClusterRecord{Name: c.Policy.Cluster}, rotation.Proxies{}
+		c.Kube.Linkerd = kube.Linkerd{}
 		c.Observed = &rotation.Observation{At: now, Target: c.Policy.Cluster, Version: "v1.36.3", Namespace: true, Identity: &rotation.Identity{}}
 	}
 	r := check.Judge(e, check.Select{})
@@ -397,9 +447,19 @@ func TestWhatCannotBeSeenByRights(t *testing.T) {
 	w := checktest.New(t, now)
 	e := w.Healthy(checktest.Quiet, "prod-eu-1")
 	e.Clusters[0].Proxies = rotation.Proxies{At: now, Err: fmt.Errorf("list pods: %w", rotation.ErrDenied)}
+	e.Trust.State, e.Trust.Unseen = rotation.StateUnknown, []string{"prod-eu-1: its meshed pods could not be counted in whole: list pods: not permitted"}
 	r := check.Judge(e, check.Select{})
-	if c := claim(t, r, "proxies-bundle"); !c.Ignored || c.Result != check.Unknown || r.State != rotation.StateOK || r.Summary.Unknown != 1 {
+	if c := claim(t, r, "proxies-bundle"); !c.Ignored || c.Result != check.Unknown || r.State != rotation.StateOK || r.Summary.Unknown != 2 {
 		t.Errorf("%+v, state %s", c, r.State)
+	}
+	if c := claim(t, r, "pairs-accepted"); !c.Ignored || !c.Follows() {
+		t.Errorf("%+v", c)
+	}
+
+	// But that they could not be counted for another reason counts.
+	e.Clusters[0].Proxies.Err = fmt.Errorf("list pods: %w", rotation.ErrUnavailable)
+	if r := check.Judge(e, check.Select{}); r.State != rotation.StateUnknown {
+		t.Errorf("state %s", r.State)
 	}
 }
 

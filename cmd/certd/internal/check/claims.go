@@ -91,7 +91,13 @@ func Claims() []Claim {
 		{ID: "cluster-clock", Category: CategoryClusters, Says: "its clock agrees with certd's", Findings: []string{"ClockSkew"}, Pre: true, judge: (*judgement).clock},
 		{ID: "cluster-distinct", Category: CategoryClusters, Says: "no other name stands for the same cluster", Findings: []string{"SameCluster"}, Pre: true, judge: (*judgement).distinct},
 		{ID: "cluster-rights", Category: CategoryClusters, Says: "certd may do there what it must, verb by verb", Findings: []string{"ClusterDenied", "WebhookDenied"}, Pre: true, judge: (*judgement).rights},
+		{ID: "cluster-rights-excess", Category: CategoryClusters, Says: "certd may do there no more than it must", Pre: true, judge: (*judgement).rightsExcess},
 		{ID: "linkerd-namespace", Category: CategoryClusters, Says: "Linkerd's namespace is there, or certd may make it", Findings: []string{"NamespaceMissing"}, Pre: true, judge: (*judgement).namespace},
+		{ID: "linkerd-version", Category: CategoryClusters, Says: "Linkerd is of a version that certd supports", Pre: true, judge: (*judgement).linkerdVersion},
+		{ID: "linkerd-external-ca", Category: CategoryClusters, Says: "Linkerd leaves the bundle to others (identity.externalCA)", Pre: true, judge: (*judgement).externalCA},
+		{ID: "linkerd-issuer-scheme", Category: CategoryClusters, Says: "Linkerd leaves the issuer to others (kubernetes.io/tls)", Pre: true, judge: (*judgement).issuerScheme},
+		{ID: "linkerd-webhook-secrets", Category: CategoryClusters, Says: "Linkerd leaves webhooks' Secrets to others (externalSecret)", Pre: true, judge: (*judgement).webhookSecrets},
+		{ID: "kube-system-label", Category: CategoryClusters, Says: "kube-system does without Linkerd's webhooks", Pre: true, judge: (*judgement).kubeSystem},
 		{ID: "one-writer", Category: CategoryClusters, Says: "nobody else writes bundle and issuer", Findings: []string{"SecondWriter", "RepairHeldBack"}, Pre: true, judge: (*judgement).oneWriter},
 		{ID: "cluster-managed", Category: CategoryClusters, Says: "certd looks after it, and does not only watch", Findings: []string{"WatchedOnly"}, judge: (*judgement).eachSeen},
 		{ID: "cluster-converged", Category: CategoryClusters, Says: "it is as certd wants it", Findings: []string{"NotConverged", "StepFailed", "SignatureBudget"}, judge: (*judgement).eachSeen},
@@ -124,6 +130,7 @@ func Claims() []Claim {
 		{ID: "webhook-works", Category: CategoryWebhooks, Says: "webhooks do what they are for", Findings: []string{"WebhookBroken", "WebhookCheckUnknown"}, judge: (*judgement).webhooks},
 
 		{ID: "bundles-agree", Category: CategoryMulticluster, Says: "all clusters trust the same anchors of the fleet", Pre: true, judge: (*judgement).bundlesAgree},
+		{ID: "configured-anchors-agree", Category: CategoryMulticluster, Says: "clusters were installed with the same anchors, or none", Pre: true, judge: (*judgement).configuredAnchors},
 		{ID: "pairs-accepted", Category: CategoryMulticluster, Says: "pods of each cluster accept those of each other", judge: (*judgement).pairs},
 	}
 	for i := range all {

@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"time"
 
+	"certd.internal/backends/kube"
 	"certd.internal/backends/vault"
 	"certd.internal/cmd/certd/internal/config"
 	"certd.internal/rotation"
@@ -101,6 +102,9 @@ type Key struct {
 // Cluster is what looking at one cluster showed.
 type Cluster struct {
 	rotation.View
+	// Kube is what the API server says of rights and of how Linkerd was installed; nil
+	// of a folder, and where it was not asked.
+	Kube *kube.Examination
 }
 
 func (c Cluster) name() string { return c.Policy.Cluster }

@@ -2,6 +2,7 @@ package check
 
 import (
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,14 +12,13 @@ import (
 	"certd.internal/rotation"
 )
 
-// anchorText is a text with trust anchors that somebody reads.
+// anchorText is a text with trust anchors that somebody reads: linkerd-identity and
+// new pods the ConfigMap, `linkerd check` the Secret's ca.crt under scheme
+// kubernetes.io/tls, and else what Linkerd was installed with (linkerd2,
+// pkg/healthcheck/healthcheck.go).
 type anchorText struct {
 	where string
 	text  []byte
-	// tested: `linkerd check` takes the anchors it tests from here. Under scheme
-	// kubernetes.io/tls that is the Secret's ca.crt, and never the ConfigMap
-	// (linkerd2, pkg/healthcheck/healthcheck.go).
-	tested bool
 }
 
 // anchorTexts are those of a cluster that are there.
@@ -28,7 +28,10 @@ func (c Cluster) anchorTexts() (all []anchorText) {
 		all = append(all, anchorText{where: "ConfigMap " + rotation.BundleObject, text: o.BundleText})
 	}
 	if o.Issuer.Exists && len(o.IssuerFacts.CABundle) > 0 {
-		all = append(all, anchorText{where: "ca.crt of Secret " + rotation.IssuerObject, text: o.IssuerFacts.CABundle, tested: true})
+		all = append(all, anchorText{where: "ca.crt of Secret " + rotation.IssuerObject, text: o.IssuerFacts.CABundle})
+	}
+	if !c.kubernetesTLS() && c.Kube != nil && c.Kube.Linkerd.Anchors != "" {
+		all = append(all, anchorText{where: "identityTrustAnchorsPEM of ConfigMap linkerd-config", text: []byte(c.Kube.Linkerd.Anchors)})
 	}
 	return all
 }
@@ -143,7 +146,7 @@ func (j *judgement) proxies() (all []verdict) {
 		switch {
 		case c.Policy.Directory || p.At.IsZero():
 		case p.Err != nil:
-			all = append(all, verdict{cluster: c.name(), result: Unknown, ignored: true, say: "they were not counted: " + p.Err.Error(), hint: "kubectl apply -f deploy/rbac/certd-proxies.yaml"})
+			all = append(all, verdict{cluster: c.name(), result: Unknown, ignored: errors.Is(p.Err, rotation.ErrDenied), say: "they were not counted: " + p.Err.Error(), hint: "kubectl apply -f deploy/rbac/certd-proxies.yaml"})
 		case p.Unread > 0:
 			all = append(all, verdict{cluster: c.name(), result: Unknown, say: fmt.Sprintf("what %s trust could not be made out: %s", plural(p.Unread, "pod"), listed(p.Odd, 2)), hint: "certd status " + c.name()})
 		case p.Total() > 0:
@@ -476,6 +479,19 @@ func (j *judgement) pairs() []verdict {
 	out.say = listed(append(slices.Clone(j.Trust.Evidence), j.Trust.Unseen...), 4)
 	if out.result == Unknown {
 		out.say = listed(j.Trust.Unseen, 4)
+		if out.ignored = j.uncounted(); out.ignored {
+			out.follows = "proxies-bundle"
+		}
 	}
 	return []verdict{out}
+}
+
+// uncounted says whether all that keeps pairs from being known is that certd is not
+// given the right to count pods.
+func (j *judgement) uncounted() bool {
+	return !slices.ContainsFunc(j.Trust.Unseen, func(line string) bool {
+		return !slices.ContainsFunc(j.Clusters, func(c Cluster) bool {
+			return errors.Is(c.Proxies.Err, rotation.ErrDenied) && strings.HasPrefix(line, c.name()+": its meshed pods could not be counted")
+		})
+	})
 }

@@ -64,18 +64,6 @@ func (j *judgement) distinct() []verdict {
 	})
 }
 
-func (j *judgement) rights() (all []verdict) {
-	for _, c := range j.Clusters {
-		switch {
-		case c.Policy.Directory:
-			all = append(all, held(c.name(), ""))
-		case errors.Is(c.Err, rotation.ErrDenied) && j.finding(c.name(), "ClusterDenied") == nil:
-			all = append(all, verdict{cluster: c.name(), result: Error, runbook: "ClusterDenied", say: c.Err.Error(), hint: "kubectl apply -f deploy/rbac/certd.yaml"})
-		}
-	}
-	return all
-}
-
 func (j *judgement) namespace() []verdict {
 	return j.each(func(c Cluster) []verdict {
 		j.settled(c.name(), "NamespaceMissing")

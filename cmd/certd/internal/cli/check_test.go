@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"certd.internal/backends/kube"
 	"certd.internal/cmd/certd/internal/check"
 	"certd.internal/cmd/certd/internal/check/checktest"
 	"certd.internal/pki"
@@ -23,7 +24,7 @@ func checkEvidence(t testing.TB, which string, n int) check.Evidence {
 	}
 	e := w.Healthy(checktest.Quiet, clusters[:max(n, 2)]...)
 	cut := func(c *check.Cluster) {
-		c.Observed, c.Err = nil, fmt.Errorf("get namespaces kube-system: dial tcp 10.40.7.2:6443: i/o timeout: %w", rotation.ErrUnavailable)
+		c.Kube, c.Observed, c.Err = nil, nil, fmt.Errorf("get namespaces kube-system: dial tcp 10.40.7.2:6443: i/o timeout: %w", rotation.ErrUnavailable)
 	}
 	switch us := &e.Clusters[1]; which {
 	case "healthy":
@@ -41,6 +42,9 @@ func checkEvidence(t testing.TB, which string, n int) check.Evidence {
 		us.Observed.BundleText = pki.EncodeCertificates(soon, w.Anchor)
 		us.Observed.Webhooks[1].Objects[0].CABundle = pki.NewCASet(w.Anchor)
 		us.Proxies.Unread, us.Proxies.Odd = 2, []string{"shop/cart-0: its anchors are empty\x1b[2J", "shop/cart-1: its anchors are empty"}
+		us.Kube.Linkerd.ExternalCA, us.Kube.Labels = false, nil
+		us.Kube.Missing = []kube.Right{{Verb: "patch", Resource: "secrets", Name: "linkerd-identity-issuer", Namespace: "linkerd", Manifest: "certd.yaml"}, {Verb: "list", Resource: "pods", Manifest: "certd-proxies.yaml", Lost: "pods cannot be counted"}}
+		us.Kube.Excess = []string{"delete secrets in linkerd"}
 		us.Observed.Webhooks[0].Err = errors.New("get secrets linkerd-proxy-injector-k8s-tls in namespace linkerd: not permitted")
 		e.Trust.State, e.Trust.Evidence = rotation.StateCritical, []string{"prod-us-1 -> prod-eu-1: leaves of issuer 5e910001 of prod-us-1 (under g1) are refused"}
 		for i := 2; i < len(e.Clusters); i++ {

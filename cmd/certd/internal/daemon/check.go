@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"certd.internal/backends/kube"
 	"certd.internal/backends/vault"
 	"certd.internal/cmd/certd/internal/api"
 	"certd.internal/cmd/certd/internal/check"
@@ -363,13 +364,25 @@ func (f *fleet) lookAt(ctx context.Context, p rotation.Policy, e check.Evidence)
 	}
 	cluster := f.clusters[p.Cluster]
 	o, err := cluster.Observe(ctx)
-	if c.Err = err; err != nil {
-		return c
+	if c.Err = err; err == nil {
+		c.Observed, c.Record.LastContact = &o, time.Now().UTC()
 	}
-	c.Observed, c.Record.LastContact = &o, time.Now().UTC()
-	if !e.Pre && e.Daemon == nil { // the daemon's findings tell what is served
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	if opened, openErr := cluster.get(); openErr == nil && (err == nil || errors.Is(err, rotation.ErrDenied)) {
+		if k, ok := opened.(*kube.Cluster); ok {
+			seen := o
+			seen.Namespace = o.Namespace || err != nil // what could not be seen is not known to be missing
+			asking.Go(func() {
+				x := k.Examine(ctx, seen, kube.Features{CreateNamespace: p.CreateNamespace, RestartWorkloads: e.Fleet.Policy.Trust.Restarts})
+				c.Kube = &x
+			})
+		}
+	}
+	if err == nil && !e.Pre && e.Daemon == nil { // the daemon's findings tell what is served
 		c.Prove(cluster.ProbeWebhooks(ctx, o.Installed()))
 		c.Proxies = cluster.CountProxies(ctx)
 	}
+	asking.Wait()
 	return c
 }

@@ -1,7 +1,9 @@
 package daemon
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -9,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"certd.internal/cmd/certd/internal/api"
 	"certd.internal/cmd/certd/internal/check"
@@ -159,4 +163,50 @@ func TestCheckWithoutADaemon(t *testing.T) {
 			t.Errorf("%s was made", path)
 		}
 	}
+}
+
+// looked is a cluster that answers after a while, or when nobody waits any more.
+type looked struct {
+	rotation.Cluster
+	takes time.Duration
+}
+
+func (l looked) Observe(ctx context.Context) (rotation.Observation, error) {
+	select {
+	case <-ctx.Done():
+		return rotation.Observation{}, fmt.Errorf("look: %w: %w", ctx.Err(), rotation.ErrUnavailable)
+	case <-time.After(l.takes):
+		return rotation.Observation{At: time.Now(), Namespace: true}, nil
+	}
+}
+
+// Clusters that hang take the time that one look may take, for all of them together,
+// and those that answer are none the worse for it.
+func TestClustersThatHangDelayNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fleet{clusters: map[string]*lazyCluster{}}
+		var known rotation.Fleet
+		for i := range 2 * checksAtOnce {
+			name, takes := fmt.Sprintf("c%02d", i), time.Second
+			if i < checksAtOnce-1 {
+				takes = time.Hour
+			}
+			f.clusters[name] = &lazyCluster{name: name, open: func() (rotation.Cluster, error) { return looked{takes: takes}, nil }}
+			known.Policy.Clusters = append(known.Policy.Clusters, rotation.Policy{Cluster: name})
+		}
+		began := time.Now()
+		all := f.lookAtClusters(t.Context(), check.Evidence{Pre: true, Fleet: known}, check.Select{})
+		// One slot is left for those that answer.
+		if took := time.Since(began); took > 2*checkWait+time.Second || took < checkWait {
+			t.Errorf("it took %s", took)
+		}
+		for i, c := range all {
+			if hangs := i < checksAtOnce-1; hangs != (c.Err != nil) || hangs == (c.Observed != nil) {
+				t.Errorf("%s: %v, %v", c.Policy.Cluster, c.Observed, c.Err)
+			}
+		}
+		if one := f.lookAtClusters(t.Context(), check.Evidence{Pre: true, Fleet: known}, check.Select{Clusters: []string{"c40"}}); len(one) != 1 || one[0].Err != nil {
+			t.Errorf("%+v", one)
+		}
+	})
 }
