@@ -118,6 +118,7 @@ type View struct {
 	Observed     *Observation        // the last that succeeded; nil: none yet
 	Err          error               // why the latest look failed; nil: Observed is that look
 	ErrSince     time.Time
+	Looks        int                  // that failed in a row
 	SameTarget   string               // another configured cluster that turned out to be this very one
 	Request      *Request             // a person wants a new issuer
 	Repairs      map[lane][]time.Time // of the last hour
@@ -503,7 +504,8 @@ func (d *Decision) reportFailures(v View) {
 		}) {
 			continue
 		}
-		d.find(StateWarning, "StepFailed", fmt.Sprintf("%s%s has been failing since %s: %v; next try at %s", fl.Step, a.of(), clock(fl.Since), fl.Err, clock(fl.Until)), a.deadline(d), "certd history --cluster "+v.Policy.Cluster)
+		d.find(StateWarning, "StepFailed", fmt.Sprintf("%s%s does not succeed: %v", fl.Step, a.of(), fl.Err), a.deadline(d), "certd history --cluster "+v.Policy.Cluster)
+		d.Findings[len(d.Findings)-1].Tried = &Tried{Step: fl.Step, Times: fl.Tries, Since: fl.Since.UTC().Truncate(time.Second), Next: wholeSecond(fl.Until)}
 	}
 }
 
@@ -780,7 +782,14 @@ func (d *Decision) judgeLoaded(v View, now time.Time) {
 		if l.NotAfter.Sub(now) < v.Policy.Floor(leaf, skew) {
 			severity = StateCritical
 		}
-		d.find(severity, "IssuerNotLoaded", fmt.Sprintf("another issuer was delivered %s ago, and %s still uses one that ends in %s", short(since), strings.Join(behind, ", "), short(l.NotAfter.Sub(now))), l.NotAfter, "kubectl -n "+v.Policy.Namespace+" rollout restart deploy/linkerd-identity")
+		use, tried := "uses", ""
+		if len(behind) > 1 {
+			use = "use"
+		}
+		if o.IssuerReload == pki.Serial(d.Issuer) && now.After(o.IssuerWrittenAt.Add(loadGrace)) {
+			tried = "; that its files were swapped once more did not help"
+		}
+		d.find(severity, "IssuerNotLoaded", fmt.Sprintf("another issuer was delivered %s ago, and %s still %s one that ends in %s%s", short(since), strings.Join(behind, ", "), use, short(l.NotAfter.Sub(now)), tried), l.NotAfter, "kubectl -n "+v.Policy.Namespace+" rollout restart deploy/linkerd-identity")
 	}
 }
 
@@ -892,6 +901,9 @@ func (d *Decision) unreachable(v View, now time.Time) {
 		id, fix = "ClusterDenied", "kubectl apply -f deploy/rbac/certd.yaml"
 	}
 	d.find(severity, id, fmt.Sprintf("could not be seen for %s: %v; %s", short(now.Sub(since)), v.Err, what), end, fix)
+	if v.Looks > 0 {
+		d.Findings[len(d.Findings)-1].Tried = &Tried{Times: v.Looks, Since: since.UTC().Truncate(time.Second)}
+	}
 }
 
 func (d *Decision) breaks() *time.Time {

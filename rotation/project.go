@@ -24,7 +24,7 @@ func Project(s FleetStatus, p FleetPolicy, now, until time.Time, ifStopped bool)
 	plan.Findings = append(plan.Findings, s.Findings...)
 	for _, c := range s.Clusters {
 		for _, found := range c.Findings {
-			found.Message = c.Name + ": " + found.Message
+			found.Cluster = c.Name
 			plan.Findings = append(plan.Findings, found)
 		}
 		i := slices.IndexFunc(p.Clusters, func(cp Policy) bool { return cp.Cluster == c.Name })
@@ -35,11 +35,14 @@ func Project(s FleetStatus, p FleetPolicy, now, until time.Time, ifStopped bool)
 			plan.Items = append(plan.Items, *c.NextStep)
 		}
 		items := renewals(c, p.Clusters[i], s.Trust.Active, now, until)
+		plan.closest(c, p.Clusters[i], items)
 		if c.NextStep != nil && signsIssuer(c.NextStep.Step) && len(items) > 0 && !items[0].Due.After(now) {
 			items = items[1:] // the same step
 		}
 		plan.Items = append(plan.Items, items...)
-		plan.Items = append(plan.Items, webhookRenewals(c, p.Clusters[i], now, until)...)
+		hooks := webhookRenewals(c, p.Clusters[i], now, until)
+		plan.closestHook(c, p.Clusters[i], hooks)
+		plan.Items = append(plan.Items, hooks...)
 		if ifStopped {
 			plan.Breaks = append(plan.Breaks, c.webhookBreaks(now)...)
 		}
@@ -54,10 +57,87 @@ func Project(s FleetStatus, p FleetPolicy, now, until time.Time, ifStopped bool)
 	if a := s.Trust.Active; a != nil && ifStopped {
 		plan.Breaks = append(plan.Breaks, Break{Kind: "anchor", Name: a.ID, At: a.NotAfter})
 	}
+	plan.restarts(p, now)
 	slices.SortStableFunc(plan.Items, func(a, b PlanItem) int { return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Cluster, b.Cluster)) })
 	slices.SortStableFunc(plan.Breaks, func(a, b Break) int { return a.At.Compare(b.At) })
 	plan.Items = plan.Items[:min(len(plan.Items), mostItems)]
 	return plan
+}
+
+// closest notes the least that an issuer has left when it is renewed.
+func (plan *Plan) closest(c ClusterStatus, p Policy, items []PlanItem) {
+	if c.Issuer == nil || c.Issuer.Delivered == nil {
+		return
+	}
+	end := c.Issuer.Delivered.NotAfter
+	for _, item := range items {
+		plan.renewed(c.Name, "issuer", item.At, end)
+		end = endOf(item, p.Issuer)
+	}
+}
+
+// closestHook is likewise for the certificates of webhooks.
+func (plan *Plan) closestHook(c ClusterStatus, p Policy, items []PlanItem) {
+	ends := map[string]time.Time{}
+	for _, w := range c.Webhooks {
+		if w.Delivered != nil {
+			ends[w.Name] = w.Delivered.NotAfter
+		}
+	}
+	for _, item := range items {
+		if end, known := ends[item.Webhook]; known && item.Step == StepWebhook {
+			plan.renewed(c.Name, "webhook", item.At, end)
+			ends[item.Webhook] = endOf(item, p.Webhooks.Leaf)
+		}
+	}
+}
+
+// endOf is when what a step makes ends.
+func endOf(item PlanItem, p RenewalPolicy) time.Time {
+	return item.At.Add(p.Lifetime - p.Backdate - time.Second)
+}
+
+func (plan *Plan) renewed(cluster, kind string, at, end time.Time) {
+	this := LeastLeft{Cluster: cluster, Kind: kind, At: at, LeftSeconds: int64(end.Sub(at) / time.Second)}
+	i := slices.IndexFunc(plan.Least, func(l LeastLeft) bool { return l.Kind == kind })
+	switch {
+	case i < 0:
+		plan.Least = append(plan.Least, this)
+	case this.LeftSeconds/60 < plan.Least[i].LeftSeconds/60: // which of two is seconds closer says nothing
+		plan.Least[i] = this
+	}
+}
+
+// restarts notes when workloads may be restarted, and when not.
+func (plan *Plan) restarts(p FleetPolicy, now time.Time) {
+	for _, c := range p.Clusters {
+		for _, w := range c.Windows {
+			opens := w.Opens.Next(now.Add(-w.For))
+			if opens.IsZero() {
+				continue
+			}
+			// Clusters may keep it in zones of their own.
+			next := PlanWindow{Name: w.Name, OpensAt: opens.UTC(), ClosesAt: opens.Add(w.For).UTC()}
+			i := slices.IndexFunc(plan.Windows, func(o PlanWindow) bool { return o.Name == next.Name && o.OpensAt.Equal(next.OpensAt) })
+			if i < 0 {
+				i, plan.Windows = len(plan.Windows), append(plan.Windows, next)
+			}
+			plan.Windows[i].Clusters++
+		}
+		for _, f := range c.Freezes {
+			if !now.Before(f.To) {
+				continue
+			}
+			this := PlanFreeze{Name: f.Name, Reason: f.Reason, From: f.From.UTC(), To: f.To.UTC()}
+			i := slices.IndexFunc(plan.Freezes, func(o PlanFreeze) bool { return o.Name == this.Name && o.From.Equal(this.From) })
+			if i < 0 {
+				i, plan.Freezes = len(plan.Freezes), append(plan.Freezes, this)
+			}
+			plan.Freezes[i].Clusters++
+		}
+	}
+	slices.SortStableFunc(plan.Windows, func(a, b PlanWindow) int { return a.OpensAt.Compare(b.OpensAt) })
+	slices.SortStableFunc(plan.Freezes, func(a, b PlanFreeze) int { return a.From.Compare(b.From) })
 }
 
 // renewals lists the coming issuers of one cluster.
@@ -106,7 +186,7 @@ func series(like PlanItem, p RenewalPolicy, nextRun, mustRenewBy *time.Time, not
 		at = latest(at, now.Truncate(time.Second))
 		item.At, item.Undo = at, undo(like.Step)
 		items = append(items, item)
-		end := at.Add(p.Lifetime - p.Backdate - time.Second)
+		end := endOf(item, p)
 		if end.After(parentEnds) {
 			break // what comes then depends on a new parent
 		}

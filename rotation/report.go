@@ -254,11 +254,21 @@ type Loaded struct {
 // Finding is one thing a person should know, with how long there is.
 type Finding struct {
 	ID       string     `json:"id"`
-	Severity State      `json:"severity"` // warning, critical or unknown
+	Cluster  string     `json:"cluster,omitempty"` // absent where it stands with its cluster, or is about the fleet
+	Severity State      `json:"severity"`          // warning, critical or unknown
 	Message  string     `json:"message"`
 	Deadline *time.Time `json:"deadline,omitempty"`
+	Tried    *Tried     `json:"tried,omitempty"`   // what certd does about it by itself
 	Fix      string     `json:"fix,omitempty"`     // something to type
 	Runbook  string     `json:"runbook,omitempty"` // a command that prints what to know about it; Conclude enters it
+}
+
+// Tried is what certd has tried about a finding, in vain so far.
+type Tried struct {
+	Step  Step       `json:"step,omitempty"` // absent: a look at the cluster
+	Times int        `json:"times"`          // in a row
+	Since time.Time  `json:"since"`
+	Next  *time.Time `json:"next,omitempty"`
 }
 
 // PlanItem is one step to come.
@@ -282,6 +292,38 @@ type Plan struct {
 	Items      []PlanItem `json:"items"`
 	Breaks     []Break    `json:"breaks,omitempty"` // with --if-stopped
 	Findings   []Finding  `json:"findings"`         // what keeps certd from acting
+	// Least are the closest renewals until then: of issuers, of webhooks' certificates.
+	Least   []LeastLeft  `json:"least,omitempty"`
+	Windows []PlanWindow `json:"windows,omitempty"`
+	Freezes []PlanFreeze `json:"freezes,omitempty"` // those that have not ended
+}
+
+// LeastLeft is what a certificate has left when it is renewed as planned; of all
+// of its kind, it is the least.
+type LeastLeft struct {
+	Cluster     string    `json:"cluster"`
+	Kind        string    `json:"kind"` // issuer or webhook
+	At          time.Time `json:"at"`
+	LeftSeconds int64     `json:"leftSeconds"`
+}
+
+// PlanWindow is the next time that workloads may be restarted in for a change of
+// the trust anchor.
+type PlanWindow struct {
+	Name     string    `json:"name"`
+	OpensAt  time.Time `json:"opensAt"` // in the past where it is open
+	ClosesAt time.Time `json:"closesAt"`
+	Clusters int       `json:"clusters"` // that go by it
+}
+
+// PlanFreeze is a time in which nothing is restarted for a change of the trust
+// anchor. Renewals take no notice of it.
+type PlanFreeze struct {
+	Name     string    `json:"name"`
+	Reason   string    `json:"reason,omitempty"`
+	From     time.Time `json:"from"`
+	To       time.Time `json:"to"`       // the first instant after it
+	Clusters int       `json:"clusters"` // that go by it
 }
 
 // HistoryItem is one entry of the journal, as `history -o json` shows it.

@@ -19,9 +19,10 @@ func (r *Reconciler) Status() FleetStatus {
 	s := newFleetStatus(f, now, "daemon")
 	r.mu.Lock()
 	s.Findings = append(s.Findings, slices.SortedFunc(maps.Values(r.findings), func(a, b Finding) int { return cmp.Compare(a.ID, b.ID) })...)
-	members := make([]*member, 0, len(r.members))
+	members, next := make([]*member, 0, len(r.members)), make([]time.Time, 0, len(r.members))
 	for _, p := range r.policy.Clusters {
-		members = append(members, r.members[p.Cluster])
+		m := r.members[p.Cluster]
+		members, next = append(members, m), append(next, m.next)
 	}
 	if f.Change != nil {
 		s.Trust.Rotation.WaitingFor = append(s.Trust.Rotation.WaitingFor, r.waiting...)
@@ -33,12 +34,20 @@ func (r *Reconciler) Status() FleetStatus {
 		s.Daemon.LastCycleAt = &at
 	}
 	r.mu.Unlock()
-	for _, m := range members {
+	for i, m := range members {
 		v := m.view()
 		m.mu.Lock()
 		d := m.decision
 		m.mu.Unlock()
-		s.Clusters = append(s.Clusters, clusterStatus(f, v, d, now))
+		c := clusterStatus(f, v, d, now)
+		for n, found := range c.Findings {
+			if t := found.Tried; t != nil && t.Step == "" && next[i].After(now) {
+				again := *t
+				again.Next = wholeSecond(next[i])
+				c.Findings[n].Tried = &again
+			}
+		}
+		s.Clusters = append(s.Clusters, c)
 	}
 	s.Conclude()
 	return s

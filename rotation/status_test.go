@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -261,6 +262,48 @@ func TestTimesInStatusAreWholeSeconds(t *testing.T) {
 	}
 }
 
+// What certd tries by itself is said in numbers, not only in words.
+func TestFindingsTellWhatWasTried(t *testing.T) {
+	b := newBench(t)
+	b.view.Failures = map[lane]*StepFailure{{"", IssuerObject}: {Step: StepIssuer, Err: errors.New("Vault is sealed"), Since: hours(80), Until: hours(91), Tries: 47}}
+	d := Decide(b.fleet, b.view, hours(90))
+	i := slices.IndexFunc(d.Findings, func(f Finding) bool { return f.ID == "StepFailed" })
+	if i < 0 {
+		t.Fatalf("findings %v", ids(d.Findings))
+	}
+	want := Tried{Step: StepIssuer, Times: 47, Since: hours(80), Next: wholeSecond(hours(91))}
+	if got := d.Findings[i].Tried; got == nil || got.Step != want.Step || got.Times != want.Times || !got.Since.Equal(want.Since) || !got.Next.Equal(*want.Next) {
+		t.Errorf("tried %+v, want %+v", got, want)
+	}
+	b.view.Err, b.view.ErrSince, b.view.Looks = ErrUnavailable, hours(3), 5
+	d = Decide(b.fleet, b.view, hours(4))
+	i = slices.IndexFunc(d.Findings, func(f Finding) bool { return f.ID == "ClusterUnreachable" })
+	if i < 0 || d.Findings[i].Tried == nil || d.Findings[i].Tried.Times != 5 || d.Findings[i].Tried.Step != "" || !d.Findings[i].Tried.Since.Equal(hours(3)) {
+		t.Errorf("findings %+v", d.Findings)
+	}
+}
+
+func TestAPlanTellsWhenWorkloadsMayBeRestarted(t *testing.T) {
+	b := newBench(t)
+	nights, err := ParseSchedule("0 22 * * *", time.UTC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &b.fleet.Policy.Clusters[0]
+	p.Windows = []Window{{Name: "nights", Opens: nights, For: 8 * time.Hour}}
+	p.Freezes = []Freeze{{Name: "over", From: hours(-48), To: hours(0)}, {Name: "year-end", Reason: "holidays", From: hours(100), To: hours(200)}}
+	twin := *p
+	twin.Cluster = "us"
+	b.fleet.Policy.Clusters = append(b.fleet.Policy.Clusters, twin)
+	plan := Project(LiveStatus(b.fleet, []View{b.view}, hours(1)), b.fleet.Policy, hours(1), hours(24*30), false)
+	if len(plan.Windows) != 1 || plan.Windows[0].Clusters != 2 || plan.Windows[0].OpensAt.Hour() != 22 || plan.Windows[0].ClosesAt.Sub(plan.Windows[0].OpensAt) != 8*time.Hour || !plan.Windows[0].ClosesAt.After(hours(1)) {
+		t.Errorf("windows %+v", plan.Windows)
+	}
+	if len(plan.Freezes) != 1 || plan.Freezes[0].Name != "year-end" || plan.Freezes[0].Clusters != 2 || !plan.Freezes[0].To.Equal(hours(200)) {
+		t.Errorf("freezes %+v", plan.Freezes)
+	}
+}
+
 func TestProject(t *testing.T) {
 	b := newBench(t)
 	b.fleet.Policy.Clusters[0] = b.view.Policy
@@ -294,6 +337,11 @@ func TestProject(t *testing.T) {
 	}
 	if late.Breaks != nil {
 		t.Errorf("breaks %+v", late.Breaks)
+	}
+	// What is left when it is renewed, at the closest, is no less than the floor.
+	if len(p.Least) != 1 || p.Least[0].Cluster != "eu" || p.Least[0].Kind != "issuer" ||
+		time.Duration(p.Least[0].LeftSeconds)*time.Second < b.view.Policy.Issuer.RenewBefore || p.Least[0].LeftSeconds > int64((168*time.Hour).Seconds()) {
+		t.Errorf("least left: %+v", p.Least)
 	}
 	// Nothing is planned where certd only watches.
 	b.view.Record, b.view.Certificates = ClusterRecord{}, nil

@@ -266,6 +266,9 @@ func random(r *rand.Rand) rotation.FleetStatus {
 		}
 		if r.IntN(3) == 0 {
 			c.Findings = append(c.Findings, rotation.Finding{ID: []string{"X", "Y", "Z"}[r.IntN(3)], Severity: states[1+r.IntN(4)], Message: say(), Fix: say(), Deadline: after(time.Duration(r.Int64N(int64(9000 * hour))))})
+			if r.IntN(2) == 0 {
+				c.Findings[0].Tried = &rotation.Tried{Step: rotation.Step(say()), Times: r.IntN(1000), Since: now.Add(-day), Next: after(time.Duration(r.IntN(3)-1) * hour)}
+			}
 		}
 		if r.IntN(2) == 0 {
 			c.Webhooks = []rotation.WebhookStatus{}
@@ -298,6 +301,13 @@ func random(r *rand.Rand) rotation.FleetStatus {
 		st.Trust.Active = nil
 	} else {
 		st.Trust.Active.Subject, st.Trust.Active.Key.Name = say(), say()
+	}
+	if r.IntN(3) == 0 {
+		change := &rotation.RotationStatus{Phase: "restart", Stage: "restart", Number: 1 + r.IntN(6), Of: 6, SafeToStop: r.IntN(2) == 0, From: "g1", To: say(), Held: r.IntN(2) == 0, Back: r.IntN(2) == 0, Compromised: r.IntN(3) == 0, Reason: say(), Actor: say(), StartedAt: after(-hour), WaitingFor: []string{}}
+		for range r.IntN(8) {
+			change.WaitingFor = append(change.WaitingFor, say())
+		}
+		st.Trust.Rotation = change
 	}
 	st.Fleet = strings.Repeat("f", 1+r.IntN(70))
 	st.Version = say()

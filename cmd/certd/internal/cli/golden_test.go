@@ -156,6 +156,9 @@ func TestAnyFleetKeepsToItsTerminal(t *testing.T) {
 			lines = append(lines, statusView{style: s, doc: one, all: true}.lines()...)
 		}
 		p.Breaks = append(p.Breaks, rotation.Break{Cluster: "x", Kind: "issuer", At: now})
+		p.Least = []rotation.LeastLeft{{Cluster: doc.Version, Kind: "webhook", At: now.Add(day), LeftSeconds: r.Int64N(9e6) - 1e6}}
+		p.Windows = []rotation.PlanWindow{{Name: doc.Version, OpensAt: now.Add(time.Duration(r.IntN(3)-1) * hour), ClosesAt: now.Add(2 * hour), Clusters: 1}}
+		p.Freezes = []rotation.PlanFreeze{{Name: "year-end", Reason: doc.Version, From: now, To: now.Add(day), Clusters: 3}}
 		lines = append(lines, planView{style: s, doc: p, ifStopped: true}.lines()...)
 		items := entries()
 		items[0].Reason, items[2].Detail, items[1].Webhook = doc.Version, doc.Version, doc.Version

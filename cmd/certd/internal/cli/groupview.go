@@ -122,7 +122,7 @@ func (v statusView) group(g clusterGroup, proxies bool) []cell {
 		breaks += " " + v.clean(first.Cluster) + " " + first.Kind
 	}
 	if next != nil {
-		if at, in = v.moment(*next), v.until(*next); in == "now" {
+		if at, in = v.moment(*next), v.until(*next); next.Sub(v.now) < time.Second {
 			at, in = "now", ""
 		}
 	}

@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 type problem struct {
 	rotation.Finding
 	clusters []string // none: it is the fleet's
+	others   bool     // the message is one cluster's, and others have their own
 }
 
 // gather folds alike findings of many clusters into one: when Vault is down,
@@ -39,15 +41,24 @@ func gather(fleet []rotation.Finding, clusters []rotation.ClusterStatus) []probl
 				continue
 			}
 			all[i].clusters = append(all[i].clusters, c.Name)
-			if f.Deadline != nil && (all[i].Deadline == nil || f.Deadline.Before(*all[i].Deadline)) {
+			if compareEnds(f.Deadline, all[i].Deadline) < 0 {
 				all[i].Deadline = f.Deadline
 			}
 		}
 	}
+	// Minutes decide: which of many was a second earlier says nothing.
 	slices.SortStableFunc(all, func(a, b problem) int {
-		return cmp.Or(cmp.Compare(gravity(b.Severity), gravity(a.Severity)), compareEnds(a.Deadline, b.Deadline))
+		return cmp.Or(cmp.Compare(gravity(b.Severity), gravity(a.Severity)), compareEnds(minute(a.Deadline), minute(b.Deadline)))
 	})
 	return all
+}
+
+func minute(t *time.Time) *time.Time {
+	if t == nil {
+		return nil
+	}
+	m := t.Truncate(time.Minute)
+	return &m
 }
 
 // gravity ranks states; what is not known of comes after all that is wrong.
@@ -76,19 +87,20 @@ func compareEnds(a, b *time.Time) int {
 	return 0
 }
 
-// mostAlike is how many problems of one kind, in words of their own each, are
-// told one by one.
+// mostAlike is how many problems of one kind are told one by one, where their
+// words differ by more than names and numbers.
 const mostAlike = 3
 
-// likewise folds problems of one kind that are told in different words, as the
-// same outage is by each cluster it keeps from answering. The words are those of
-// the one that leaves the least time.
+// likewise folds problems of one kind that clusters tell of in words of their
+// own, as the same outage is by each that it keeps from answering. The words are
+// those of the one that leaves the least time.
 func likewise(problems []problem) (folded []problem) {
 	type kind struct {
 		id       string
 		severity rotation.State
+		words    string
 	}
-	of := func(p problem) kind { return kind{p.ID, p.Severity} }
+	of := func(p problem) kind { return kind{p.ID, p.Severity, ""} }
 	many := map[kind]int{}
 	for _, p := range problems {
 		if len(p.clusters) > 0 {
@@ -97,26 +109,49 @@ func likewise(problems []problem) (folded []problem) {
 	}
 	at := map[kind]int{}
 	for _, p := range problems {
-		if len(p.clusters) == 0 || many[of(p)] <= mostAlike {
+		if len(p.clusters) > 0 && slices.ContainsFunc(problems, func(f problem) bool { return len(f.clusters) == 0 && f.ID == p.ID && f.Message == p.Message }) {
+			continue // it is told of the fleet
+		}
+		if len(p.clusters) == 0 {
 			folded = append(folded, p)
 			continue
 		}
-		i, seen := at[of(p)]
+		k := of(p)
+		if many[k] <= mostAlike {
+			k.words = skeleton(p)
+		}
+		i, seen := at[k]
 		if !seen {
-			at[of(p)] = len(folded)
-			p.Message = fmt.Sprintf("%s: %s; the others likewise", which(p.clusters), p.Message)
+			at[k] = len(folded)
 			p.clusters = slices.Clone(p.clusters)
 			folded = append(folded, p)
 			continue
 		}
+		first := &folded[i]
+		if !first.others {
+			first.Message = fmt.Sprintf("%s: %s; the others likewise", which(first.clusters), first.Message)
+			first.others = true
+		}
 		for _, name := range p.clusters {
-			if !slices.Contains(folded[i].clusters, name) {
-				folded[i].clusters = append(folded[i].clusters, name)
+			if !slices.Contains(first.clusters, name) {
+				first.clusters = append(first.clusters, name)
 			}
 		}
 	}
 	return folded
 }
+
+// skeleton is a problem's text without what differs from cluster to cluster:
+// names, numbers, and days of the week and months.
+func skeleton(p problem) string {
+	text := p.Message
+	for _, name := range p.clusters {
+		text = strings.ReplaceAll(text, name, "*")
+	}
+	return dates.ReplaceAllString(text, "#")
+}
+
+var dates = regexp.MustCompile(`\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\b|[0-9]+`)
 
 // problem tells one, with how long there is and what to type.
 func (v style) problem(p problem) []string {
@@ -132,7 +167,21 @@ func (v style) problem(p problem) []string {
 		lines = append(lines, v.wrap(more, more, v.clean("in "+names(p.clusters, 12)))...)
 	}
 	if p.Deadline != nil {
-		lines = append(lines, v.wrap(more, more, fmt.Sprintf("by %s (%s)", v.when(*p.Deadline), v.until(*p.Deadline)))...)
+		word := "by"
+		if p.Deadline.Before(v.now) {
+			word = "since"
+		}
+		lines = append(lines, v.wrap(more, more, fmt.Sprintf("%s %s (%s)", word, v.when(*p.Deadline), v.until(*p.Deadline)))...)
+	}
+	if t := p.Tried; t != nil {
+		said := fmt.Sprintf("tried %s since %s", count(t.Times, "time"), v.when(t.Since))
+		if t.Next != nil {
+			said += ", again " + v.until(*t.Next)
+			if !t.Next.After(v.now) {
+				said = strings.TrimSuffix(said, v.until(*t.Next)) + "now"
+			}
+		}
+		lines = append(lines, v.wrap(more, more, said)...)
 	}
 	if p.Fix != "" {
 		lines = append(lines, v.next(v.clean(p.Fix))...)

@@ -18,8 +18,8 @@ import (
 
 const reference = "../../../../docs/reference"
 
-// schemas are the documents that have a schema, by file.
-func schemas() map[string]any {
+// documentTypes are the documents that have a schema, by file.
+func documentTypes() map[string]any {
 	return map[string]any{"fleetstatus": rotation.FleetStatus{}, "plan": rotation.Plan{}, "historylist": rotation.HistoryList{}}
 }
 
@@ -57,7 +57,7 @@ func schemaOf(t testing.TB, doc any) []byte {
 }
 
 func TestSchemasAreUpToDate(t *testing.T) {
-	for name, doc := range schemas() {
+	for name, doc := range documentTypes() {
 		t.Run(name, func(t *testing.T) {
 			path, err := filepath.Abs(filepath.Join(reference, name+".schema.json"))
 			if err != nil {

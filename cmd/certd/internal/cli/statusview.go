@@ -37,7 +37,7 @@ type statusView struct {
 
 func (v statusView) lines() []string {
 	t := v.doc.Trust
-	plain := !v.wide && t.Active != nil && len(t.Others) == 0 && (t.Rotation == nil || t.Rotation.Phase == "idle")
+	plain := !v.wide && t.Active != nil && len(t.Others) == 0 && !changing(v.doc)
 	v.terse = plain && !v.all && len(v.doc.Clusters) > roomy
 	lines := v.draw()
 	if len(lines) > fewLines && plain && !v.all && v.doc.State == rotation.StateOK {
@@ -75,7 +75,13 @@ func (v statusView) verdict(problems []problem) []string {
 		word += ", " + count(len(problems), "problem")
 	}
 	m := markOf(v.doc.State)
-	fleet := clip(v.clean(v.doc.Fleet), v.prose()-40)
+	if r := v.doc.Trust.Rotation; changing(v.doc) {
+		word += fmt.Sprintf(", trust change %d of %d", r.Number, r.Of)
+		if m == markOK {
+			m = markRunning
+		}
+	}
+	fleet := clip(v.clean(v.doc.Fleet), v.prose()-3-cells(v.sign(m))-cells(word))
 	head := fleet + "  " + v.mark(m) + " " + word
 	used := cells(fleet) + 2 + cells(v.sign(m)) + 1 + cells(word)
 	lines := []string{head}
@@ -167,9 +173,6 @@ func (v statusView) trust() []string {
 		}
 		lines = append(lines, v.anchor("trusted", a)...)
 	}
-	if r := v.doc.Trust.Rotation; r != nil && r.Phase != "idle" {
-		lines = append(lines, v.wrap("  change   ", "           ", v.clean(changeHead(*r))+" (certd trust status)")...)
-	}
 	if current, known := v.bundles(); known > 0 {
 		text := fmt.Sprintf("current in %d of %s", current, count(len(v.doc.Clusters), "cluster"))
 		if trusting, total := proxyTotal(v.doc.Clusters); total > 0 {
@@ -177,7 +180,15 @@ func (v statusView) trust() []string {
 		}
 		lines = append(lines, v.wrap("  bundle   ", "           ", text)...)
 	}
+	if changing(v.doc) {
+		lines = append(append(lines, ""), v.changeStages()...)
+	}
 	return lines
+}
+
+// changing says whether the trust anchor is being changed.
+func changing(doc rotation.FleetStatus) bool {
+	return doc.Trust.Rotation != nil && doc.Trust.Rotation.Phase != "idle"
 }
 
 func (v statusView) anchor(role string, a rotation.AnchorStatus) []string {
@@ -314,7 +325,7 @@ func (v statusView) clusterTable(clusters []rotation.ClusterStatus) []string {
 		at, in := "-", ""
 		if step, t := nextOf(c); t != nil {
 			at, in = v.moment(*t), v.until(*t)
-			if in == "now" {
+			if t.Sub(v.now) < time.Second { // due, and not done yet
 				at, in = "now", v.clean(step)
 			}
 		}
@@ -413,7 +424,11 @@ func (v statusView) footer() []string {
 	var at *time.Time
 	var what []string
 	for _, c := range v.doc.Clusters {
-		switch step, t := nextOf(c); {
+		step, t := nextOf(c)
+		if t != nil && t.Before(v.now) { // due, and not done yet
+			t = &v.now
+		}
+		switch {
 		case t == nil:
 		case at == nil || t.Before(*at):
 			at, what = t, []string{v.clean(c.Name) + ": " + v.clean(step)}
@@ -423,9 +438,9 @@ func (v statusView) footer() []string {
 	}
 	lines := []string{lead + "nothing is planned"}
 	if at != nil {
-		when, next := v.until(*at), what[0]
-		if when != "now" {
-			when = fmt.Sprintf("%s (%s)", v.when(*at), when)
+		when, next := "now", what[0]
+		if at.Sub(v.now) >= time.Second {
+			when = fmt.Sprintf("%s (%s)", v.when(*at), v.until(*at))
 		}
 		if more := len(what) - 1; more > 0 {
 			next += fmt.Sprintf(", and %d more", more)

@@ -295,6 +295,96 @@ func (v style) changeLines(st rotation.FleetStatus) []string {
 	return lines
 }
 
+// stageCreate comes before a change is on its way; rotation has the others.
+const stageCreate rotation.Stage = "create"
+
+// mostWaits is how many of the things that a change waits for status names.
+const mostWaits = 3
+
+// changeStages is what status says of a change under way: where it is, what it
+// waits for, whether it can be left so, and what steers it.
+func (v statusView) changeStages() []string {
+	r := *v.doc.Trust.Rotation
+	from, to := v.clean(sideName(r.From)), v.clean(sideName(r.To))
+	head := fmt.Sprintf("%s → %s", from, to)
+	switch {
+	case r.Compromised:
+		head += ", at once: " + from + " counts as compromised"
+	case r.Back:
+		head += ", turned around"
+	}
+	if r.Actor != "" {
+		head += ", by " + v.clean(r.Actor)
+	}
+	if r.StartedAt != nil {
+		head += " since " + v.when(*r.StartedAt)
+	}
+	if r.Reason != "" {
+		head += ": " + v.clean(r.Reason)
+	}
+	lines := v.wrap("CHANGE     ", "           ", v.plain(head))
+	about := map[rotation.Stage]string{
+		stageCreate:           "the key of " + to + " and its certificate",
+		rotation.StageBridge:  "each issuer has a second certificate, under " + to,
+		rotation.StageSpread:  "bundles turn from " + from + " to " + to,
+		rotation.StageRestart: "pods that trust " + from + " are created anew",
+		rotation.StageFinish:  "issuers are under " + to + " alone",
+		rotation.StageRetire:  "nothing needs " + from + " any more",
+	}
+	var rows [][]cell
+	for i, stage := range []rotation.Stage{stageCreate, rotation.StageBridge, rotation.StageSpread, rotation.StageRestart, rotation.StageFinish, rotation.StageRetire} {
+		m, progress := markOK, ""
+		switch n := i + 1; {
+		case n > r.Number:
+			m = markWaiting
+		case n == r.Number && r.Held:
+			m = markWarning
+		case n == r.Number:
+			m = markRunning
+		}
+		if trusting, total := proxyTotal(v.doc.Clusters); stage == rotation.StageRestart && i+1 == r.Number && total > 0 {
+			progress = v.bar(trusting, total)
+		}
+		rows = append(rows, []cell{v.marked(m, fmt.Sprintf("%d %s", i+1, stage)), text(about[stage]), text(progress)})
+	}
+	lines = append(lines, v.table("  ", []column{{}, {rank: 2, least: 20}, {rank: 1}}, rows)...)
+	for i, w := range r.WaitingFor {
+		lead := "               "
+		if i == 0 {
+			lead = "  waits for    "
+		}
+		if i == mostWaits && len(r.WaitingFor) > mostWaits+1 {
+			lines = append(lines, fmt.Sprintf("               and %d more (certd trust status)", len(r.WaitingFor)-i))
+			break
+		}
+		lines = append(lines, v.wrap(lead, "                 ", v.clean(w))...)
+	}
+	safe := "yes: whatever certd does or does not do now, pods accept each other"
+	switch {
+	case r.Compromised:
+		safe = "no: pods that were restarted and those that were not refuse each other until all are"
+	case !r.SafeToStop:
+		safe = "no: certd trust status says why"
+	}
+	lines = append(lines, v.wrap("  safe to stop ", "               ", safe)...)
+	steer := "certd trust hold"
+	if r.Held {
+		steer = "certd trust resume"
+	}
+	lines = append(append(lines, v.next("certd trust status")...), v.next(steer)...)
+	if !r.Compromised {
+		lines = append(lines, v.next("certd trust rollback")...)
+	}
+	return lines
+}
+
+// bar is a share of a whole. It is rounded down: 100 % means all.
+func (v style) bar(part, whole int) string {
+	const width = 20
+	full := part * width / max(1, whole)
+	return fmt.Sprintf("%s%s %3d %%  %s of %s", strings.Repeat("#", full), strings.Repeat(".", width-full), part*100/max(1, whole), thousands(part), thousands(whole))
+}
+
 // sideName names one side of a change: where clusters that were taken over are
 // brought to the fleet's anchor, each comes from its own.
 func sideName(id string) string { return cmp.Or(id, "what the meshes came with") }
