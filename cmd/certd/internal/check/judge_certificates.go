@@ -235,7 +235,7 @@ func (j *judgement) issuer60Days() []verdict {
 		if c.Policy.Directory || byPolicy || rest >= linkerdWarns || rest <= 0 {
 			return nil
 		}
-		return &verdict{result: Warning, say: fmt.Sprintf("it ends in %s, and `linkerd check` warns", left(rest)), hint: "certd plan --cluster " + c.name()}
+		return &verdict{result: Warning, say: fmt.Sprintf("it ends in %s, and `linkerd check` warns", left(rest)), hint: "certd plan"}
 	})
 }
 
@@ -404,7 +404,7 @@ func (j *judgement) webhook60Days() []verdict {
 		if len(short) == 0 {
 			return nil
 		}
-		return []verdict{{result: Warning, say: fmt.Sprintf("%s: it ends in %s, and `linkerd check` warns", w.Spec.Name, strings.Join(short, ", ")), hint: "certd plan --cluster " + c.name()}}
+		return []verdict{{result: Warning, say: fmt.Sprintf("%s: it ends in %s, and `linkerd check` warns", w.Spec.Name, strings.Join(short, ", ")), hint: "certd plan"}}
 	})
 }
 
