@@ -94,3 +94,49 @@ func TestEachClaimIsDocumented(t *testing.T) {
 		t.Errorf("docs/reference/check.md has %s, which certd never claims", id)
 	}
 }
+
+// Whoever is told that a claim does not hold can read what to do, by the name that
+// certd check prints; and no page is about a claim that there is not.
+func TestEachClaimHasARunbook(t *testing.T) {
+	claims := map[string]bool{}
+	named := map[string]string{} // with what names it
+	for _, c := range check.Claims() {
+		claims[c.ID] = true
+		named[c.Runbook] = "claim " + c.ID
+		for _, id := range c.Findings {
+			named[id] = "claim " + c.ID
+		}
+	}
+	// As verdicts give others: runbook: "Id", and v.runbook, v.say = Error, "Id".
+	given := regexp.MustCompile(`\brunbook\b[^"\n]*"([A-Za-z0-9-]+)"`)
+	files, err := filepath.Glob("internal/check/judge_*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	verdicts := 0
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range given.FindAllStringSubmatch(string(text), -1) {
+			verdicts++
+			named[m[1]] = f
+		}
+	}
+	if verdicts < 20 {
+		t.Fatalf("only %d verdicts give a runbook: the test looks in the wrong place", verdicts)
+	}
+	for name, by := range named {
+		if _, ok := runbooks.Find(name); !ok {
+			t.Errorf("%s names runbook %s, which no page in docs/runbooks is", by, name)
+		}
+	}
+	for _, p := range runbooks.Pages() {
+		for _, id := range p.Checks {
+			if !claims[id] {
+				t.Errorf("runbook %s is about claim %s, which certd check never judges", p.Name, id)
+			}
+		}
+	}
+}

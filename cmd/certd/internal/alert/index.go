@@ -22,8 +22,9 @@ func Index() ([]byte, error) {
 	b.WriteString(`<!-- Made by make generate from cmd/certd/internal/alert and the pages here; do not edit. -->
 # Runbooks
 
-A page for each alert, and for each finding of ` + "`certd status`" + `. certd prints them, too, wherever it is installed and
-whatever is down: ` + "`certd runbook NAME`" + `, where NAME is a page, an alert, or the id of a finding.
+A page for each alert, each finding of ` + "`certd status`" + `, and each claim of ` + "`certd check`" + ` that no finding is about.
+certd prints them, too, wherever it is installed and whatever is down: ` + "`certd runbook NAME`" + `, where NAME is a page, an
+alert, or the id of a finding or of a claim.
 
 Commands of certd are typed where the daemon runs, by somebody who may use its socket. In those of kubectl CLUSTER stands
 for your context of the cluster that certd calls so, and ` + "`linkerd`" + ` for the namespace of its control plane.
@@ -42,18 +43,26 @@ for your context of the cluster that certd calls so, and ` + "`linkerd`" + ` for
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", a.Name, a.Severity, a.When, to)
 	}
-	b.WriteString("\n## Findings\n\n| finding | runbook |\n|---|---|\n")
-	var findings []string
-	for _, p := range pages {
-		findings = append(findings, p.Findings...)
-	}
-	slices.Sort(findings)
-	for _, id := range findings {
-		to, err := page(id)
-		if err != nil {
-			return nil, err
+	for _, kind := range []struct {
+		title, column string
+		ids           func(runbooks.Page) []string
+	}{
+		{"Findings", "finding", func(p runbooks.Page) []string { return p.Findings }},
+		{"Checks", "claim", func(p runbooks.Page) []string { return p.Checks }},
+	} {
+		fmt.Fprintf(&b, "\n## %s\n\n| %s | runbook |\n|---|---|\n", kind.title, kind.column)
+		var ids []string
+		for _, p := range pages {
+			ids = append(ids, kind.ids(p)...)
 		}
-		fmt.Fprintf(&b, "| `%s` | %s |\n", id, to)
+		slices.Sort(ids)
+		for _, id := range ids {
+			to, err := page(id)
+			if err != nil {
+				return nil, err
+			}
+			fmt.Fprintf(&b, "| `%s` | %s |\n", id, to)
+		}
 	}
 	b.WriteString("\n## Pages\n\n| page | what it is about |\n|---|---|\n")
 	for _, p := range pages {

@@ -15,10 +15,11 @@ import (
 func (a *App) runbookCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "runbook [NAME]",
-		Short: "What to do about an alert or a finding, a screen each",
-		Long: "Prints what an alert or a finding means, how long there is, how to confirm it, what to do with the undo of each\n" +
-			"step, and what if that fails. NAME is an alert (CertdIssuerNotLoaded) or the id of a finding (IssuerNotLoaded),\n" +
-			"in capitals or not. Without a name it lists them all. It asks nobody, and works anywhere.",
+		Short: "What to do about an alert, a finding or a check, a screen each",
+		Long: "Prints what an alert, a finding or a check that does not hold means, how long there is, how to confirm it, what to\n" +
+			"do with the undo of each step, and what if that fails. NAME is an alert (CertdIssuerNotLoaded), the id of a finding\n" +
+			"(IssuerNotLoaded) or what certd check names (vault-audit), in capitals or not. Without a name it lists them all. It\n" +
+			"asks nobody, and works anywhere.",
 		Example: "  certd runbook\n  certd runbook IssuerNotLoaded",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -61,7 +62,7 @@ func runbookList(pages []runbooks.Page) []string {
 	for _, p := range pages {
 		lines = append(lines, fmt.Sprintf("%-*s  %s", width, p.Name, p.Summary))
 	}
-	return append(lines, "", "certd runbook NAME prints one, also by an alert's name or a finding's id")
+	return append(lines, "", "certd runbook NAME prints one, also by the name of an alert, finding or check")
 }
 
 // link is a link of Markdown, with its text.
