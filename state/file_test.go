@@ -45,6 +45,8 @@ func sample(t testing.TB, dir string) {
 	for range 3 {
 		must[uint64](t)(j.Begin(signing("c0", "77")))
 	}
+	ok(t, j.Notify(NotifyChange{Put: []Notice{{Cluster: "c1", Finding: "IssuerExpired", Since: c.t}}, Add: []Outgoing{{ID: "a", Receiver: "pager", At: c.t, Body: []byte("{}")}},
+		Receivers: []ReceiverRecord{{Name: "pager", LastOKAt: c.t}}, Told: &Told{Trust: &TrustMark{Stage: "bridge"}}}))
 	ok(t, j.Close())
 }
 
@@ -58,6 +60,12 @@ func readAll(j *Journal) (string, error) {
 		change = &rotation.Change{}
 	}
 	add(*change, err)
+	n, err := j.Notifications()
+	if n.Told.Trust != nil {
+		add(*n.Told.Trust, nil)
+		n.Told.Trust = nil
+	}
+	add(n, err)
 	e, err := j.Entries(Filter{})
 	add(e, err)
 	p, err := j.Pending()
@@ -527,7 +535,7 @@ func TestSchema1IsMigrated(t *testing.T) {
 	// A certd of schema 1 would take webhooks' certificates for issuers.
 	for _, readOnly := range []bool{true, false} {
 		_, err := open(dir, Options{Fleet: "acme", ReadOnly: readOnly, Reserve: -1}, layout{version: 1, minReader: 1})
-		if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "schema 4") {
+		if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "schema 5") {
 			t.Errorf("a certd of schema 1, read-only %v: %v", readOnly, err)
 		}
 	}

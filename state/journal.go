@@ -34,8 +34,8 @@ type Options struct {
 	// simulations of many years; after a power cut the journal may be damaged.
 	NoSync bool
 	// CrashPoint is called before and after each commit, for tests that crash
-	// there: "create", "open", "begin", "finish", "cluster", "epoch" or
-	// "prune", then ": before" or ": after".
+	// there: "create", "open", "begin", "finish", "cluster", "epoch", "notify"
+	// or "prune", then ": before" or ": after".
 	CrashPoint func(point string)
 }
 

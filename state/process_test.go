@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -77,6 +78,11 @@ func script(j *Journal) error {
 		if err := j.SaveCluster(rotation.ClusterRecord{Name: "eu", Enrolled: true, Target: serial}); err != nil {
 			return err
 		}
+		add := []Outgoing{{ID: serial, Receiver: "pager", At: noon, Body: []byte("{}")}, {ID: serial, Receiver: "soc", At: noon, Body: []byte("{}")}}
+		if err := j.Notify(NotifyChange{Put: []Notice{{Cluster: "eu", Finding: "F" + serial, Severity: rotation.StateWarning, Told: []string{"pager", "soc"}}}, Add: add}); err != nil {
+			return err
+		}
+		fmt.Println("told", n+1)
 	}
 	if _, err := j.RaiseEpoch(100); err != nil {
 		return err
@@ -124,6 +130,7 @@ func holdJournal(dir string) error {
 // acknowledged is what a child said before it died.
 type acknowledged struct {
 	begun, finished []uint64
+	told            []uint64
 	epoch           uint64
 	done            bool
 }
@@ -138,6 +145,8 @@ func (a *acknowledged) read(t *testing.T, line string) {
 		a.begun = append(a.begun, n)
 	case "finished":
 		a.finished = append(a.finished, n)
+	case "told":
+		a.told = append(a.told, n)
 	case "epoch":
 		a.epoch = n
 	case "done":
@@ -181,6 +190,17 @@ func (a *acknowledged) check(t *testing.T, dir, when string) {
 		if len(must[[]rotation.CertificateRecord](t)(j.Certificates("eu", 0))) == 0 {
 			t.Errorf("%s: the certificate is lost", when)
 		}
+	}
+	n := must[Notifications](t)(j.Notifications())
+	for _, nth := range a.told {
+		serial := fmt.Sprint(nth - 1)
+		sends := slices.DeleteFunc(slices.Clone(n.Outbox), func(o Outgoing) bool { return o.ID != serial })
+		if len(sends)%2 != 0 || len(sends) == 0 || !slices.ContainsFunc(n.Notices, func(n Notice) bool { return n.Finding == "F"+serial }) {
+			t.Errorf("%s: notification %d is not whole: %+v", when, nth, n)
+		}
+	}
+	if len(n.Outbox)%2 != 0 {
+		t.Errorf("%s: half a notification is in the outbox: %+v", when, n.Outbox)
 	}
 	if j.Epoch() <= a.epoch {
 		t.Errorf("%s: epoch %d after %d", when, j.Epoch(), a.epoch)

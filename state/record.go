@@ -128,6 +128,41 @@ type signedRecord struct {
 	At time.Time `json:"at"`
 }
 
+// noticeRecord is a finding that is told of.
+type noticeRecord struct {
+	Cluster  string         `json:"cluster,omitempty"`
+	Finding  string         `json:"finding"`
+	Severity rotation.State `json:"severity"`
+	Message  string         `json:"message,omitempty"`
+	Since    time.Time      `json:"since,omitzero"`
+	Told     []string       `json:"told,omitempty"`
+	Summed   []string       `json:"summed,omitempty"`
+}
+
+// outgoingRecord is a message that was not acknowledged yet.
+type outgoingRecord struct {
+	ID       string    `json:"id"`
+	Receiver string    `json:"receiver"`
+	At       time.Time `json:"at"`
+	Body     []byte    `json:"body"`
+}
+
+// receiverRecord is how a receiver of notifications does.
+type receiverRecord struct {
+	Name         string    `json:"name"`
+	LastOKAt     time.Time `json:"lastOKAt,omitzero"`
+	FailingSince time.Time `json:"failingSince,omitzero"`
+	Error        string    `json:"error,omitempty"`
+	Lost         int       `json:"lost,omitempty"`
+	LostSince    time.Time `json:"lostSince,omitzero"`
+}
+
+// toldRecord is what was told that is no finding.
+type toldRecord struct {
+	Trust    *TrustMark `json:"trust,omitempty"`
+	DigestAt time.Time  `json:"digestAt,omitzero"`
+}
+
 // utc drops what a record cannot hold: the zone and the monotonic clock.
 func utc(t time.Time) time.Time { return t.Round(0).UTC() }
 

@@ -50,6 +50,13 @@ func TestFileFormat(t *testing.T) {
 	must[uint64](t)(j.Begin(rotation.Intent{Step: rotation.StepStart, Actor: "certd", Reason: "start"}))
 	ok(t, j.SaveCluster(rotation.ClusterRecord{Name: "us", Target: "uid", LastContact: noon, Error: "down", Status: []byte("{}")}))
 
+	ok(t, j.Notify(NotifyChange{
+		Put:       []Notice{{Cluster: "eu", Finding: "IssuerExpired", Severity: rotation.StateCritical, Message: "<ended>", Since: noon, Told: []string{"pager"}, Summed: []string{"soc"}}},
+		Add:       []Outgoing{{ID: "msg_1", Receiver: "pager", At: noon, Body: []byte(`{"a":1}`)}},
+		Receivers: []ReceiverRecord{{Name: "pager", LastOKAt: noon, FailingSince: noon.Add(time.Hour), Error: "503", Lost: 2, LostSince: noon.Add(2 * time.Hour)}},
+		Told:      &Told{Trust: &TrustMark{Stage: "bridge", From: "g1", To: "g2", Back: true}, DigestAt: noon},
+	}))
+
 	var b strings.Builder
 	ok(t, j.db.View(func(tx *bbolt.Tx) error {
 		return tx.ForEach(func(name []byte, bucket *bbolt.Bucket) error {
@@ -77,7 +84,7 @@ func TestFileFormat(t *testing.T) {
 // records returns one of each kind.
 func records() []any {
 	return []any{new(stateRecord), new(pendingRecord), new(entryRecord), new(anchorRecord), new(certificateRecord), new(clusterRecord), new(signedRecord),
-		new(webhookCARecord)}
+		new(webhookCARecord), new(noticeRecord), new(outgoingRecord), new(receiverRecord), new(toldRecord)}
 }
 
 func TestNoRecordHasRoomForAKey(t *testing.T) {

@@ -11,7 +11,11 @@
 //	├── changes       "trust"          → the change of the trust anchor that is under way (since schema 3)
 //	├── certificates  cluster, newest first → one certificate that was signed or met
 //	├── clusters      name             → what was last seen of a cluster
-//	└── signed        name of a CA key → when it last signed
+//	├── signed        name of a CA key → when it last signed
+//	├── notices       cluster, finding → a finding that receivers of notifications are told of (since schema 5)
+//	├── outbox        place            → a message that its receiver has not acknowledged (since schema 5)
+//	├── receivers     name             → how a receiver of notifications does (since schema 5)
+//	└── told          "told"           → what was told that is no finding (since schema 5)
 //
 // Numbers in keys are 8 bytes, big-endian. A record is canonical JSON: fields
 // in the order of the Go type, times in UTC. There is no field for a private
@@ -51,15 +55,25 @@ const (
 	bucketCertificates = "certificates"
 	bucketClusters     = "clusters"
 	bucketSigned       = "signed"
+	bucketNotices      = "notices"
+	bucketOutbox       = "outbox"
+	bucketReceivers    = "receivers"
+	bucketTold         = "told"
 
 	keySchema = "schema"
 	keyState  = "state"
 	keyTrust  = "trust"
+	keyTold   = "told"
 )
+
+// notifyBuckets are those that came with schema 5.
+func notifyBuckets() []string {
+	return []string{bucketNotices, bucketOutbox, bucketReceivers, bucketTold}
+}
 
 // sealedBuckets are those whose records "state" counts.
 func sealedBuckets() []string {
-	return append(sealedBucketsOf(2), bucketChanges)
+	return sealedBucketsOf(currentLayout().version)
 }
 
 // sealedBucketsOf are those that a file of the schema has.
@@ -70,6 +84,9 @@ func sealedBucketsOf(schema int) []string {
 	}
 	if schema > 2 {
 		buckets = append(buckets, bucketChanges)
+	}
+	if schema > 4 {
+		buckets = append(buckets, notifyBuckets()...)
 	}
 	return buckets
 }
@@ -93,18 +110,22 @@ type layout struct {
 //	   two anchors at once, so it must not read one.
 //	4  clusters that were taken over, and anchors without a key. A certd that
 //	   knows only 3 would write its own bundle there, so it must not read them.
+//	5  notifications. One that knows only 4 may read it: it knows nothing of
+//	   them, and all else is as it was.
 func currentLayout() layout {
-	return layout{version: 4, minReader: 4, steps: map[int]func(*txn) error{1: addBucket(bucketWebhookCAs), 2: addBucket(bucketChanges), 3: addNothing}, reads: 1}
+	return layout{version: 5, minReader: 4, steps: map[int]func(*txn) error{1: addBuckets(bucketWebhookCAs), 2: addBuckets(bucketChanges), 3: addNothing, 4: addBuckets(notifyBuckets()...)}, reads: 1}
 }
 
-// addBucket leads to a schema that has one bucket more. The records that were
+// addBuckets leads to a schema that has more buckets. The records that were
 // there stay as they are.
-func addBucket(name string) func(t *txn) error {
+func addBuckets(names ...string) func(t *txn) error {
 	return func(t *txn) error {
-		if _, err := t.tx.CreateBucket([]byte(name)); err != nil {
-			return fmt.Errorf("create bucket %s: %w", name, err)
+		for _, name := range names {
+			if _, err := t.tx.CreateBucket([]byte(name)); err != nil {
+				return fmt.Errorf("create bucket %s: %w", name, err)
+			}
+			t.state.Sums[name] = sum{}
 		}
-		t.state.Sums[name] = sum{}
 		return nil
 	}
 }
@@ -177,7 +198,7 @@ func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
 // keyText shows a key in an error.
 func keyText(bucket string, key []byte) string {
-	if (bucket == bucketPending || bucket == bucketEntries) && len(key) == 8 {
+	if (bucket == bucketPending || bucket == bucketEntries || bucket == bucketOutbox) && len(key) == 8 {
 		return fmt.Sprint(binary.BigEndian.Uint64(key))
 	}
 	return fmt.Sprintf("%q", key)
