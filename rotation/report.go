@@ -45,6 +45,19 @@ type DaemonStatus struct {
 	Epoch       uint64     `json:"epoch"`
 	StoreBytes  int64      `json:"storeBytes"`
 	ConfigFile  string     `json:"configFile"`
+	// Receivers of notifications; absent where none is configured.
+	Receivers []ReceiverStatus `json:"receivers,omitempty"`
+}
+
+// ReceiverStatus is how a receiver of notifications does.
+type ReceiverStatus struct {
+	Name         string     `json:"name"`
+	Kind         string     `json:"kind"` // slack, pagerDuty, alertmanager or webhook
+	Waiting      int        `json:"waiting"`
+	Lost         int        `json:"lost"` // given up since it last took one
+	LastDelivery *time.Time `json:"lastDelivery,omitempty"`
+	FailingSince *time.Time `json:"failingSince,omitempty"`
+	Error        string     `json:"error,omitempty"` // of the last attempt, while it fails
 }
 
 // Break is the first thing that stops working if certd does nothing more.

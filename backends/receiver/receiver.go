@@ -86,6 +86,7 @@ type Message struct {
 	Digest   *DigestNews    `json:"digest,omitempty"`
 	Items    []Item         `json:"items,omitempty"`   // of a summary, the gravest first
 	Omitted  int            `json:"omitted,omitempty"` // how many more there are
+	Lost     int            `json:"lost,omitempty"`    // how many messages were given up, of a summary that tells of that
 }
 
 // TrustNews is a step in a change of the trust anchor.
@@ -101,19 +102,18 @@ type TrustNews struct {
 
 // DigestNews is how things stand, and what was done since the digest before.
 type DigestNews struct {
-	Since               time.Time          `json:"since"`
-	Until               time.Time          `json:"until"` // of what is due
-	State               rotation.State     `json:"state"`
-	Clusters            int                `json:"clusters"`
-	Findings            int                `json:"findings"`
-	Rotations           int                `json:"rotations"`
-	Failed              int                `json:"failed"`
-	Due                 int                `json:"due"`
-	NothingBreaksBefore *time.Time         `json:"nothingBreaksBefore,omitempty"`
-	FirstToBreak        *rotation.Break    `json:"firstToBreak,omitempty"`
-	AnchorNotAfter      *time.Time         `json:"anchorNotAfter,omitempty"`
-	Anchor              string             `json:"anchor,omitempty"`
-	Lasting             []rotation.Finding `json:"lasting,omitempty"`
+	Since               time.Time       `json:"since"`
+	Until               time.Time       `json:"until"` // of what is due
+	State               rotation.State  `json:"state"`
+	Clusters            int             `json:"clusters"`
+	Findings            int             `json:"findings"`
+	Rotations           int             `json:"rotations"`
+	Failed              int             `json:"failed"`
+	Due                 int             `json:"due"`
+	NothingBreaksBefore *time.Time      `json:"nothingBreaksBefore,omitempty"`
+	FirstToBreak        *rotation.Break `json:"firstToBreak,omitempty"`
+	AnchorNotAfter      *time.Time      `json:"anchorNotAfter,omitempty"`
+	Anchor              string          `json:"anchor,omitempty"`
 }
 
 // Item is one message within a summary.
