@@ -279,7 +279,7 @@ func TestInvalidConfigurationIsRefused(t *testing.T) {
 		{"a passphrase in the file itself", "passphraseFrom: {file: passphrase}", "passphrase: secret", line + `keys\.file\.passphrase: `},
 		{"a window that is named nowhere", "server:", "windows: {nights: {opens: \"0 22 * * *\", for: 8h}}\ngroups: {all: {select: \"a=b\", windows: [nihgts]}}\nserver:", line + `groups\.all\.windows\[0\]: .*did you mean "nights"`},
 		{"a freeze that ends before it begins", "server:", "freezes: [{name: x, from: 2026-12-18, to: 2026-12-01}]\nserver:", line + `freezes\[0\]\.to: `},
-		{"notify, not built yet", "server:", "notify: {}\nserver:", line + `notify: not supported yet`},
+		{"a receiver that is named nowhere", "server:", "notify: {receivers: {ops: {slack: {urlFrom: {env: SLACK}}}}, default: [opps]}\nserver:", line + `notify\.default\[0\]: there is no receiver "opps", did you mean "ops"\?`},
 		{"a misspelt way to manage webhooks", "defaults:\n", "defaults:\n  webhooks: {manage: auot}\n", line + `defaults\.webhooks\.manage: "auot" is not one of auto, none, did you mean "auto"\?`},
 		{"an address without a port", "{socket: certd.sock}", "{socket: certd.sock, listen: 127.0.0.1}", line + `server\.listen: "127\.0\.0\.1" is not HOST:PORT`},
 		{"a mirror, not built yet", "file: {dir: keys, passphraseFrom: {file: passphrase}}", "vault: {address: \"https://127.0.0.1:1\", mirror: {mount: secret, path: x}}", line + `keys\.vault\.mirror: not supported yet`},

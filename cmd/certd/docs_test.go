@@ -4,11 +4,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"certd.internal/cmd/certd/internal/check"
 	"certd.internal/docs/runbooks"
+	"certd.internal/rotation"
 )
 
 // Each finding that certd can report has its line in the reference and a runbook,
@@ -52,7 +54,13 @@ func TestEachFindingIsDocumented(t *testing.T) {
 			t.Errorf("finding %s is not in docs/reference/findings.md", id)
 		}
 	}
+	if listed := rotation.FindingIDs(); !slices.IsSorted(listed) || len(listed) != len(documented) {
+		t.Errorf("rotation.FindingIDs has %d, in order %v, and the reference has %d", len(listed), slices.IsSorted(listed), len(documented))
+	}
 	for id := range documented {
+		if !slices.Contains(rotation.FindingIDs(), id) {
+			t.Errorf("finding %s is not in rotation.FindingIDs: routes of notifications cannot name it", id)
+		}
 		if !used[id] {
 			t.Errorf("docs/reference/findings.md has %s, which certd never reports", id)
 		}

@@ -91,6 +91,10 @@ func (s *scripted) RenewTrust(_ context.Context, r RenewRequest) (RenewReply, er
 	return RenewReply{Before: rotation.AnchorStatus{ID: "g1"}, After: rotation.AnchorStatus{ID: "g1", Subject: r.Actor + " " + r.Reason}}, nil
 }
 
+func (s *scripted) TestReceiver(_ context.Context, r ReceiverTest) (ReceiverTestReply, error) {
+	return ReceiverTestReply{Receiver: r.Receiver, ID: r.Actor, At: at}, s.err
+}
+
 func (s *scripted) Trust(context.Context) (TrustList, error) {
 	return TrustList{Kind: "TrustList", Clusters: 2, Items: []TrustAnchor{
 		{ID: "g2", State: AnchorUnsigned, Key: rotation.KeyStatus{Name: "k2"}},
@@ -198,6 +202,9 @@ func TestEveryQuestionTravelsAndItsAnswerComesBack(t *testing.T) {
 	}
 	if s.init.Token != in.Token || s.init.Actor == in.Actor || !strings.HasSuffix(s.init.Actor, "@cli") {
 		t.Errorf("Init arrived with token kept: %v, actor %q; the actor is whom the kernel names", s.init.Token == in.Token, s.init.Actor)
+	}
+	if got, err := c.TestReceiver(ctx, ReceiverTest{Receiver: "ops", Actor: "root@evil"}); err != nil || got.Receiver != "ops" || got.ID != s.init.Actor {
+		t.Errorf("TestReceiver: %+v %v", got, err)
 	}
 	reply, err := c.Rotate(ctx, RotateRequest{Target: rotation.TargetWebhookCA, Clusters: []string{"eu"}, Actor: "root@evil"})
 	if err != nil || reply.Results[0].Detail != "webhook-ca by "+s.init.Actor {

@@ -36,8 +36,7 @@ const (
 // A Client is the Service behind a socket. Questions (Status, Plan, History,
 // Verify, Export, Trust) return ErrNoDaemon if the daemon does not begin to
 // answer within 2 s, or goes away instead, so that a caller can turn to the
-// journal. Init, and Rotate
-// with Wait, last as long as ctx does.
+// journal. Init, TestReceiver, and Rotate with Wait, last as long as ctx does.
 type Client struct {
 	socket string
 	asking *http.Client
@@ -147,6 +146,12 @@ func (c *Client) ChangeTrust(ctx context.Context, r ChangeRequest) (doc ChangeRe
 // Adopt asks the daemon to take clusters over.
 func (c *Client) Adopt(ctx context.Context, r AdoptRequest) (doc AdoptReply, err error) {
 	return doc, c.do(ctx, "/v1/adopt", r, &doc)
+}
+
+// TestReceiver asks the daemon to send a test to a receiver of notifications. It
+// lasts as long as ctx does; the daemon gives up after half a minute.
+func (c *Client) TestReceiver(ctx context.Context, r ReceiverTest) (doc ReceiverTestReply, err error) {
+	return doc, c.do(ctx, "/v1/notify/test", r, &doc)
 }
 
 // Init asks the daemon to make the trust anchor.

@@ -119,6 +119,11 @@ func (s *Server) handler(socket string) http.Handler {
 		s.log.Info("request", "what", "adopt", "actor", actor, "clusters", r.Clusters, "reason", r.Reason, "dry_run", r.DryRun)
 		return s.service.Adopt(ctx, r)
 	}))
+	mux.HandleFunc("POST /v1/notify/test", write(s, func(ctx context.Context, r ReceiverTest, actor string) (any, error) {
+		r.Actor = actor
+		s.log.Info("request", "what", "debug notify", "actor", actor, "receiver", r.Receiver)
+		return s.service.TestReceiver(ctx, r)
+	}))
 	mux.HandleFunc("POST /v1/init", write(s, func(ctx context.Context, r InitRequest, actor string) (any, error) {
 		r.Actor = actor
 		s.log.Info("request", "what", "init", "actor", actor, "operator", r.Operator, "reason", r.Reason, "dry_run", r.DryRun)

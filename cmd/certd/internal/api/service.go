@@ -48,6 +48,9 @@ type Service interface {
 	// Without Wait it returns once the request is accepted, with Wait when each
 	// is done or has failed.
 	Rotate(ctx context.Context, r RotateRequest) (RotateReply, error)
+	// TestReceiver sends a test to a receiver of notifications, and returns when
+	// that has taken it. It needs the daemon.
+	TestReceiver(ctx context.Context, r ReceiverTest) (ReceiverTestReply, error)
 	// Init makes the trust anchor.
 	Init(ctx context.Context, r InitRequest) (InitReply, error)
 }
@@ -196,6 +199,19 @@ type AdoptResult struct {
 	Ends   *time.Time             `json:"ends,omitempty"` // notAfter of its issuer
 	Writes []string               `json:"writes"`         // what is written, in words
 	Notes  []string               `json:"notes"`          // what a person should know
+}
+
+// ReceiverTest asks for a test of a receiver of notifications.
+type ReceiverTest struct {
+	Receiver string `json:"receiver"` // its name in the configuration
+	Actor    string `json:"actor"`    // set by the server from the peer's credentials
+}
+
+// ReceiverTestReply says that it has arrived.
+type ReceiverTestReply struct {
+	Receiver string    `json:"receiver"`
+	ID       string    `json:"id"` // of the message
+	At       time.Time `json:"at"`
 }
 
 // RotateRequest asks for new certificates in the named clusters.

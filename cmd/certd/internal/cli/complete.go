@@ -38,17 +38,33 @@ func (a *App) completeParts(cmd *cobra.Command, word string) (list []cobra.Compl
 	return list
 }
 
-// askClusters asks the daemon only, as the shell waits.
-func (a *App) askClusters(cmd *cobra.Command) []rotation.ClusterStatus {
-	socket, err := a.Socket(a.configPath)
-	if err != nil {
-		return nil
+// completeReceivers offers the receivers of notifications that the daemon has.
+func (a *App) completeReceivers(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	var list []cobra.Completion
+	if st, err := a.askStatus(cmd); err == nil && st.Daemon != nil && len(args) == 0 {
+		for _, r := range st.Daemon.Receivers {
+			list = append(list, r.Name)
+		}
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), time.Second)
-	defer cancel()
-	st, err := api.NewClient(socket).Status(ctx)
+	return list, cobra.ShellCompDirectiveNoFileComp
+}
+
+// askClusters asks the daemon only.
+func (a *App) askClusters(cmd *cobra.Command) []rotation.ClusterStatus {
+	st, err := a.askStatus(cmd)
 	if err != nil {
 		return nil
 	}
 	return st.Clusters
+}
+
+// askStatus asks the daemon only, as the shell waits.
+func (a *App) askStatus(cmd *cobra.Command) (rotation.FleetStatus, error) {
+	socket, err := a.Socket(a.configPath)
+	if err != nil {
+		return rotation.FleetStatus{}, err
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), time.Second)
+	defer cancel()
+	return api.NewClient(socket).Status(ctx)
 }

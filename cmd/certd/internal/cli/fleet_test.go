@@ -29,7 +29,8 @@ func healthy(names ...string) rotation.FleetStatus {
 		Trust: rotation.TrustStatus{Active: &rotation.AnchorStatus{ID: "g1", Subject: "root.linkerd.cluster.local 2026-1", NotBefore: now.Add(-69 * day), NotAfter: now.Add(3580 * day), SHA256: digest,
 			Key: rotation.KeyStatus{Backend: "vault-transit", Name: "acme-mesh-anchor-1"}}, Others: []rotation.AnchorStatus{}, Rotation: &rotation.RotationStatus{Phase: "idle", Of: 6, SafeToStop: true, WaitingFor: []string{}}},
 		Findings: []rotation.Finding{},
-		Daemon:   &rotation.DaemonStatus{StartedAt: now.Add(-12*day - 3*hour), PID: 812, LastCycleAt: after(-38 * time.Second), Epoch: 4, StoreBytes: 1234567, ConfigFile: "/etc/certd/certd.yaml"},
+		Daemon: &rotation.DaemonStatus{StartedAt: now.Add(-12*day - 3*hour), PID: 812, LastCycleAt: after(-38 * time.Second), Epoch: 4, StoreBytes: 1234567, ConfigFile: "/etc/certd/certd.yaml",
+			Receivers: []rotation.ReceiverStatus{{Name: "ops", Kind: "slack", LastDelivery: after(-time.Hour)}, {Name: "soc", Kind: "webhook"}}},
 	}
 	for i, n := range names {
 		end := after(time.Duration(117+i)*day + 14*hour)

@@ -19,7 +19,6 @@ var later = [...]struct {
 	{"pause", ""}, {"resume", ""},
 	{"clusters", "list test rbac"},
 	{"backup", ""}, {"restore", ""}, {"recover", ""},
-	{"debug", "log-level bundle"},
 }
 
 func (a *App) root() *cobra.Command {
@@ -60,7 +59,7 @@ func (a *App) root() *cobra.Command {
 	}
 	root.AddCommand(
 		a.initCommand(), a.runCommand(), a.statusCommand(), a.checkCommand(), a.verifyCommand(), a.planCommand(), a.rotateCommand(), a.historyCommand(),
-		a.inspectCommand(), a.trustCommand(), a.adoptCommand(), a.exportCommand(), a.configCommand(), a.runbookCommand(), a.versionCommand(), a.completionCommand(root),
+		a.inspectCommand(), a.trustCommand(), a.adoptCommand(), a.exportCommand(), a.configCommand(), a.runbookCommand(), a.debugCommand(), a.versionCommand(), a.completionCommand(root),
 	)
 	root.AddCommand(helpTopics()...)
 	root.SetHelpCommand(helpCommand(root))

@@ -186,6 +186,16 @@ func (s *scripted) ChangeTrust(_ context.Context, r api.ChangeRequest) (api.Chan
 	return reply, nil
 }
 
+func (s *scripted) TestReceiver(_ context.Context, r api.ReceiverTest) (api.ReceiverTestReply, error) {
+	switch r.Receiver {
+	case "ops":
+		return api.ReceiverTestReply{Receiver: r.Receiver, ID: "msg_1", At: now}, nil
+	case "soc":
+		return api.ReceiverTestReply{}, fmt.Errorf("debug notify: soc has not taken the test: tell the webhook at soc.example: it answers 503 Service Unavailable: %w", api.ErrUnavailable)
+	}
+	return api.ReceiverTestReply{}, fmt.Errorf("debug notify: receiver %q: there are ops, soc: there is no such receiver: %w", r.Receiver, api.ErrUsage)
+}
+
 func (s *scripted) RenewTrust(_ context.Context, r api.RenewRequest) (api.RenewReply, error) {
 	reply := api.RenewReply{Before: *s.st.Trust.Active, After: *s.st.Trust.Active}
 	if !r.DryRun {

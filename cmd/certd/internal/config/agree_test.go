@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -56,11 +57,20 @@ func TestExampleShowsOnlyWhatWorks(t *testing.T) {
 		}
 		loaded(t, write(t, map[string]string{"certd.yaml": strings.Join(lines, "")}))
 	}
+	if c := loaded(t, write(t, map[string]string{"certd.yaml": withNotify()})); len(c.Notify.Receivers) != 4 || len(c.Notify.Routes) != 3 || c.Notify.Digest == nil {
+		t.Errorf("%+v", c.Notify)
+	}
 	for _, alternative := range []string{"file", "kms"} {
 		text := regexp.MustCompile(`(?s)  vault:.*?(  # file:)`).ReplaceAllString(string(Example()), "$1")
 		text = strings.Replace(text, "# "+alternative+":", alternative+":", 1)
 		loaded(t, write(t, map[string]string{"certd.yaml": text}))
 	}
+}
+
+// withNotify is the example with its receivers of notifications.
+func withNotify() string {
+	before, block, _ := strings.Cut(string(Example()), "# notify:")
+	return before + strings.ReplaceAll("# notify:"+block, "\n# ", "\n")[2:]
 }
 
 func TestExampleNamesEveryField(t *testing.T) {
@@ -148,12 +158,14 @@ func accepts(schema map[string]any, value any) bool {
 	case "string":
 		s, ok := value.(string)
 		return ok && (schema["minLength"] == nil || s != "")
+	case "integer":
+		n, ok := value.(float64)
+		least, _ := schema["minimum"].(float64)
+		most, _ := schema["maximum"].(float64)
+		return ok && n == math.Trunc(n) && n >= least && n <= most
 	case "boolean":
 		b, ok := value.(bool)
 		return ok && (schema["const"] == nil || schema["const"] == b)
-	case "integer":
-		n, ok := value.(float64)
-		return ok && n >= schema["minimum"].(float64) && n <= schema["maximum"].(float64)
 	case "array":
 		list, ok := value.([]any)
 		least, _ := schema["minItems"].(float64)
@@ -215,7 +227,7 @@ func plain(n *node) any {
 		return n.flag
 	case kindCount:
 		return float64(n.count)
-	case kindList, kindDomains:
+	case kindList, kindDomains, kindWords:
 		list := []any{}
 		for _, item := range n.items {
 			list = append(list, plain(item))
@@ -245,7 +257,7 @@ func TestSchemaAgreesWithTheDecoder(t *testing.T) {
 		return plain(n)
 	}
 	withExtra := strings.Replace(string(Example()), "# extra:", "extra:", 1)
-	for _, text := range []string{string(Example()), string(Dev()), minimal, withExtra} {
+	for _, text := range []string{string(Example()), string(Dev()), minimal, withExtra, withNotify()} {
 		if !accepts(schema, decode(text)) {
 			t.Errorf("the schema refuses\n%s", text)
 		}
@@ -260,6 +272,15 @@ func TestSchemaAgreesWithTheDecoder(t *testing.T) {
 		"a webhook without a name to serve under": func(m map[string]any) {
 			m["defaults"] = decode(withExtra).(map[string]any)["defaults"]
 			m["defaults"].(map[string]any)["webhooks"].(map[string]any)["extra"].([]any)[0].(map[string]any)["dnsNames"] = []any{}
+		},
+		"a receiver of two kinds": func(m map[string]any) {
+			m["notify"] = decode(withNotify()).(map[string]any)["notify"]
+			ops := m["notify"].(map[string]any)["receivers"].(map[string]any)["ops"].(map[string]any)
+			ops["webhook"] = map[string]any{"url": "https://a.example", "secretFrom": map[string]any{"env": "S"}}
+		},
+		"half a message a minute": func(m map[string]any) {
+			m["notify"] = decode(withNotify()).(map[string]any)["notify"]
+			m["notify"].(map[string]any)["receivers"].(map[string]any)["ops"].(map[string]any)["perMinute"] = 0.5
 		},
 		"two targets": func(m map[string]any) {
 			m["clusters"].([]any)[0].(map[string]any)["inCluster"] = true

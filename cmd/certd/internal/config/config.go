@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"certd.internal/cmd/certd/internal/notify"
 	"certd.internal/rotation"
 )
 
@@ -28,6 +29,7 @@ type Config struct {
 	Trust    rotation.TrustPolicy
 	Clusters []Cluster // in the order of the file, then those of clustersDir by file name
 	Server   Server
+	Notify   notify.Policy
 	LogLevel slog.Level
 
 	// Read are the files and folders that went into it, to be watched.
@@ -250,6 +252,7 @@ func (b *builder) build() {
 	b.keys(fleet)
 	b.clusters()
 	b.trust(fleet)
+	b.notify()
 	b.warn()
 }
 

@@ -94,6 +94,24 @@ server:
   listen: 127.0.0.1:9843          # read only: /metrics, /livez, /readyz, /api/v1/status, /bundle.pem; left out: nowhere
 log:
   level: info                     # debug, info, warn or error
+
+# notify:                         # who is told of findings, and of the stages of a change of the trust anchor
+#   after: 1m                     # how long a finding has to last before it is told of, and to be gone before that is
+#   giveUp: 1d                    # how long a message is tried
+#   receivers:                    # each is exactly one of slack, pagerDuty, alertmanager, webhook
+#     ops: {slack: {urlFrom: {file: /etc/certd/slack-url}}, perMinute: 10}    # more become one summary
+#     pager: {pagerDuty: {routingKeyFrom: {credential: pagerduty}, url: "https://events.pagerduty.com"}}
+#     soc: {webhook: {url: "https://soc.example/in", secretFrom: {file: /etc/certd/soc-secret}}}     # also caFile: soc-ca.pem
+#     am:                         # findings only; better: have Prometheus scrape certd
+#       alertmanager: {url: "http://alertmanager.monitoring.svc:9093", basicAuth: {username: certd, passwordFrom: {env: AM_PASSWORD}}}   # or bearerTokenFrom: {file: PATH}
+#       allowPrivate: true        # its name may lead to an address that is not public
+#       allowHTTP: true           # what it is told may be read on the way
+#   routes:                       # the first that matches decides, unless it has continue: true
+#     - {match: {finding: [ProxiesStale], labels: "tier=dev"}, receivers: []}
+#     - {match: {event: [finding], severity: [critical]}, receivers: [pager], continue: true}
+#     - {match: {cluster: [prod-eu-1]}, receivers: [soc]}
+#   default: [ops, am]            # of what no route matches
+#   digest: {schedule: "0 9 * * MON", timeZone: UTC, receivers: [ops]}
 `)
 }
 

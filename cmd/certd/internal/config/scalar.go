@@ -14,9 +14,6 @@ import (
 	"certd.internal/rotation"
 )
 
-// maxCount is the most of anything that is counted.
-const maxCount = 100
-
 // check looks at a scalar by itself, fills in what it stands for, and returns
 // what is wrong with it, or "".
 func (n *node) check() string {
@@ -60,7 +57,11 @@ func (n *node) check() string {
 		}
 		n.text = trimmed
 	case kindWord:
-		if !slices.Contains(n.words, n.text) {
+		switch {
+		case slices.Contains(n.words, n.text):
+		case len(n.words) > 20:
+			return fmt.Sprintf("%.80q is none of the %d words that it may be%s; `certd config schema` lists them", n.text, len(n.words), didYouMean(n.text, n.words))
+		default:
 			return fmt.Sprintf("%.80q is not one of %s%s", n.text, strings.Join(n.words, ", "), didYouMean(n.text, n.words))
 		}
 	case kindDuration:
@@ -80,8 +81,8 @@ func (n *node) check() string {
 		n.duration = d
 	case kindCount:
 		count, err := strconv.Atoi(n.text)
-		if err != nil || count < 1 || count > maxCount {
-			return fmt.Sprintf("%.40q is not a whole number from 1 to %d", n.text, maxCount)
+		if err != nil || count < 1 || count > n.most || strings.HasPrefix(n.text, "0") || strings.HasPrefix(n.text, "+") {
+			return fmt.Sprintf("%.40s is not a whole number from 1 to %d", n.text, n.most)
 		}
 		n.count = count
 	case kindZone:

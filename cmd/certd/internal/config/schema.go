@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding/json"
+	"strconv"
 )
 
 // Schema returns a JSON Schema (2020-12) of the file, for editors and CI. It
@@ -43,6 +44,10 @@ func (f field) schema() map[string]any {
 		s["type"], s["items"] = "array", items
 	case kindDomains:
 		s["type"], s["items"] = "array", field{kind: kindDomain}.schema()
+	case kindWords:
+		s["type"], s["items"] = "array", field{kind: kindWord, words: f.words}.schema()
+	case kindCount:
+		s["type"], s["minimum"], s["maximum"] = "integer", 1, f.most
 	case kindMap:
 		items := map[string]any{}
 		objectSchema(items, f.fields, f.oneOf)
@@ -51,8 +56,6 @@ func (f field) schema() map[string]any {
 		s["type"], s["additionalProperties"] = "object", map[string]any{"type": "string"}
 	case kindBool:
 		s["type"] = "boolean"
-	case kindCount:
-		s["type"], s["minimum"], s["maximum"] = "integer", 1, maxCount
 	default:
 		s["type"] = "string"
 	}
@@ -71,7 +74,7 @@ func (f field) schema() map[string]any {
 		s["enum"] = f.words
 	case kindID, kindPath, kindMount, kindZone, kindSchedule, kindSelector, kindDomain:
 		s["minLength"] = 1
-	case kindList, kindDomains:
+	case kindList, kindDomains, kindWords:
 		if f.filled {
 			s["minItems"] = 1
 		}
@@ -81,7 +84,7 @@ func (f field) schema() map[string]any {
 	case f.kind == kindBool:
 		s["default"] = f.builtin == "true"
 	case f.kind == kindCount:
-		s["default"] = json.Number(f.builtin)
+		s["default"], _ = strconv.Atoi(f.builtin) // a test sees to it that it is a number
 	default:
 		s["default"] = f.builtin
 	}

@@ -13,13 +13,14 @@ type field struct {
 	doc      string
 	kind     kind
 	builtin  string        // as one would write it; "" if there is no default
-	words    []string      // for kindWord
+	words    []string      // for kindWord and kindWords
 	fields   []field       // for kindObject; of each element for kindList and kindMap
-	oneOf    []string      // for kindObject: exactly one of these must be there
+	oneOf    []string      // for kindObject, and the elements of others: exactly one of these must be there
 	min, max time.Duration // for kindDuration; max 0 is 100 years
+	most     int           // for kindCount: from 1 to this
 	required bool
 	later    bool // refused until its feature is built
-	filled   bool // for kindList and kindDomains: not empty
+	filled   bool // for kindList, kindDomains and kindWords: not empty
 }
 
 type kind int
@@ -36,7 +37,6 @@ const (
 	kindWord               // one of a few
 	kindBool
 	kindDuration
-	kindCount    // a whole number, 1 to maxCount
 	kindZone     // of the IANA time zone database
 	kindSchedule // read together with its zone
 	kindDate     // as 2026-12-18
@@ -44,6 +44,8 @@ const (
 	kindLabels   // string to string, as in Kubernetes
 	kindSecret   // {file:}, {env:} or {credential:}
 	kindDomains  // a list of kindDomain
+	kindWords    // a list of kindWord
+	kindCount    // a whole number
 	kindObject
 	kindList // of objects
 	kindMap  // of objects
@@ -64,7 +66,7 @@ func root() field {
 			{name: "renewBefore", kind: kindDuration, builtin: "2y", min: time.Minute, doc: "With no more than this left, the anchor is renewed, or reported."},
 			{name: "onDue", kind: kindWord, words: []string{"renew", "ask"}, builtin: "renew", doc: "What happens then: renew gives the anchor new dates, with the same key, and no workload is restarted; ask reports it."},
 			{name: "restartWorkloads", kind: kindWord, words: []string{"ask", "auto", "never"}, builtin: "ask", doc: "What becomes of workloads that hold the old anchor while it is changed: ask and never name them, auto has certd restart Deployments, StatefulSets and DaemonSets."},
-			{name: "restartsAtOnce", kind: kindCount, builtin: "1", doc: "With restartWorkloads: auto, how many workloads of a cluster may be under way at once. The first always goes ahead alone."},
+			{name: "restartsAtOnce", kind: kindCount, builtin: "1", most: 100, doc: "With restartWorkloads: auto, how many workloads of a cluster may be under way at once. The first always goes ahead alone."},
 		}},
 		{name: "defaults", kind: kindObject, fields: policyFields(), doc: "What holds in every cluster; groups override it, then the cluster."},
 		{name: "groups", kind: kindMap, doc: "Overrides for clusters by label, by name of the group. The later group wins.", fields: append([]field{
@@ -90,7 +92,7 @@ func root() field {
 		{name: "log", kind: kindObject, doc: "What the daemon writes to its standard error.", fields: []field{
 			{name: "level", kind: kindWord, words: []string{"debug", "info", "warn", "error"}, builtin: "info", doc: "The least that is written."},
 		}},
-		{name: "notify", later: true},
+		{name: "notify", kind: kindObject, fields: notifyFields(), doc: "Who is told of findings, and of changes of the trust anchor."},
 	}}
 }
 

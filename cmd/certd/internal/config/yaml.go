@@ -21,8 +21,8 @@ type node struct {
 	path     string
 	text     string // of every scalar, as written
 	duration time.Duration
-	flag     bool
 	count    int
+	flag     bool
 	keys     []string // of an object or map, in the order of the file
 	values   map[string]*node
 	items    []*node
@@ -197,7 +197,7 @@ func (d *decoder) value(n ast.Node, f field, path string, depth int) *node {
 	switch f.kind {
 	case kindObject, kindMap, kindSecret, kindLabels:
 		return d.mapping(n, out, depth)
-	case kindList, kindDomains:
+	case kindList, kindDomains, kindWords:
 		list, ok := n.(*ast.SequenceNode)
 		if !ok {
 			d.problems.add(at, path, "is %s, not a list", nodeKind(n))
@@ -206,8 +206,11 @@ func (d *decoder) value(n ast.Node, f field, path string, depth int) *node {
 		for i, item := range list.Values {
 			element := f
 			element.kind = kindObject
-			if f.kind == kindDomains {
+			switch f.kind {
+			case kindDomains:
 				element.kind = kindDomain
+			case kindWords:
+				element.kind = kindWord
 			}
 			if v := d.value(item, element, fmt.Sprintf("%s[%d]", path, i), depth+1); v != nil {
 				out.items = append(out.items, v)
@@ -234,6 +237,10 @@ func (d *decoder) scalar(n ast.Node, out *node) bool {
 	switch n := n.(type) {
 	case *ast.StringNode:
 		out.text = n.Value
+		if out.kind == kindCount {
+			d.problems.add(out.at, out.path, "%.40q is not a whole number; write it without quotes", out.text)
+			return false
+		}
 	case *ast.LiteralNode:
 		out.text = n.Value.Value
 	case *ast.BoolNode:
@@ -323,7 +330,7 @@ func (d *decoder) entry(entry *ast.MappingValueNode, out *node, seen map[string]
 	var f field
 	switch out.kind {
 	case kindMap:
-		f = field{kind: kindObject, fields: out.fields}
+		f = field{kind: kindObject, fields: out.fields, oneOf: out.oneOf}
 		if complaint := (&node{field: field{kind: kindName}, text: key}).check(); complaint != "" {
 			d.problems.add(at, path, "%s", complaint)
 		}
@@ -360,7 +367,7 @@ func (d *decoder) exactlyOne(out *node, seen map[string]Position) {
 	if out.kind == kindSecret {
 		alternatives = []string{"file", "env", "credential"}
 	}
-	if len(alternatives) == 0 {
+	if len(alternatives) == 0 || out.kind == kindMap {
 		return
 	}
 	var found []string

@@ -25,6 +25,7 @@ import (
 	"certd.internal/cmd/certd/internal/api"
 	"certd.internal/cmd/certd/internal/config"
 	"certd.internal/cmd/certd/internal/metrics"
+	"certd.internal/cmd/certd/internal/notify"
 	"certd.internal/rotation"
 	"certd.internal/state"
 )
@@ -199,7 +200,11 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 		return err
 	}
 	counts.Keep(names(c))
-	svc := &running{fleet: f, reconciler: r, started: time.Now().UTC().Truncate(time.Second), version: d.Version}
+	n, err := newNotifier(c, f.journal, r, log)
+	if err != nil {
+		return err
+	}
+	svc := &running{fleet: f, reconciler: r, notifier: n, started: time.Now().UTC().Truncate(time.Second), version: d.Version}
 	if dev {
 		reply, err := svc.Init(ctx, api.InitRequest{Actor: "certd", Reason: "run --dev"})
 		if err != nil {
@@ -230,7 +235,12 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	reloaded := make(chan struct{})
 	go func() {
 		defer close(reloaded)
-		d.reloads(ctx, f, r, counts, log, level)
+		d.reloads(ctx, f, r, n, counts, log, level)
+	}()
+	notified := make(chan struct{})
+	go func() {
+		defer close(notified)
+		n.Run(ctx)
 	}()
 	looped := make(chan error, 1)
 	go func() { looped <- r.Run(ctx) }()
@@ -243,6 +253,7 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 		err = errors.Join(err, <-looped, <-served)
 	}
 	<-reloaded
+	<-notified
 	log.Info("certd has stopped", "fleet", c.Name)
 	return err
 }
@@ -271,7 +282,7 @@ func newPassphrase() (string, error) {
 // changes. A change is noticed by the folder's events, since editors and
 // kubelets replace files, and once a minute by content, since events can be
 // lost.
-func (d Daemon) reloads(ctx context.Context, f *fleet, r *rotation.Reconciler, counts *metrics.Recorder, log *slog.Logger, level *slog.LevelVar) {
+func (d Daemon) reloads(ctx context.Context, f *fleet, r *rotation.Reconciler, n *notify.Notifier, counts *metrics.Recorder, log *slog.Logger, level *slog.LevelVar) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
@@ -332,14 +343,14 @@ func (d Daemon) reloads(ctx context.Context, f *fleet, r *rotation.Reconciler, c
 			continue
 		}
 		last = now
-		d.reload(f, r, counts, log, level)
+		d.reload(ctx, f, r, n, counts, log, level)
 		follow()
 		last = digest(read())
 	}
 }
 
 // reload takes a changed configuration over, or keeps the old one and says so.
-func (d Daemon) reload(f *fleet, r *rotation.Reconciler, counts *metrics.Recorder, log *slog.Logger, level *slog.LevelVar) {
+func (d Daemon) reload(ctx context.Context, f *fleet, r *rotation.Reconciler, n *notify.Notifier, counts *metrics.Recorder, log *slog.Logger, level *slog.LevelVar) {
 	old := f.current()
 	c, err := d.Load(old.File)
 	if err == nil {
@@ -361,6 +372,7 @@ func (d Daemon) reload(f *fleet, r *rotation.Reconciler, counts *metrics.Recorde
 		return
 	}
 	level.Set(c.LogLevel)
+	n.Apply(ctx, c.Notify)
 	for _, l := range gone {
 		if err := l.Close(); err != nil {
 			log.Warn("cluster not closed cleanly", "cluster", l.name, "err", err)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"certd.internal/cmd/certd/internal/api"
+	"certd.internal/cmd/certd/internal/notify"
 	"certd.internal/pki"
 	"certd.internal/rotation"
 	"certd.internal/state"
@@ -23,6 +24,7 @@ const recentEntries = 5
 type running struct {
 	*fleet
 	reconciler *rotation.Reconciler
+	notifier   *notify.Notifier
 	started    time.Time
 	version    string
 }
@@ -38,7 +40,7 @@ func (s *running) report() rotation.FleetStatus {
 	st := s.reconciler.Status()
 	st.Version = s.version
 	st.Daemon.StartedAt, st.Daemon.PID, st.Daemon.ConfigFile = s.started, os.Getpid(), s.configFile()
-	st.Daemon.StoreBytes = s.journal.Size()
+	st.Daemon.StoreBytes, st.Daemon.Receivers = s.journal.Size(), s.notifier.Receivers()
 	return st
 }
 

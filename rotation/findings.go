@@ -1,0 +1,18 @@
+package rotation
+
+// FindingIDs are the ids of all findings that certd reports, in order. A test
+// keeps them in step with docs/reference/findings.md.
+func FindingIDs() []string {
+	return []string{
+		"AnchorEnds", "AnchorExpired", "AnchorExpiring", "AnchorKeyElsewhere", "AnchorNotRecovered", "AnchorNotRenewed",
+		"BundleUnusable", "ClockSkew", "ClusterDenied", "ClusterUnreachable", "ConfigReloadFailed", "DaemonNotRunning", "Deposed",
+		"ForeignAnchorExpired", "ForeignAnchorExpiring", "IdentityTrustsOldDates", "IssuerBelowFloor", "IssuerExpired",
+		"IssuerLoadUnknown", "IssuerLost", "IssuerNotLoaded", "IssuerUnusable", "JournalFailed", "KeyExportable", "KeyUnfit",
+		"KeysDenied", "KeysUnavailable", "LeftBehind", "LifetimeTooShort", "NamespaceMissing", "NoAnchor", "NotConverged",
+		"NotSeenLately", "NotSeenYet", "NotifyFailing", "ProxiesStale", "RenewalOverdue", "RepairHeldBack", "SameCluster",
+		"SecondWriter", "SignatureBudget", "StepFailed", "TrustChangeHeld", "TrustChangeWithout", "TrustCompromised", "WatchedOnly",
+		"WebhookBelowFloor", "WebhookBroken", "WebhookCAEnds", "WebhookCheckUnknown", "WebhookDenied", "WebhookExpired",
+		"WebhookManagedElsewhere", "WebhookMissing", "WebhookNotServed", "WebhookOverdue", "WebhookServedUnknown", "WebhookUnseen",
+		"WebhookUntrusted", "WebhookUnusable",
+	}
+}
