@@ -31,7 +31,7 @@ type Outgoing struct {
 	ID       string // the same however often it is sent
 	Receiver string
 	At       time.Time // when what it tells of happened
-	Body     []byte    // at most 64 KiB; for whoever sends it
+	Body     []byte    // at most MaxBody; for whoever sends it
 }
 
 // ReceiverRecord is how a receiver of notifications does.
@@ -79,8 +79,8 @@ type NotifyChange struct {
 	Told      *Told
 }
 
-// maxBody is the most that one message may have.
-const maxBody = 64 << 10
+// MaxBody is the most bytes that the body of one message may have.
+const MaxBody = 64 << 10
 
 // Empty says whether there is nothing to change.
 func (c NotifyChange) Empty() bool {
@@ -117,8 +117,8 @@ func checkNotify(c NotifyChange) error {
 		switch {
 		case o.ID == "" || o.Receiver == "":
 			return errors.New("a message has no id or no receiver")
-		case len(o.Body) > maxBody:
-			return fmt.Errorf("message %s has %d bytes, and a record holds %d", o.ID, len(o.Body), maxBody)
+		case len(o.Body) > MaxBody:
+			return fmt.Errorf("message %s has %d bytes, and a record holds %d", o.ID, len(o.Body), MaxBody)
 		case looksLikeKey(o.Body):
 			return fmt.Errorf("message %s: %w", o.ID, ErrKeyMaterial)
 		}

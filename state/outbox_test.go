@@ -64,7 +64,7 @@ func TestNotificationsThatNoRecordHolds(t *testing.T) {
 		"a notice of nothing":     {Put: []Notice{{Cluster: "eu"}}},
 		"a message without id":    {Add: []Outgoing{{Receiver: "a"}}},
 		"a message for nobody":    {Add: []Outgoing{{ID: "a"}}},
-		"a message as long":       {Add: []Outgoing{{ID: "a", Receiver: "a", Body: make([]byte, maxBody+1)}}},
+		"a message as long":       {Add: []Outgoing{{ID: "a", Receiver: "a", Body: make([]byte, MaxBody+1)}}},
 		"a receiver without name": {Receivers: []ReceiverRecord{{}}},
 	} {
 		if err := j.Notify(c); err == nil {

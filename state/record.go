@@ -254,6 +254,10 @@ func looksLikeKey[T string | []byte](text T) bool {
 	return false
 }
 
+// HoldsKey says whether a text looks like a private key, so that no record takes
+// it.
+func HoldsKey(text string) bool { return looksLikeKey(text) }
+
 // encode returns the canonical form of a record.
 func encode(record any) ([]byte, error) {
 	text, err := json.Marshal(record)

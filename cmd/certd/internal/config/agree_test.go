@@ -343,6 +343,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add(Example())
 	f.Add(Dev())
 	f.Add([]byte(minimal))
+	f.Add([]byte(withNotify()))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if strings.Contains(string(data), "clustersDir") {
 			return // reads whatever folder it names

@@ -65,6 +65,7 @@ type Notifier struct {
 	current   map[key]rotation.Finding // as of the last look
 	seen      map[key]time.Time        // when what is not told of was first seen
 	gone      map[key]time.Time        // when what is told of was first not seen
+	former    map[key]bool             // told of before the start, and not seen since
 	unacked   []uint64                 // delivered, and the journal could not be told
 	underWay  int                      // sends
 	failing   bool                     // World.Failing was told so
@@ -99,7 +100,7 @@ var ErrNoReceiver = errors.New("there is no such receiver")
 func New(fleet string, p Policy, w World) (*Notifier, error) {
 	n := &Notifier{fleet: fleet, world: w, applied: make(chan Policy), results: make(chan result), tested: make(chan string, 16),
 		notices: map[key]state.Notice{}, queues: map[string]*queue{}, current: map[key]rotation.Finding{},
-		seen: map[key]time.Time{}, gone: map[key]time.Time{}, counts: map[Count]uint64{}}
+		seen: map[key]time.Time{}, gone: map[key]time.Time{}, former: map[key]bool{}, counts: map[Count]uint64{}}
 	known, err := w.Journal.Notifications()
 	if err != nil {
 		return nil, fmt.Errorf("read the notifications from the journal: %w", err)
@@ -107,6 +108,7 @@ func New(fleet string, p Policy, w World) (*Notifier, error) {
 	n.told = known.Told
 	for _, notice := range known.Notices {
 		n.notices[key{notice.Cluster, notice.Finding}] = notice
+		n.former[key{notice.Cluster, notice.Finding}] = true
 	}
 	for _, r := range known.Receivers {
 		n.queues[r.Name] = &queue{name: r.Name, record: r}
@@ -197,7 +199,7 @@ func (n *Notifier) tell(c *change, m receiver.Message, to []string) {
 
 // post adds a message for one receiver at a place in the outbox; 0: at its end.
 func (n *Notifier) post(c *change, m receiver.Message, to string, place uint64) {
-	o, err := outgoing(m, to)
+	o, err := outgoing(&m, to)
 	if err != nil { // a message always encodes
 		n.world.Log.Error("notification not encoded", "receiver", to, "err", err)
 		return
@@ -341,6 +343,7 @@ func (n *Notifier) lookForNew(c *change, s sight, now time.Time) {
 	for _, k := range s.keys() {
 		f := s.found[k]
 		delete(n.gone, k)
+		delete(n.former, k)
 		notice, known := n.notices[k]
 		if !known {
 			if _, seen := n.seen[k]; !seen {
@@ -412,6 +415,9 @@ func (n *Notifier) lookForGone(c *change, s sight, now time.Time) {
 		if why == "" && now.Sub(n.gone[k]) < max(n.policy.After, poll) {
 			continue
 		}
+		if why == "" && k.cluster == "" && n.former[k] {
+			why = "certd was restarted, and has not found it since" // much about the fleet is only found by trying
+		}
 		n.end(c, k, why, now)
 	}
 }
@@ -421,6 +427,7 @@ func (n *Notifier) end(c *change, k key, why string, now time.Time) {
 	notice := n.notices[k]
 	delete(n.gone, k)
 	delete(n.seen, k)
+	delete(n.former, k)
 	c.Over = append(c.Over, notice)
 	n.tell(c, n.over(k, notice, why, now), slices.Concat(notice.Told, notice.Summed))
 	for _, name := range notice.Summed {
@@ -540,7 +547,13 @@ func (n *Notifier) Receivers() []rotation.ReceiverStatus {
 func (n *Notifier) Counts() map[Count]uint64 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return maps.Clone(n.counts)
+	counts := maps.Clone(n.counts)
+	for name := range n.shown.Receivers {
+		for _, result := range []string{ResultSent, ResultFailed, ResultLost} {
+			counts[Count{name, result}] += 0 // it is known that there were none
+		}
+	}
+	return counts
 }
 
 func (n *Notifier) count(name, result string, by int) {

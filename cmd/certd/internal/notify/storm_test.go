@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -349,14 +350,23 @@ func TestDigest(t *testing.T) {
 // broken is a journal that cannot be written for a while.
 type broken struct {
 	Journal
+	mu  sync.Mutex
 	err error
 }
 
 func (b *broken) Notify(c state.NotifyChange) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.err != nil {
 		return b.err
 	}
 	return b.Journal.Notify(c)
+}
+
+func (b *broken) fails(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.err = err
 }
 
 // Nothing is sent that is not on disk, but that there is no disk: of that people
@@ -370,7 +380,7 @@ func TestAJournalThatCannotBeWritten(t *testing.T) {
 		w.wrap = func(j Journal) Journal { disk.Journal = j; return disk }
 		w.start()
 		time.Sleep(time.Minute)
-		disk.err = errors.New("no space left on device")
+		disk.fails(errors.New("no space left on device"))
 		w.find("eu", "IssuerNotLoaded warning")
 		time.Sleep(50 * time.Second)
 		w.got("soon", "ops")
@@ -378,7 +388,7 @@ func TestAJournalThatCannotBeWritten(t *testing.T) {
 		w.got("it is told of", "ops", "opened critical  JournalFailed")
 		w.got("it is told of", "pager", "opened critical  JournalFailed")
 		w.got("it is told of", "am", "opened critical  JournalFailed")
-		disk.err = nil
+		disk.fails(nil)
 		time.Sleep(time.Minute)
 		w.got("what was held back", "ops", "opened warning eu IssuerNotLoaded")
 		w.got("what was held back", "pager", "opened warning eu IssuerNotLoaded")
@@ -387,13 +397,13 @@ func TestAJournalThatCannotBeWritten(t *testing.T) {
 		ops.takes = 20 * time.Second
 		w.find("eu")
 		time.Sleep(15 * time.Second)
-		disk.err = errors.New("no space left on device")
+		disk.fails(errors.New("no space left on device"))
 		time.Sleep(20 * time.Minute)
 		synctest.Wait()
 		if lines := ops.lines(); len(ops.got) != 2 || !slices.Equal(lines, []string{"cleared warning eu IssuerNotLoaded", "opened critical  JournalFailed"}) {
 			t.Errorf("%q", lines)
 		}
-		disk.err = nil
+		disk.fails(nil)
 		time.Sleep(time.Minute)
 		w.empty("at the end")
 		w.end()

@@ -29,7 +29,7 @@ func newID() string { return "msg_" + rand.Text() }
 
 // clean makes of a text from elsewhere one line that any receiver takes.
 func clean(text string, limit int) string {
-	if strings.Contains(text, "PRIVATE KEY") {
+	if state.HoldsKey(text) {
 		return "(withheld: it looks like a private key)"
 	}
 	text = strings.Map(func(r rune) rune {
@@ -261,9 +261,14 @@ func counted(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// outgoing is a message as the journal keeps it for one receiver.
-func outgoing(m receiver.Message, to string) (state.Outgoing, error) {
+// outgoing is a message as the journal keeps it for one receiver. A summary has
+// no more items than a record holds.
+func outgoing(m *receiver.Message, to string) (state.Outgoing, error) {
 	body, err := json.Marshal(m)
+	for err == nil && len(body) > state.MaxBody && len(m.Items) > 0 {
+		m.Items, m.Omitted = m.Items[:len(m.Items)-1], m.Omitted+1
+		body, err = json.Marshal(m)
+	}
 	if err != nil {
 		return state.Outgoing{}, fmt.Errorf("encode notification %s: %w", m.ID, err)
 	}
