@@ -39,6 +39,9 @@ type Access struct {
 	// Roots are the CAs that its certificate is checked against; nil: the
 	// system's.
 	Roots *x509.CertPool
+	// Proxy is the HTTP proxy to go through; nil: none. Where the receiver's name
+	// leads is then the proxy's to judge.
+	Proxy *url.URL
 
 	resolver *net.Resolver // tests; nil: the system's
 }
@@ -136,14 +139,20 @@ func (a Access) Check(text string) (*url.URL, error) {
 	return u, nil
 }
 
-// client follows no redirects, goes through no proxy, and connects to nothing
-// that admits refuses.
+// client follows no redirects, and connects to nothing that admits refuses: to
+// the receiver, or to the configured proxy. What the environment says of proxies
+// does not count.
 func (a Access) client() *http.Client {
+	var proxy func(*http.Request) (*url.URL, error)
+	if a.Proxy != nil {
+		proxy = http.ProxyURL(a.Proxy)
+	}
 	return &http.Client{
 		Timeout:       sendTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			DialContext:            a.dial,
+			Proxy:                  proxy,
 			TLSClientConfig:        &tls.Config{RootCAs: a.Roots, MinVersion: tls.VersionTLS12},
 			TLSHandshakeTimeout:    sendTimeout,
 			DisableKeepAlives:      true,
@@ -157,6 +166,9 @@ func (a Access) dial(ctx context.Context, network, address string) (net.Conn, er
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
+	}
+	if a.Proxy != nil {
+		a.AllowPrivate = true // proxies are where only this network gets to
 	}
 	d := net.Dialer{Timeout: sendTimeout, Resolver: a.resolver, Control: func(_, to string, _ syscall.RawConn) error {
 		at, err := netip.ParseAddrPort(to)
@@ -183,7 +195,11 @@ func (a Access) post(ctx context.Context, who string, u *url.URL, header http.He
 	req.Header.Set("User-Agent", "certd")
 	resp, err := a.client().Do(req)
 	if err != nil {
-		return &Failure{Why: fmt.Sprintf("tell %s: %s", who, reason(ctx, err))}
+		why := reason(ctx, err)
+		if a.Proxy != nil {
+			why += fmt.Sprintf(" (by the proxy at %s)", a.Proxy.Host)
+		}
+		return &Failure{Why: fmt.Sprintf("tell %s: %s", who, why)}
 	}
 	defer resp.Body.Close()
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxAnswer)) // the status has said it

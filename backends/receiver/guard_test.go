@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -281,5 +282,60 @@ func TestWhyNoAnswerCame(t *testing.T) {
 	u, _ := url.Parse(stranger.URL)
 	if err := (Access{Roots: roots}).post(t.Context(), "it", u, nil, []byte("{}")); err == nil || !strings.Contains(err.Error(), "404") {
 		t.Errorf("with its CA: %v", err)
+	}
+}
+
+// A proxy is used where it is configured, whatever the environment says, and is
+// at no place that nothing may be at.
+func TestProxy(t *testing.T) {
+	target := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer target.Close()
+	var asked []string
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.Method+" "+r.Host)
+		if r.Host != "hooks.example:443" {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		there, err := net.Dial("tcp", target.Listener.Addr().String())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		here, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		io.WriteString(here, "HTTP/1.1 200 OK\r\n\r\n")
+		go func() { io.Copy(there, here); there.Close() }()
+		go func() { io.Copy(here, there); here.Close() }()
+	}))
+	defer proxy.Close()
+	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+	roots := x509.NewCertPool()
+	roots.AddCert(target.Certificate())
+	at, _ := url.Parse(proxy.URL)
+	hooks := &url.URL{Scheme: "https", Host: "hooks.example", Path: "/s3cret"}
+	err := (Access{Roots: roots, Proxy: at}).post(t.Context(), "it", hooks, nil, []byte("{}"))
+	// The target's certificate is for example.com, among others.
+	if err == nil || !strings.Contains(err.Error(), "hooks.example") || len(asked) != 1 || asked[0] != "CONNECT hooks.example:443" {
+		t.Errorf("%v, asked %q", err, asked)
+	}
+	err = (Access{Proxy: at}).post(t.Context(), "it", &url.URL{Scheme: "https", Host: "other.example", Path: "/s3cret"}, nil, []byte("{}"))
+	if err == nil || !strings.Contains(err.Error(), "by the proxy at "+at.Host) || strings.Contains(err.Error(), "s3cret") {
+		t.Errorf("a proxy that refuses: %v", err)
+	}
+	meta := &url.URL{Scheme: "http", Host: "proxy.example:3128"}
+	err = (Access{Proxy: meta, resolver: names(t, "169.254.169.254")}).post(t.Context(), "it", hooks, nil, []byte("{}"))
+	if err == nil || !strings.Contains(err.Error(), "metadata") {
+		t.Errorf("a proxy at a metadata address: %v", err)
+	}
+	plain := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer plain.Close()
+	roots.AddCert(plain.Certificate())
+	u, _ := url.Parse(plain.URL)
+	if err := (Access{Roots: roots}).post(t.Context(), "it", u, nil, []byte("{}")); err != nil {
+		t.Errorf("without a proxy: %v", err)
 	}
 }

@@ -99,7 +99,7 @@ log:
 #   after: 1m                     # how long a finding has to last before it is told of, and to be gone before that is
 #   giveUp: 1d                    # how long a message is tried
 #   receivers:                    # each is exactly one of slack, pagerDuty, alertmanager, webhook
-#     ops: {slack: {urlFrom: {file: /etc/certd/slack-url}}, perMinute: 10}    # more become one summary
+#     ops: {slack: {urlFrom: {file: /etc/certd/slack-url}}, perMinute: 10}    # more become one summary; also proxy: URL
 #     pager: {pagerDuty: {routingKeyFrom: {credential: pagerduty}, url: "https://events.pagerduty.com"}}
 #     soc: {webhook: {url: "https://soc.example/in", secretFrom: {file: /etc/certd/soc-secret}}}     # also caFile: soc-ca.pem
 #     am:                         # findings only; better: have Prometheus scrape certd

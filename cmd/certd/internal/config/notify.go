@@ -2,6 +2,7 @@ package config
 
 import (
 	"crypto/x509"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -66,6 +67,7 @@ func receiverFields() []field {
 		{name: "perMinute", kind: kindCount, builtin: "10", most: 600, doc: "How many messages it gets within a minute; more become one summary."},
 		{name: "allowPrivate", kind: kindBool, builtin: "false", doc: "Its name may lead to an address that is not public."},
 		{name: "allowHTTP", kind: kindBool, builtin: "false", doc: "It may be told unencrypted. This host may always."},
+		{name: "proxy", kind: kindURL, doc: "The HTTP proxy to go through; none if left out, whatever the environment says."},
 		{name: "caFile", kind: kindPath, doc: "CA certificates (PEM) that its own is checked against; the system's if left out."},
 	}
 }
@@ -190,13 +192,17 @@ func (b *builder) route(n *node) notify.Route {
 func (b *builder) receiver(fleet layers, n *node, name string) notify.Receiver {
 	r := notify.Receiver{PerMinute: b.valueOf(n, "perMinute").count}
 	access := receiver.Access{AllowPrivate: b.valueOf(n, "allowPrivate").flag, AllowHTTP: b.valueOf(n, "allowHTTP").flag}
+	if proxy := n.sub("proxy"); proxy != nil {
+		access.Proxy, _ = url.Parse(proxy.text) // checked where it stands
+		b.show(proxy.path, proxy.text, proxy, "")
+	}
 	if ca := n.sub("caFile"); ca != nil {
 		access.Roots = b.roots(ca)
 	}
 	secret := func(path ...string) receiver.Secret {
 		return b.secret(fleet, append([]string{"notify", "receivers", name}, path...)...)
 	}
-	url := func(kind string) string {
+	address := func(kind string) string {
 		u := b.valueOf(n, kind, "url")
 		if !b.reported(u.path) {
 			if _, err := access.Check(u.text); err != nil {
@@ -209,9 +215,9 @@ func (b *builder) receiver(fleet layers, n *node, name string) notify.Receiver {
 	case n.sub("slack") != nil:
 		r.Receiver = receiver.Slack{Access: access, URL: secret("slack", "urlFrom")}
 	case n.sub("pagerDuty") != nil:
-		r.Receiver = receiver.PagerDuty{Access: access, URL: url("pagerDuty"), RoutingKey: secret("pagerDuty", "routingKeyFrom")}
+		r.Receiver = receiver.PagerDuty{Access: access, URL: address("pagerDuty"), RoutingKey: secret("pagerDuty", "routingKeyFrom")}
 	case n.sub("alertmanager") != nil:
-		a := receiver.Alertmanager{Access: access, URL: url("alertmanager")}
+		a := receiver.Alertmanager{Access: access, URL: address("alertmanager")}
 		if basic := n.sub("alertmanager", "basicAuth"); basic != nil {
 			a.User, a.Password = basic.textOf("username"), secret("alertmanager", "basicAuth", "passwordFrom")
 			if bearer := n.sub("alertmanager", "bearerTokenFrom"); bearer != nil {
@@ -222,7 +228,7 @@ func (b *builder) receiver(fleet layers, n *node, name string) notify.Receiver {
 		}
 		r.Receiver = a
 	case n.sub("webhook") != nil:
-		r.Receiver = receiver.Webhook{Access: access, URL: url("webhook"), Secret: secret("webhook", "secretFrom")}
+		r.Receiver = receiver.Webhook{Access: access, URL: address("webhook"), Secret: secret("webhook", "secretFrom")}
 	}
 	return r
 }

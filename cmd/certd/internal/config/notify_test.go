@@ -14,7 +14,7 @@ const receivers = `notify:
   receivers:
     ops: {slack: {urlFrom: {file: slack}}}
     pager: {pagerDuty: {routingKeyFrom: {env: KEY}, url: "https://events.eu.pagerduty.com"}, perMinute: 3}
-    am: {alertmanager: {url: "http://10.0.0.7:9093"}, allowHTTP: true, allowPrivate: true}
+    am: {alertmanager: {url: "http://10.0.0.7:9093"}, allowHTTP: true, allowPrivate: true, proxy: "http://proxy.example:3128"}
     soc: {webhook: {url: "https://soc.example/in", secretFrom: {credential: soc}}}
 `
 
@@ -37,7 +37,7 @@ func TestNotify(t *testing.T) {
 	if pd := pager.Receiver.(receiver.PagerDuty); pager.PerMinute != 3 || pd.URL != "https://events.eu.pagerduty.com" || pd.RoutingKey.(Secret).Env != "KEY" {
 		t.Errorf("pager: %+v", pager)
 	}
-	if a := am.Receiver.(receiver.Alertmanager); a.URL != "http://10.0.0.7:9093" || !a.Access.AllowHTTP || !a.Access.AllowPrivate || a.Bearer != nil || a.Password != nil {
+	if a := am.Receiver.(receiver.Alertmanager); a.URL != "http://10.0.0.7:9093" || !a.Access.AllowHTTP || !a.Access.AllowPrivate || a.Access.Proxy.Host != "proxy.example:3128" || a.Bearer != nil || a.Password != nil {
 		t.Errorf("am: %+v", am)
 	}
 	if w := soc.Receiver.(receiver.Webhook); w.URL != "https://soc.example/in" || w.Secret.(Secret).Credential != "soc" || w.Access != (receiver.Access{}) {
