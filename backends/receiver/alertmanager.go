@@ -119,7 +119,9 @@ func alertsOf(m Message, now time.Time) []alert {
 		return nil
 	default:
 		x.Labels["alertname"], x.Labels["finding"] = "Certd"+f.ID, f.ID
-		x.Annotations["description"] = clip(f.Message, 4000)
+		if f.Message != "" {
+			x.Annotations["description"] = clip(f.Message, 4000)
+		}
 		if f.Fix != "" {
 			x.Annotations["fix"] = clip(f.Fix, 2000)
 		}

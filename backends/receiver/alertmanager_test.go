@@ -27,7 +27,7 @@ func TestAlerts(t *testing.T) {
 	escalated.Formerly = rotation.StateWarning
 	cleared := finding(Cleared, rotation.StateCritical)
 	fleet := finding(Opened, rotation.StateUnknown)
-	fleet.Cluster, fleet.Finding.Fix, fleet.Finding.Deadline = "", "", nil
+	fleet.Cluster, fleet.Finding.Message, fleet.Finding.Fix, fleet.Finding.Deadline = "", "", "", nil
 	future := finding(Opened, rotation.StateWarning)
 	later := now.Add(time.Hour)
 	future.Since, future.At = &later, later

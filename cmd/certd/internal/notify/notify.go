@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -249,20 +250,10 @@ func (n *Notifier) commit(c change, now time.Time) bool {
 		l.Outgoing = c.Add[i]
 		if q := n.queues[l.Receiver]; q != nil {
 			q.waiting = append(q.waiting, l)
-			slices.SortStableFunc(q.waiting, func(a, b *letter) int { return compare(a.Seq, b.Seq) })
+			slices.SortStableFunc(q.waiting, func(a, b *letter) int { return cmp.Compare(a.Seq, b.Seq) })
 		}
 	}
 	return true
-}
-
-func compare(a, b uint64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // take takes a policy over: queues of receivers that are no longer named go, with

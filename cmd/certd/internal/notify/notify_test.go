@@ -516,6 +516,9 @@ func TestGivenUp(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, o := range known.Outbox {
+			if o.Receiver == "pager" && strings.Contains(string(o.Body), `"finding.cleared"`) {
+				continue // else the incident, if there is one, would last for ever
+			}
 			if !strings.Contains(string(o.Body), `"lost":`) {
 				t.Errorf("after a day there waits %s", o.Body)
 			}
@@ -531,7 +534,7 @@ func TestGivenUp(t *testing.T) {
 		}
 		time.Sleep(10 * time.Minute)
 		w.got("works again", "ops", "summary warning of 1")
-		w.got("works again", "pager", "summary warning of 1")
+		w.got("works again", "pager", "cleared warning us ProxiesStale", "summary warning of 1")
 		w.got("works again", "am", "opened warning eu IssuerNotLoaded")
 		if says := w.says(); says != "" || w.n.Receivers()[1].Lost != 0 {
 			t.Errorf("failing: %q, %+v", says, w.n.Receivers())

@@ -290,11 +290,15 @@ func (n *Notifier) works(q *queue, letters []*letter, now time.Time) {
 	q.record = record
 }
 
-// giveUp drops what has been tried for too long.
+// giveUp drops what has been tried for too long; not what ends something for a
+// keyed receiver, for there it would last for ever.
 func (n *Notifier) giveUp(q *queue, now time.Time) {
+	if n.journal != nil {
+		return // it could not be taken down
+	}
 	var c change
 	for _, l := range q.waiting {
-		if l.sending || now.Sub(l.At) < n.policy.GiveUp {
+		if l.sending || now.Sub(l.At) < n.policy.GiveUp || q.traits.Keyed && l.message.DedupKey != "" && !q.counts(l) {
 			continue
 		}
 		n.world.Log.Error("notification given up", "receiver", q.name, "id", l.ID, "event", l.message.Event, "at", l.At, "err", q.record.Error)
