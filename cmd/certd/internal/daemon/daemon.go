@@ -200,7 +200,7 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 		return err
 	}
 	counts.Keep(names(c))
-	n, err := newNotifier(c, f.journal, r, log)
+	n, err := newNotifier(c, f.journal, r, counts, log)
 	if err != nil {
 		return err
 	}

@@ -9,17 +9,19 @@ import (
 
 	"certd.internal/cmd/certd/internal/api"
 	"certd.internal/cmd/certd/internal/config"
+	"certd.internal/cmd/certd/internal/metrics"
 	"certd.internal/cmd/certd/internal/notify"
 	"certd.internal/rotation"
 	"certd.internal/state"
 )
 
 // newNotifier tells of what the loop finds.
-func newNotifier(c *config.Config, j *state.Journal, r *rotation.Reconciler, log *slog.Logger) (*notify.Notifier, error) {
+func newNotifier(c *config.Config, j *state.Journal, r *rotation.Reconciler, counts *metrics.Recorder, log *slog.Logger) (*notify.Notifier, error) {
 	return notify.New(c.Name, c.Notify, notify.World{
 		Journal: j, Log: log, Status: r.Status,
 		Plan:    func(until time.Time) rotation.Plan { return r.Plan(until, false) },
 		History: func(since time.Time) ([]rotation.Entry, error) { return j.Entries(state.Filter{Since: since}) },
+		Counted: func(c notify.Count, by int) { counts.Notified(c.Receiver, c.Result, by) },
 		Failing: func(err error) {
 			if err == nil {
 				r.Solved("NotifyFailing")

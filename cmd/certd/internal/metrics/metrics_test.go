@@ -174,7 +174,7 @@ func everything(t testing.TB) Source {
 	}
 	s.Recorder.VaultRequest("sign", "200", time.Second)
 	s.Recorder.VaultHealth(true)
-	s.Recorder.Notified("pager", nil)
+	s.Recorder.Notified("pager", "ok", 1)
 	return s
 }
 

@@ -31,7 +31,7 @@ func newRecorded(t *table) recorded {
 		repairs: t.counter("certd_drift_repaired_total", "What somebody else had changed or removed and certd put back.", "cluster", "object", "by"),
 		vaultTook: t.histogram("certd_vault_request_duration_seconds", "Requests to Vault, each once: certd repeats none by itself.",
 			[]float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10}, "operation", "code"),
-		notifications: t.counter("certd_notifications_total", "Notifications that were sent, or could not be. None yet: `notify` is not built.", "receiver", "result"),
+		notifications: t.counter("certd_notifications_total", "Notifications: `ok` was taken, `error` is one that failed and is tried again, `lost` one that was given up.", "receiver", "result"),
 	}
 }
 
@@ -186,11 +186,8 @@ func (r *Recorder) Reloaded() {
 	r.reloadedAt = time.Now()
 }
 
-// Notified counts a notification that was sent, or could not be.
-func (r *Recorder) Notified(receiver string, err error) {
-	result := resultOK
-	if err != nil {
-		result = resultError
-	}
-	r.notifications.WithLabelValues(receiver, result).Inc()
+// Notified counts notifications of which something became: none of a receiver that
+// there is shows it with zeros.
+func (r *Recorder) Notified(receiver, result string, by int) {
+	r.notifications.WithLabelValues(receiver, result).Add(float64(by))
 }

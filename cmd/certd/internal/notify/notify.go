@@ -47,6 +47,10 @@ type World struct {
 	// Failing is called with what keeps receivers from taking messages, and with
 	// nil when nothing does any more.
 	Failing func(error)
+	// Counted is told what became of messages, as Counts is, and of each receiver
+	// that there is, with zeros; nil: nobody asks. It is quick, and may be called at
+	// any time.
+	Counted func(c Count, by int)
 	Log     *slog.Logger
 }
 
@@ -88,8 +92,8 @@ type Count struct {
 
 // What became of a message. One that failed is tried again.
 const (
-	ResultSent   = "sent"
-	ResultFailed = "failed"
+	ResultSent   = "ok"
+	ResultFailed = "error"
 	ResultLost   = "lost"
 )
 
@@ -294,6 +298,11 @@ func (n *Notifier) take(p Policy, now time.Time) {
 		c.Told = &state.Told{} // it will have changed by the time that somebody is told again
 	}
 	n.policy = p
+	for name := range p.Receivers {
+		for _, result := range []string{ResultSent, ResultFailed, ResultLost} {
+			n.count(name, result, 0) // it is known that there were none
+		}
+	}
 	n.commit(c, now)
 	n.mu.Lock()
 	n.shown = p
@@ -551,6 +560,9 @@ func (n *Notifier) count(name, result string, by int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.counts[Count{name, result}] += uint64(by)
+	if n.world.Counted != nil {
+		n.world.Counted(Count{name, result}, by)
+	}
 }
 
 // Test sends one marked message to a receiver, past the outbox, and returns what
