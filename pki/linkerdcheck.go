@@ -1,8 +1,11 @@
 package pki
 
 import (
+	"bytes"
 	"crypto/ecdsa"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"fmt"
 	"time"
 )
@@ -30,4 +33,12 @@ func CheckIssuerAlgorithm(c *x509.Certificate) error {
 // for serverAuth if it has any extended key usage (linkerd2, pkg/tls/cred.go).
 func VerifyIssuer(chain, anchors []*x509.Certificate, at time.Time) error {
 	return verifyGo(chain, anchors, "", x509.ExtKeyUsageServerAuth, at)
+}
+
+// TextSHA256 tells texts of anchors apart as `linkerd check --proxy` does, which takes
+// white space away from both ends and compares the rest byte by byte (linkerd2,
+// pkg/healthcheck/healthcheck.go). It is in lower-case hex.
+func TextSHA256(text []byte) string {
+	sum := sha256.Sum256(bytes.TrimSpace(text))
+	return hex.EncodeToString(sum[:])
 }

@@ -39,6 +39,10 @@ type ProxySet struct {
 	// is how many pods are under none of these.
 	Owners []ProxyOwner
 	Others int
+	// Texts are how the set stands in injected pods: the SHA-256 of the text without
+	// white space around it, in lower-case hex, → pods. `linkerd check` compares
+	// texts. nil: it was not looked at.
+	Texts map[string]int
 }
 
 // Outside is whom the mesh of a cluster talks to beyond its own pods.

@@ -158,6 +158,7 @@ type census struct {
 
 type reading struct {
 	set *tally
+	sum string // of the text
 	why string
 }
 
@@ -167,6 +168,7 @@ type tally struct {
 	sum     string
 	pods    int
 	owners  map[rotation.ProxyOwner]int // with Pods 0
+	texts   map[string]int              // digest → injected pods
 }
 
 // referring is a pod whose anchors came out of the ConfigMap; its container does
@@ -195,7 +197,9 @@ func (n *census) add(p *corev1.Pod) error {
 	case env == nil:
 		n.skip(name, "its container "+proxyContainer+" has no "+anchorsEnv)
 	case env.ValueFrom == nil:
-		n.trusts(name, proxyOwner(p), env.Value)
+		if r := n.trusts(name, proxyOwner(p), env.Value); r.set != nil && p.Namespace != n.linkerd {
+			r.set.texts[r.sum]++
+		}
 	case env.ValueFrom.ConfigMapKeyRef == nil:
 		n.skip(name, anchorsEnv+" comes from elsewhere than a ConfigMap")
 	default:
@@ -274,14 +278,15 @@ func isName(s string) bool {
 }
 
 // trusts counts a pod by its anchors.
-func (n *census) trusts(pod string, by rotation.ProxyOwner, text string) {
+func (n *census) trusts(pod string, by rotation.ProxyOwner, text string) reading {
 	r := n.read(strings.TrimSpace(text))
 	if r.set == nil {
 		n.skip(pod, r.why)
-		return
+		return r
 	}
 	r.set.pods++
 	r.set.owners[by]++
+	return r
 }
 
 func (n *census) read(text string) reading {
@@ -301,8 +306,9 @@ func (n *census) read(text string) reading {
 		r.why = err.Error()
 	} else {
 		sum := b.SHA256()
+		r.sum = pki.TextSHA256([]byte(text))
 		if r.set = n.sets[sum]; r.set == nil {
-			r.set = &tally{anchors: b, sum: sum, owners: map[rotation.ProxyOwner]int{}}
+			r.set = &tally{anchors: b, sum: sum, owners: map[rotation.ProxyOwner]int{}, texts: map[string]int{}}
 			n.sets[sum] = r.set
 		}
 	}
@@ -336,7 +342,7 @@ func (n *census) proxies() rotation.Proxies {
 }
 
 func (t *tally) set() rotation.ProxySet {
-	s := rotation.ProxySet{Anchors: t.anchors, Pods: t.pods}
+	s := rotation.ProxySet{Anchors: t.anchors, Pods: t.pods, Texts: t.texts}
 	for o, pods := range t.owners {
 		o.Pods = pods
 		s.Owners = append(s.Owners, o)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -449,5 +450,24 @@ func TestProxyOwner(t *testing.T) {
 		if o := proxyOwner(p); o.Kind+" "+o.Name != row.want || o.Namespace != "ns" {
 			t.Errorf("%s %.20q with %v: %+v; want %s", row.kind, row.name, row.labels, o, row.want)
 		}
+	}
+}
+
+// Texts that hold one set are told apart, as `linkerd check` tells them; white space
+// around them is nothing to it, nor is the control plane.
+func TestCensusKeepsTexts(t *testing.T) {
+	both, _, _ := twoSets(t, "linkerd")
+	n := (&Cluster{cfg: Config{Namespace: "linkerd"}}).newCensus()
+	text := string(both.PEM())
+	for i, p := range []*corev1.Pod{
+		meshed("shop", "a", told(text)), meshed("shop", "b", told(text+"\n\n")), meshed("viz", "c", told(backwards(both))), meshed("linkerd", "d", told(backwards(both))),
+	} {
+		if err := n.add(p); err != nil {
+			t.Fatalf("pod %d: %v", i, err)
+		}
+	}
+	want := map[string]int{pki.TextSHA256(both.PEM()): 2, pki.TextSHA256([]byte(backwards(both))): 1}
+	if p := n.proxies(); len(p.Sets) != 1 || p.Sets[0].Pods != 4 || !maps.Equal(p.Sets[0].Texts, want) {
+		t.Errorf("%+v, want %v", p.Sets, want)
 	}
 }

@@ -201,6 +201,10 @@ func TestClaims(t *testing.T) {
 			e.Findings = []check.Finding{{Cluster: "prod-eu-1", Finding: rotation.Finding{ID: "ProxiesStale", Severity: rotation.StateWarning, Message: "3 of 120 meshed pods trust other anchors"}}}
 		}, want{"proxies-bundle": check.Warning}, "3 of 120"},
 
+		{"pods hold the same anchors in other words", func(_ *checktest.World, e *check.Evidence) {
+			first(e).Proxies.Sets[0].Texts["another"] = 2
+		}, want{"proxies-text": check.Warning}, "2 pods of before the bundle was last written"},
+
 		{"the issuer is gone", func(_ *checktest.World, e *check.Evidence) {
 			first(e).Observed.Issuer, first(e).Observed.IssuerFacts = rotation.ObjectState{}, pki.IssuerFacts{}
 		}, want{"issuer-usable": check.Error}, "there is no Secret linkerd-identity-issuer"},

@@ -109,6 +109,7 @@ func Claims() []Claim {
 		{ID: "foreign-anchors", Category: CategoryTrust, Says: "anchors of partner meshes are valid, and last", Findings: []string{"ForeignAnchorExpiring", "ForeignAnchorExpired"}, Pre: true, judge: (*judgement).foreignAnchors},
 		{ID: "identity-anchor-dates", Category: CategoryTrust, Says: "linkerd-identity has loaded the anchor's latest dates", Findings: []string{"IdentityTrustsOldDates"}, judge: (*judgement).eachSeen},
 		{ID: "proxies-bundle", Category: CategoryTrust, Says: "meshed pods trust the bundle, and nothing else", Findings: []string{"ProxiesStale"}, judge: (*judgement).proxies},
+		{ID: "proxies-text", Category: CategoryTrust, Says: "`linkerd check --proxy` finds the bundle's very text in pods", judge: (*judgement).proxiesText},
 		{ID: "trust-change", Category: CategoryTrust, Says: "no change of the trust anchor needs anybody", Findings: []string{"TrustChangeHeld", "TrustChangeWithout", "TrustCompromised", "LeftBehind"}, judge: (*judgement).eachSeen},
 
 		{ID: "issuer-usable", Category: CategoryIssuers, Says: "certificate, key and ca.crt are there and fit", Findings: []string{"IssuerUnusable", "IssuerLost"}, Pre: true, judge: (*judgement).issuerUsable},

@@ -156,6 +156,37 @@ func (j *judgement) proxies() (all []verdict) {
 	return all
 }
 
+// proxiesText is for pods that trust what they should in other words: with an anchor's
+// former dates, or from before the bundle was written anew. They work, and
+// `linkerd check` warns of them.
+func (j *judgement) proxiesText() (all []verdict) {
+	for _, c := range j.Clusters {
+		if c.Observed == nil || c.Proxies.At.IsZero() || c.Proxies.Err != nil {
+			continue // proxies-bundle tells
+		}
+		bundle, err := pki.ReadBundle(c.Observed.BundleText)
+		if err != nil {
+			continue // anchors-readable tells
+		}
+		want, seen, others := pki.TextSHA256(c.Observed.BundleText), false, 0
+		for _, s := range c.Proxies.Sets {
+			for sum, pods := range s.Texts {
+				if seen = true; sum != want && s.Anchors.Trusts(bundle) {
+					others += pods
+				}
+			}
+		}
+		switch {
+		case others > 0:
+			all = append(all, verdict{cluster: c.name(), result: Warning, say: fmt.Sprintf("%s of before the bundle was last written: they trust the same keys and work, and `linkerd check --proxy` warns until they are created anew", plural(others, "pod")),
+				hint: "nothing, or restart them when it suits"})
+		case seen:
+			all = append(all, held(c.name(), ""))
+		}
+	}
+	return all
+}
+
 // issuers judges those that are there, by findings alone.
 func (j *judgement) issuers() []verdict {
 	return j.each(func(c Cluster) []verdict {

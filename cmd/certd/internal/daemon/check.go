@@ -273,6 +273,11 @@ func (f *fleet) lookAtKeys(ctx context.Context, e check.Evidence) check.Keys {
 					keys[i].Err = fmt.Errorf("it was not opened: %w", rotation.ErrUnavailable)
 				}
 			}
+			for i := range k.Anchors {
+				if _, ok := f.keys.(*vault.Transit); ok {
+					k.Anchors[i].FlagsErr = k.Anchors[i].Err
+				}
+			}
 			return k
 		}
 	}

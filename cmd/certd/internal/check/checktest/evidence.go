@@ -160,7 +160,7 @@ func (w *World) Healthy(more string, names ...string) check.Evidence {
 		o := w.Observe(p.Cluster, w.Issuer(w.Now.Add(-p.Issuer.Lifetime/9), p.Issuer.Lifetime))
 		e.Clusters = append(e.Clusters, check.Cluster{View: rotation.View{Policy: p, Observed: o,
 			Record:  rotation.ClusterRecord{Name: p.Cluster, Enrolled: true, LastContact: w.Now},
-			Proxies: rotation.Proxies{At: w.Now, Sets: []rotation.ProxySet{{Anchors: w.bundle(), Pods: 120}}}},
+			Proxies: rotation.Proxies{At: w.Now, Sets: []rotation.ProxySet{{Anchors: w.bundle(), Pods: 120, Texts: map[string]int{pki.TextSHA256(o.BundleText): 118}}}}},
 			Kube: &kube.Examination{Labels: map[string]string{"config.linkerd.io/admission-webhooks": "disabled"},
 				Linkerd: kube.Linkerd{Found: true, Version: "edge-26.8.3", ExternalCA: true, Scheme: "kubernetes.io/tls",
 					External: map[string]bool{"proxy-injector": true, "sp-validator": true, "policy-validator": true}}}})
