@@ -150,9 +150,11 @@ func (f *fleet) checkWith(ctx context.Context, e check.Evidence, s check.Select,
 	e.Fleet = known
 
 	var looking sync.WaitGroup
-	looking.Go(func() { e.Keys = f.lookAtKeys(ctx, e) })
-	e.Clusters = f.lookAtClusters(ctx, e, s)
+	var keys check.Keys
+	looking.Go(func() { keys = f.lookAtKeys(ctx, e) })
+	clusters := f.lookAtClusters(ctx, e, s)
 	looking.Wait()
+	e.Keys, e.Clusters = keys, clusters
 	if err := ctx.Err(); err != nil {
 		return check.Report{}, fmt.Errorf("check the fleet: %w", context.Cause(ctx))
 	}
