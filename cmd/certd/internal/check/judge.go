@@ -102,14 +102,15 @@ func plural(n int, thing string) string {
 	return fmt.Sprintf("%d %ss", n, thing)
 }
 
-// left writes a duration as status does: cut off, in one unit, or two where they
-// matter.
+// left writes a duration in one unit, cut off: what is left is never overstated.
 func left(d time.Duration) string {
 	switch {
 	case d >= 2*day:
 		return fmt.Sprintf("%dd", d/day)
 	case d >= time.Hour:
 		return fmt.Sprintf("%dh", d/time.Hour)
+	case d >= time.Minute:
+		return fmt.Sprintf("%dm", d/time.Minute)
 	}
 	return rotation.FormatDuration(d)
 }
