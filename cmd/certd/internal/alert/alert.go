@@ -57,8 +57,8 @@ or on (job)
 		{"certd:emergency_floor:max_seconds", `max by (job) (certd_emergency_floor_seconds)
 or on (job)
 (last_over_time(certd:emergency_floor:max_seconds[1d]) and on (job) certd:nothing_breaks_before:timestamp_seconds)`},
-		{"certd:rotation_errors:ratio_rate1h", `sum by (job) (rate(certd_rotations_total{result!="ok"}[1h])) / sum by (job) (rate(certd_rotations_total[1h]))`},
-		{"certd:rotation_errors:ratio_rate6h", `sum by (job) (rate(certd_rotations_total{result!="ok"}[6h])) / sum by (job) (rate(certd_rotations_total[6h]))`},
+		{"certd:rotation_errors:ratio_rate1h", `sum by (job) (rate(certd_rotations_total{result="error"}[1h])) / sum by (job) (rate(certd_rotations_total[1h]))`},
+		{"certd:rotation_errors:ratio_rate6h", `sum by (job) (rate(certd_rotations_total{result="error"}[6h])) / sum by (job) (rate(certd_rotations_total[6h]))`},
 	}
 }
 
@@ -208,8 +208,15 @@ and on (job, name)
 		},
 		{
 			Name: "CertdRotationsFailing", Severity: Ticket, For: 10 * time.Minute,
-			When:        "more than a fifth of all rotations fail, over an hour and over six",
-			Expr:        "certd:rotation_errors:ratio_rate1h > 0.2\nand\ncertd:rotation_errors:ratio_rate6h > 0.2",
+			When: "more than a fifth of all rotations fail, over an hour and over six, and still do",
+			// Rotations are few: one that took a second attempt is no fifth of anything.
+			Expr: `certd:rotation_errors:ratio_rate1h > 0.2
+and
+certd:rotation_errors:ratio_rate6h > 0.2
+and
+sum by (job) (increase(certd_rotations_total{result="error"}[1h])) > 3
+and
+sum by (job) (increase(certd_rotations_total{result="error"}[15m])) > 0`,
 			Summary:     `{{ $value | humanizePercentage }} of certd's rotations fail ({{ $labels.job }})`,
 			Description: `So many at once have one cause: the key backend, the network, or rights. certd status names it. What is in use goes on to work.`,
 		},
