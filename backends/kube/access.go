@@ -3,6 +3,7 @@ package kube
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -108,6 +109,10 @@ func (a Access) load() (name string, cfg *api.Config, err error) {
 }
 
 func checkCluster(c *api.Cluster) error {
+	// The address stands in logs and errors, and this one's error quotes it not.
+	if u, err := url.Parse(c.Server); err == nil && u.User != nil {
+		return errors.New("has a server whose address holds a user name or a password: credentials belong to the user of the context")
+	}
 	switch {
 	case c.InsecureSkipTLSVerify:
 		return errors.New("sets insecure-skip-tls-verify: certd writes keys only to a server it can tell from others; give it certificate-authority-data instead")

@@ -39,6 +39,8 @@ func TestKubeconfig(t *testing.T) {
 		{name: "no check of the server", old: `1"}`, new: `1", insecure-skip-tls-verify: true}`, err: `cluster "c" sets insecure-skip-tls-verify`},
 		{name: "no TLS", old: "https", new: "http", err: "only https:// is supported"},
 		{name: "a server without a scheme", old: "https://127.0.0.1:1", new: "127.0.0.1:1", err: "only https:// is supported"},
+		{name: "a password in the server's address", old: "https://127.0.0.1:1", new: "https://certd:s3cr3t-t0ken@127.0.0.1:1", err: "holds a user name or a password"},
+		{name: "a password without TLS", old: "https://127.0.0.1:1", new: "http://certd:s3cr3t-t0ken@127.0.0.1:1", err: "holds a user name or a password"},
 		{name: "something else", old: "clusters:", new: "clusters: {{", err: "is not a kubeconfig"},
 		{name: "a CA file that is not there", old: `1"}`, new: `1", certificate-authority: none.pem}`, err: "none.pem"},
 		{name: "a program in a context that is not used", old: "users:", new: "users:\n- {name: other, user: {exec: {apiVersion: client.authentication.k8s.io/v1, command: touch, interactiveMode: Never}}}"},
