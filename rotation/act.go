@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"certd.internal/pki"
@@ -66,6 +67,11 @@ func (r *Reconciler) act(ctx, hand context.Context, m *member, f Fleet, v View, 
 		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
 			return Outcome{}, m.cluster.RestartSince(ctx, d.namespace, d.owner, d.since, f.Change == nil || !f.Change.Compromised)
 		})
+	case StepPodEvict:
+		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
+			pods, err := m.cluster.Evict(ctx, d.namespace, d.owner, Eviction{Since: d.since, Wanted: d.Bundle, Whole: f.Change == nil || !f.Change.Compromised})
+			return Outcome{Detail: evicted(pods)}, err
+		})
 	case StepIssuer, StepRepairIssuer:
 		if d.keepsKey {
 			return r.publishChain(ctx, hand, m, f, v, d, in)
@@ -73,6 +79,18 @@ func (r *Reconciler) act(ctx, hand context.Context, m *member, f Fleet, v View, 
 		return r.publishIssuer(ctx, hand, m, f, v, d, in)
 	}
 	return fmt.Errorf("step %q of %s: there is no such step", d.Step, m.name)
+}
+
+// evicted says which pods were, a few of them by name.
+func evicted(pods []string) string {
+	const most = 5
+	switch n := len(pods); {
+	case n == 0:
+		return "it has none of these any more"
+	case n > most:
+		return fmt.Sprintf("%s and %d more", strings.Join(pods[:most], ", "), n-most)
+	}
+	return strings.Join(pods, ", ")
 }
 
 // apartFrom is from how many issuers before it a new one's end is kept apart, by

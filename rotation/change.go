@@ -479,7 +479,8 @@ func (g *goal) restarted(f Fleet, v View, now time.Time, next pki.Bundle) {
 		g.wait("%s; then %d of %d meshed pods are to be created anew: %s", g.closed, stale, p.Total(), namesOf(owners, 3))
 		return
 	}
-	g.wait("%d of %d meshed pods do not trust the new anchor alone: %s", stale, p.Total(), namesOf(owners, 3))
+	main := fmt.Sprintf("%d of %d meshed pods do not trust the new anchor alone: %s", stale, p.Total(), namesOf(owners, 3))
+	g.wait("%s", main)
 	for _, own := range owners {
 		ref := ObjectRef{Kind: own.Kind, Name: own.Name}
 		if own.Namespace != v.Policy.Namespace || own.Kind != "Deployment" || g.restart.Step != "" {
@@ -494,16 +495,37 @@ func (g *goal) restarted(f Fleet, v View, now time.Time, next pki.Bundle) {
 	}
 	own := slices.ContainsFunc(owners, func(o ProxyOwner) bool { return o.Namespace == v.Policy.Namespace })
 	if f.Policy.Trust.Restarts && (!own || f.Change.Compromised) && g.restart.Step == "" {
-		g.nextWorkload(f, v, owners, f.Change.Compromised)
+		g.nextWorkload(f, v, owners, next, f.Change.Compromised)
 	}
+	if held := v.heldBack(next); f.Policy.Trust.Restarts && g.waits == main {
+		g.waits = strings.Join(append([]string{main}, held...), "; ")
+	}
+}
+
+// heldBack says what stands against replacing pods one by one right now, a few of it.
+func (v View) heldBack(want pki.Bundle) (all []string) {
+	for object, pods := range v.Proxies.unsettled(want) {
+		if pods > 0 {
+			all = append(all, fmt.Sprintf("pods of %s that are being deleted, or not ready yet: %d", object, pods))
+		}
+	}
+	for l, fl := range v.Failures {
+		if l.step == StepPodEvict {
+			all = append(all, fl.Err.Error())
+		}
+	}
+	slices.Sort(all)
+	return all[:min(len(all), 3)]
 }
 
 // nextWorkload picks the workload to be restarted now, Linkerd's extensions before
 // the others. The first goes ahead alone; when its pods hold the new anchor, as many
 // are under way as TrustPolicy.AtOnce says, so that those which do not come up again
-// are few. Those that could not be restarted are left to people. With atOnce none
+// are few. Of those whose pods are replaced one by one, the next pod's turn comes
+// when the one before it has a successor that is ready, and before another workload
+// is begun. Those that could not be restarted are left to people. With atOnce none
 // waits for another.
-func (g *goal) nextWorkload(f Fleet, v View, owners []ProxyOwner, atOnce bool) {
+func (g *goal) nextWorkload(f Fleet, v View, owners []ProxyOwner, want pki.Bundle, atOnce bool) {
 	rank := func(o ProxyOwner) int {
 		if strings.HasPrefix(o.Namespace, "linkerd-") {
 			return 0
@@ -514,46 +536,68 @@ func (g *goal) nextWorkload(f Fleet, v View, owners []ProxyOwner, atOnce bool) {
 	slices.SortFunc(owners, func(a, b ProxyOwner) int {
 		return cmp.Or(rank(a)-rank(b), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
 	})
-	var next, failing Action
-	underWay := 0
+	var begun, next, failing Action
+	underWay, unsettled := 0, v.Proxies.unsettled(want)
 	stale := map[lane]bool{}
 	for _, o := range owners {
-		if RestartCommand(o) == "" || o.Kind == "Pod" {
+		a, possible := o.restart(shown(v))
+		l := a.lane()
+		if !possible || stale[l] {
 			continue
 		}
-		ref := ObjectRef{Kind: o.Kind, Name: o.Name}
-		a := Action{Step: StepWorkloadRestart, Object: o.Namespace + "/" + ref.String(), owner: ref, namespace: o.Namespace, since: shown(v),
-			Why: fmt.Sprintf("%d of its pods do not trust the new anchor alone", o.Pods)}
-		stale[a.lane()] = true
-		switch {
-		case v.Failures[a.lane()] != nil: // others come first
+		stale[l] = true
+		switch done := v.restartedSince(l, a.since); {
+		case done && a.Step == StepPodEvict && unsettled[l.object] == 0 && v.countedSince(l) && v.Failures[l] == nil: // the next of its pods
+			if begun.Step == "" {
+				begun = a
+			}
+		case a.Step == StepPodEvict && unsettled[l.object] > 0 && !atOnce: // also where it is not remembered who began it
+			underWay++
+		case v.Failures[l] != nil: // others come first
 			if failing.Step == "" {
 				failing = a
 			}
-		case v.restartedSince(a.lane(), a.since): // its pods are being replaced
+		case done: // its pods are being replaced
 			underWay++
 		case next.Step == "":
 			next = a
 		}
 	}
-	if next.Step == "" {
-		next = failing
-	}
 	most := 1
 	for l := range v.Repairs {
-		if l.step == StepWorkloadRestart && !stale[l] && v.restartedSince(l, shown(v)) && v.countedSince(l) {
-			most = max(1, f.Policy.Trust.AtOnce)
+		if l.step != StepWorkloadRestart && l.step != StepPodEvict || stale[l] || !v.restartedSince(l, shown(v)) || !v.countedSince(l) {
+			continue
+		}
+		if l.step == StepPodEvict && unsettled[l.object] > 0 { // its last pod has no successor yet
+			underWay++
+			continue
+		}
+		most = max(1, f.Policy.Trust.AtOnce)
+	}
+	for _, a := range []Action{begun, next, failing} {
+		if a.Step != "" && (atOnce || underWay < most) {
+			g.restart = a
+			return
 		}
 	}
-	if atOnce || underWay < most {
-		g.restart = next
+}
+
+// restart is what has an owner's pods created anew; possible says whether certd can.
+// A restart counts that was made at since or later.
+func (o ProxyOwner) restart(since time.Time) (a Action, possible bool) {
+	a = Action{Step: StepWorkloadRestart, Object: o.object(), owner: ObjectRef{Kind: o.Kind, Name: o.Name}, namespace: o.Namespace, since: since,
+		Why: fmt.Sprintf("%d of its pods do not trust the new anchor alone", o.Pods)}
+	if o.Evicted() {
+		a.Step = StepPodEvict
+		return a, plain(o.Namespace) && plain(o.Name)
 	}
+	return a, RestartCommand(o) != "" && o.Kind != "Pod"
 }
 
 // restartsUnderWay says whether pods may be replaced now because certd asked for it.
 func (v View) restartsUnderWay(now time.Time) bool {
 	for l := range v.Repairs {
-		if (l.step == StepWorkloadRestart || l.step == StepControlRestart) && v.restartedSince(l, now.Add(-rolloutTime)) {
+		if (l.step == StepWorkloadRestart || l.step == StepPodEvict || l.step == StepControlRestart) && v.restartedSince(l, now.Add(-rolloutTime)) {
 			return true
 		}
 	}

@@ -114,7 +114,7 @@ func (c turn) bench(t *testing.T, now time.Time) *bench {
 	}
 	b.view.Proxies = Proxies{At: c.countAt}
 	for letters, n := range c.pods {
-		b.view.Proxies.Sets = append(b.view.Proxies.Sets, ProxySet{Anchors: set(letters), Pods: n, Owners: []ProxyOwner{{"app", "Deployment", "web", n}}})
+		b.view.Proxies.Sets = append(b.view.Proxies.Sets, ProxySet{Anchors: set(letters), Pods: n, Owners: []ProxyOwner{{Namespace: "app", Kind: "Deployment", Name: "web", Pods: n}}})
 	}
 	return b
 }

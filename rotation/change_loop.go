@@ -170,7 +170,7 @@ func costs(f Fleet, v View) string {
 	}
 	text := fmt.Sprintf("%d meshed pods have to be restarted; from some three minutes after the beginning on, those that were and those that were not refuse each other", v.Proxies.Total())
 	if f.Policy.Trust.Restarts {
-		return text + ". certd restarts all Deployments, StatefulSets and DaemonSets at once"
+		return text + ". certd restarts all Deployments, StatefulSets and DaemonSets at once, and evicts the pods of ReplicaSets as far as budgets let it"
 	}
 	return text + ". certd restarts Linkerd's own; the others are yours (trust.restartWorkloads: auto has certd do it)"
 }

@@ -41,12 +41,19 @@ func newLargeChanging(t *testing.T, seed uint64, pods int, names ...string) *cha
 }
 
 func newChangingOf(t *testing.T, seed uint64, pods int, policy func(*rotation.FleetPolicy), names ...string) *changing {
+	return newChangingIn(t, seed, pods, policy, func(*memory.ClusterConfig) {}, names...)
+}
+
+// newChangingIn is a fleet of clusters that cluster has changed.
+func newChangingIn(t *testing.T, seed uint64, pods int, policy func(*rotation.FleetPolicy), cluster func(*memory.ClusterConfig), names ...string) *changing {
 	w := newWorld(t, names...)
 	policy(&w.policy)
 	var all []*memory.Cluster
 	for i, name := range names {
-		w.clusters[name] = memory.NewCluster(memory.ClusterConfig{Name: name, Namespace: "linkerd", TrustDomain: "cluster.local",
-			Replicas: 2, Lag: time.Duration(20+60*i) * time.Second, Proxies: pods, LeafLifetime: leaf, Seed: seed})
+		cfg := memory.ClusterConfig{Name: name, Namespace: "linkerd", TrustDomain: "cluster.local",
+			Replicas: 2, Lag: time.Duration(20+60*i) * time.Second, Proxies: pods, LeafLifetime: leaf, Seed: seed}
+		cluster(&cfg)
+		w.clusters[name] = memory.NewCluster(cfg)
 		w.policy.Clusters[i].LeafLifetime = leaf
 		all = append(all, w.clusters[name])
 	}

@@ -307,7 +307,7 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 	}
 	d.Wanted = append(d.Wanted, others...)
 	d.Action = Action{}
-	d.reportFailures(v)
+	d.reportFailures(v, now)
 	for _, a := range d.Wanted {
 		if d.allowed(v, a, now) && d.Step == "" {
 			d.Action = a
@@ -489,7 +489,7 @@ func (d *Decision) anchorEnds(f Fleet, active *Anchor, now time.Time) {
 // reportFailures tells of actions that do not succeed, with how long there is.
 // They count for as long as anything is to be done for the same webhook, or for
 // the cluster.
-func (d *Decision) reportFailures(v View) {
+func (d *Decision) reportFailures(v View, now time.Time) {
 	for _, a := range d.Wanted {
 		fl := v.Failures[a.lane()]
 		if fl == nil { // another one's turn may have come first
@@ -502,6 +502,12 @@ func (d *Decision) reportFailures(v View) {
 		if fl == nil || slices.ContainsFunc(d.Findings, func(f Finding) bool {
 			return f.ID == "StepFailed" && strings.HasPrefix(f.Message, string(fl.Step)+a.of()+" ")
 		}) {
+			continue
+		}
+		if errors.Is(fl.Err, ErrNotNow) { // that is ordinary for a while, and told of where the change waits
+			if told := slices.ContainsFunc(d.Findings, func(f Finding) bool { return f.ID == "RestartWaits" }); now.Sub(fl.Since) > rolloutTime && !told {
+				d.find(StateWarning, "RestartWaits", fmt.Sprintf("%v; it has waited since %s, next try at %s", fl.Err, clock(fl.Since), clock(fl.Until)), nil, "certd trust status")
+			}
 			continue
 		}
 		d.find(StateWarning, "StepFailed", fmt.Sprintf("%s%s does not succeed: %v", fl.Step, a.of(), fl.Err), a.deadline(d), "certd history --cluster "+v.Policy.Cluster)

@@ -28,6 +28,11 @@ type Journal interface {
 	// there is none.
 	Change() (*Change, error)
 
+	// Recent returns the entries of some steps that were recorded at since or later,
+	// oldest first, and from when on the journal tells: since, or, where it was begun
+	// or cut off later, its first entry; the zero time if it has none.
+	Recent(since time.Time, steps ...Step) (entries []Entry, from time.Time, err error)
+
 	// WebhookCAs returns all generations of a cluster's webhook CA, oldest
 	// first.
 	WebhookCAs(cluster string) ([]WebhookCA, error)
@@ -88,6 +93,7 @@ const (
 	StepTrustChange     Step = "trust-change"     // a change of the trust anchor begins, goes on, is held, turns back or ends
 	StepControlRestart  Step = "control-restart"  // roll out a part of the control plane that trusts other anchors
 	StepWorkloadRestart Step = "workload-restart" // roll out a workload whose pods trust other anchors
+	StepPodEvict        Step = "pod-evict"        // have a pod replaced that trusts other anchors, of a workload that cannot be rolled out
 	StepRecover         Step = "recover"          // learn an anchor from the world after the journal was lost
 	StepStart           Step = "start"            // the daemon started
 	StepReload          Step = "reload"           // the configuration was reloaded

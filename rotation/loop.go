@@ -190,6 +190,7 @@ func (r *Reconciler) Apply(p FleetPolicy, clusters map[string]Cluster) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	keep, pendings := map[string]*member{}, slices.Clone(r.pendings)
+	restarts := r.lastRestarts()
 	for _, cp := range p.Clusters {
 		c := clusters[cp.Cluster]
 		if c == nil {
@@ -209,6 +210,7 @@ func (r *Reconciler) Apply(p FleetPolicy, clusters map[string]Cluster) error {
 				return fmt.Errorf("read the webhook CAs of %s from the journal: %w", cp.Cluster, err)
 			}
 			m.record.Name = cp.Cluster
+			m.remind(restarts)
 			for _, c := range m.certificates {
 				m.signed[lane{"", IssuerObject}] = append(m.signed[lane{"", IssuerObject}], c.SignedAt)
 			}
@@ -241,6 +243,16 @@ func (r *Reconciler) Apply(p FleetPolicy, clusters map[string]Cluster) error {
 	r.adopt()
 	r.poke()
 	return nil
+}
+
+// lastRestarts are the restarts of the last hour for a change of the trust anchor: what
+// was under way when certd ended still is. Without them it goes on more warily.
+func (r *Reconciler) lastRestarts() []Entry {
+	entries, _, err := r.journal.Recent(wall().Add(-time.Hour), StepControlRestart, StepWorkloadRestart, StepPodEvict)
+	if err != nil {
+		r.log.Warn("not read what was restarted lately", "err", err)
+	}
+	return entries
 }
 
 // adopt gives open intents of clusters that have come back to them; the caller
@@ -696,9 +708,14 @@ func (r *Reconciler) acted(m *member, d Decision, err error, took time.Duration)
 		r.log.Info("step done", "cluster", m.name, "step", d.Step, "object", d.Object, "why", d.Why)
 		delete(m.failures, l)
 		delete(m.raced, l)
-		if d.contested() {
+		if d.contested() || d.Step == StepPodEvict {
 			m.repairs[l] = append(slices.DeleteFunc(slices.Clone(m.repairs[l]), func(t time.Time) bool { return now.Sub(t) > time.Hour }), now)
 		}
+		return true
+	}
+	if errors.Is(err, ErrNotNow) {
+		r.log.Info("step put off", "cluster", m.name, "step", d.Step, "object", d.Object, "why", d.Why, "err", err)
+		m.failed(d.Action, err, now, d.hurry())
 		return true
 	}
 	r.log.Error("step failed", "cluster", m.name, "step", d.Step, "object", d.Object, "why", d.Why, "err", err)

@@ -100,6 +100,16 @@ func newMember(c Cluster, p Policy) *member {
 		signed: map[lane][]time.Time{}, evidence: map[string]WebhookEvidence{}, requests: map[Target]*Request{}}
 }
 
+// remind has a new member know of restarts that an earlier certd has made.
+func (m *member) remind(restarts []Entry) {
+	for _, e := range restarts {
+		if e.Intent.Cluster == m.name && e.Result == OK {
+			l := lane{e.Intent.Step, e.Intent.Object}
+			m.repairs[l] = append(m.repairs[l], e.At)
+		}
+	}
+}
+
 // urgency says whether the last look failed, and when the issuer in the
 // cluster ends: the zero time, before all others, where there is none.
 func (m *member) urgency() (sick bool, ends time.Time) {

@@ -128,6 +128,16 @@ type Cluster interface {
 	// could take the others.
 	RestartSince(ctx context.Context, namespace string, owner ObjectRef, since time.Time, whole bool) error
 
+	// Evict has pods of a ReplicaSet or a ReplicationController replaced that cannot
+	// be rolled out, through the Eviction API: of those created before e.Since that
+	// do not trust e.Wanted, with e.Whole one, that which is not available before
+	// the oldest, else all at once. It returns their names; none and no error says
+	// that there are none. It refuses, wrapping ErrDenied, what bears the label
+	// certd.io/restart: never, and what belongs to something else that makes pods;
+	// and, wrapping ErrNotNow, where a PodDisruptionBudget stands against it and, with
+	// e.Whole, while another of its pods is not available or is being deleted.
+	Evict(ctx context.Context, namespace string, owner ObjectRef, e Eviction) (pods []string, err error)
+
 	// ProbeWebhooks finds out what each replica of these webhooks serves, and
 	// whether they do what they are for. There is an answer for each, by name:
 	// what could not be seen is unknown and says why. Webhooks come with the
@@ -164,6 +174,13 @@ const (
 	RestartLabel = "certd.io/restart"
 	RestartNever = "never"
 )
+
+// Eviction says which pods of an owner are to be replaced.
+type Eviction struct {
+	Since  time.Time // by the cluster's clock; who was created then or later is let be
+	Wanted pki.Bundle
+	Whole  bool // the others must stay available
+}
 
 // Marks are the annotations and the label certd keeps on what it manages.
 type Marks struct {

@@ -100,6 +100,20 @@ const (
 type ProxyOwner struct {
 	Namespace, Kind, Name string
 	Pods                  int
+	// Where pods are replaced one by one (see Evicted): how many of them are not
+	// ready, and how many are being deleted. Zero for other kinds.
+	Unready, Leaving int
+}
+
+// Evicted says whether certd has an owner's pods replaced one by one: it keeps up
+// their number, and nothing rolls them out anew.
+func (o ProxyOwner) Evicted() bool {
+	return o.Kind == "ReplicaSet" || o.Kind == "ReplicationController"
+}
+
+// object is the owner as the journal names it.
+func (o ProxyOwner) object() string {
+	return o.Namespace + "/" + ObjectRef{Kind: o.Kind, Name: o.Name}.String()
 }
 
 // Total is how many pods were counted, those included that could not be read.
@@ -131,6 +145,25 @@ const (
 	censusNext  = 10 * time.Second
 	censusShare = 20
 )
+
+// unsettled are, of owners whose pods are replaced one by one, the pods that are
+// being deleted, and those with the anchors wanted that are not ready: by what
+// object names.
+func (p Proxies) unsettled(want pki.Bundle) map[string]int {
+	all := map[string]int{}
+	for _, s := range p.Sets {
+		fresh := s.Anchors.Trusts(want)
+		for _, o := range s.Owners {
+			if n := o.Leaving; o.Evicted() {
+				if fresh {
+					n = max(n, o.Unready)
+				}
+				all[o.object()] += n
+			}
+		}
+	}
+	return all
+}
 
 // stale are the pods that do not trust exactly the keys that are wanted, and
 // whom to restart for it. An anchor's dates are nothing to a proxy.
@@ -247,7 +280,7 @@ func proxiesStatus(f Fleet, d Decision, v View) *ProxiesStatus {
 	s.Outside = append([]string{}, f.beyond(v)...)
 	slices.SortStableFunc(owners, func(a, b ProxyOwner) int { return b.Pods - a.Pods })
 	for _, o := range owners[:min(len(owners), reportedOwners)] {
-		s.Restart = append(s.Restart, StaleOwner(o))
+		s.Restart = append(s.Restart, StaleOwner{o.Namespace, o.Kind, o.Name, o.Pods})
 	}
 	return s
 }

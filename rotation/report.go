@@ -173,6 +173,11 @@ type StaleOwner struct {
 	Pods      int    `json:"pods"`
 }
 
+// Owner is what RestartCommand and RestartAdvice are asked about.
+func (o StaleOwner) Owner() ProxyOwner {
+	return ProxyOwner{Namespace: o.Namespace, Kind: o.Kind, Name: o.Name, Pods: o.Pods}
+}
+
 // WebhookCAStatus is the CA over a cluster's webhooks.
 type WebhookCAStatus struct {
 	AnchorStatus

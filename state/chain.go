@@ -85,10 +85,11 @@ func (t *txn) entry(key, value []byte) (rotation.Entry, error) {
 
 // Filter selects entries; the zero Filter selects all.
 type Filter struct {
-	Since   time.Time // only entries recorded then or later
-	Cluster string    // only entries of this cluster
-	After   uint64    // only entries with a larger seq
-	Limit   int       // the newest so many; 0 = all
+	Since   time.Time       // only entries recorded then or later
+	Cluster string          // only entries of this cluster
+	Steps   []rotation.Step // only entries of these; none: of all
+	After   uint64          // only entries with a larger seq
+	Limit   int             // the newest so many; 0 = all
 }
 
 // Entries returns the entries that the filter selects, oldest first. It
@@ -119,7 +120,7 @@ func (j *Journal) Entries(f Filter) ([]rotation.Entry, error) {
 			if err != nil {
 				return err
 			}
-			if f.Cluster == "" || e.Intent.Cluster == f.Cluster {
+			if (f.Cluster == "" || e.Intent.Cluster == f.Cluster) && (len(f.Steps) == 0 || slices.Contains(f.Steps, e.Intent.Step)) {
 				entries = append(entries, e)
 			}
 		}
@@ -127,6 +128,28 @@ func (j *Journal) Entries(f Filter) ([]rotation.Entry, error) {
 	})
 	slices.Reverse(entries)
 	return entries, err
+}
+
+// Recent implements [rotation.Journal].
+func (j *Journal) Recent(since time.Time, steps ...rotation.Step) (entries []rotation.Entry, from time.Time, err error) {
+	err = j.view("read the history", func(t *txn) error {
+		if first := t.bucket(bucketEntries).Get(number(t.state.First)); first != nil {
+			_, _, _, text, err := openLink(number(t.state.First), first)
+			if err != nil {
+				return err
+			}
+			from = recordedAt(text)
+		}
+		return nil
+	})
+	if err != nil || from.IsZero() {
+		return nil, from, err
+	}
+	if from.Before(since) {
+		from = since
+	}
+	entries, err = j.Entries(Filter{Since: since, Steps: steps})
+	return entries, from, err
 }
 
 // recordedAt reads only the time with which every entry begins. It returns

@@ -389,6 +389,35 @@ func TestEntriesFilter(t *testing.T) {
 	}
 }
 
+// The entries of some steps since a time, and from when on the journal can tell.
+func TestRecent(t *testing.T) {
+	c := &clock{noon}
+	j := openTest(t, t.TempDir(), Options{Now: c.now, Reserve: -1})
+	if entries, from, err := j.Recent(noon, rotation.StepPodEvict); err != nil || len(entries) > 0 || !from.IsZero() {
+		t.Errorf("in an empty journal: %v from %s, %v", entries, from, err)
+	}
+	for _, s := range []rotation.Step{rotation.StepStart, rotation.StepPodEvict, rotation.StepIssuer, rotation.StepWorkloadRestart, rotation.StepPodEvict} {
+		step(t, j, rotation.Intent{Step: s, Cluster: "eu", Actor: "certd", Reason: "test"}, rotation.Outcome{Result: rotation.OK})
+		c.advance(time.Hour)
+	}
+	for _, row := range []struct {
+		since, from time.Time
+		want        string
+	}{
+		{noon.Add(-time.Hour), noon, "[2 4 5]"},
+		{noon.Add(90 * time.Minute), noon.Add(90 * time.Minute), "[4 5]"},
+	} {
+		entries, from, err := j.Recent(row.since, rotation.StepPodEvict, rotation.StepWorkloadRestart)
+		var seqs []uint64
+		for _, e := range entries {
+			seqs = append(seqs, e.Seq)
+		}
+		if got := fmt.Sprint(seqs); err != nil || got != row.want || !from.Equal(row.from) {
+			t.Errorf("since %s: %s from %s, %v; want %s from %s", row.since, got, from, err, row.want, row.from)
+		}
+	}
+}
+
 func TestEpochGrows(t *testing.T) {
 	dir := t.TempDir()
 	j := openTest(t, dir, Options{})

@@ -31,6 +31,11 @@ func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rota
 	return c.Restart(ctx, namespace, owner)
 }
 
+// Evict implements rotation.Cluster.
+func (c *Cluster) Evict(ctx context.Context, namespace string, owner rotation.ObjectRef, _ rotation.Eviction) ([]string, error) {
+	return nil, c.Restart(ctx, namespace, owner)
+}
+
 // ProbeWebhooks implements rotation.Cluster: where nothing runs there is nothing
 // to be seen.
 func (c *Cluster) ProbeWebhooks(context.Context, []rotation.WebhookSpec) map[string]rotation.WebhookEvidence {

@@ -24,6 +24,9 @@ const (
 	anchorsEnv  = "LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS"
 )
 
+// notOver selects pods whose containers may run.
+const notOver = "status.phase!=" + string(corev1.PodSucceeded) + ",status.phase!=" + string(corev1.PodFailed)
+
 const (
 	// censusFor bounds a census as a whole. 100,000 pods take 15 s, ten of them of
 	// certd's own work, which it may have to do with part of a processor.
@@ -74,7 +77,7 @@ func expired(err error) bool { return apierrors.IsResourceExpired(err) || apierr
 func (c *Cluster) countPods(ctx context.Context, n *census) error {
 	options := metav1.ListOptions{
 		LabelSelector: meshedLabel + "=" + c.cfg.Namespace,
-		FieldSelector: "status.phase!=" + string(corev1.PodSucceeded) + ",status.phase!=" + string(corev1.PodFailed),
+		FieldSelector: notOver,
 		Limit:         c.podPage,
 	}
 	for {
@@ -167,8 +170,10 @@ type tally struct {
 	anchors pki.Bundle
 	sum     string
 	pods    int
-	owners  map[rotation.ProxyOwner]int // with Pods 0
+	owners  map[rotation.ProxyOwner]int // with Pods 0, as below
 	texts   map[string]int              // digest → injected pods
+	// Of those whose pods are replaced one by one: not ready, and being deleted.
+	unready, leaving map[rotation.ProxyOwner]int
 }
 
 // referring is a pod whose anchors came out of the ConfigMap; its container does
@@ -197,8 +202,13 @@ func (n *census) add(p *corev1.Pod) error {
 	case env == nil:
 		n.skip(name, "its container "+proxyContainer+" has no "+anchorsEnv)
 	case env.ValueFrom == nil:
-		if r := n.trusts(name, proxyOwner(p), env.Value); r.set != nil && p.Namespace != n.linkerd {
+		by := proxyOwner(p)
+		r := n.trusts(name, by, env.Value)
+		if r.set != nil && p.Namespace != n.linkerd {
 			r.set.texts[r.sum]++
+		}
+		if r.set != nil && by.Evicted() {
+			r.set.note(p, by)
 		}
 	case env.ValueFrom.ConfigMapKeyRef == nil:
 		n.skip(name, anchorsEnv+" comes from elsewhere than a ConfigMap")
@@ -289,6 +299,15 @@ func (n *census) trusts(pod string, by rotation.ProxyOwner, text string) reading
 	return r
 }
 
+// note says how a pod is that is replaced by itself.
+func (t *tally) note(p *corev1.Pod, by rotation.ProxyOwner) {
+	if p.DeletionTimestamp != nil {
+		t.leaving[by]++
+	} else if _, ready := readySince(p); !ready {
+		t.unready[by]++
+	}
+}
+
 func (n *census) read(text string) reading {
 	r, known := n.texts[text]
 	switch {
@@ -308,7 +327,7 @@ func (n *census) read(text string) reading {
 		sum := b.SHA256()
 		r.sum = pki.TextSHA256([]byte(text))
 		if r.set = n.sets[sum]; r.set == nil {
-			r.set = &tally{anchors: b, sum: sum, owners: map[rotation.ProxyOwner]int{}, texts: map[string]int{}}
+			r.set = &tally{anchors: b, sum: sum, owners: map[rotation.ProxyOwner]int{}, texts: map[string]int{}, unready: map[rotation.ProxyOwner]int{}, leaving: map[rotation.ProxyOwner]int{}}
 			n.sets[sum] = r.set
 		}
 	}
@@ -344,7 +363,7 @@ func (n *census) proxies() rotation.Proxies {
 func (t *tally) set() rotation.ProxySet {
 	s := rotation.ProxySet{Anchors: t.anchors, Pods: t.pods, Texts: t.texts}
 	for o, pods := range t.owners {
-		o.Pods = pods
+		o.Pods, o.Unready, o.Leaving = pods, t.unready[o], t.leaving[o]
 		s.Owners = append(s.Owners, o)
 	}
 	slices.SortFunc(s.Owners, func(a, b rotation.ProxyOwner) int {

@@ -239,6 +239,38 @@ func TestCountProxies(t *testing.T) {
 	}
 }
 
+// Of owners whose pods are replaced one by one it is noted which of these are not ready
+// or being deleted; of others not.
+func TestCountProxiesNotesWhoIsNotReady(t *testing.T) {
+	_, old, _ := twoSets(t, "linkerd")
+	n := (&Cluster{cfg: Config{Namespace: "linkerd"}}).newCensus()
+	yes, now := true, metav1.Now()
+	for i, row := range []struct {
+		kind    string
+		ready   corev1.ConditionStatus
+		leaving bool
+	}{
+		{"ReplicaSet", "True", false}, {"ReplicaSet", "False", false}, {"ReplicaSet", "", false}, {"ReplicaSet", "True", true}, {"ReplicaSet", "False", true},
+		{"ReplicationController", "False", false}, {"StatefulSet", "False", false}, {"StatefulSet", "False", true},
+	} {
+		p := meshed("team", fmt.Sprint("p-", i), told(string(old.PEM())))
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: row.kind, Name: "x", Controller: &yes}}
+		if row.ready != "" {
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: row.ready}}
+		}
+		if row.leaving {
+			p.DeletionTimestamp = &now
+		}
+		if err := n.add(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []rotation.ProxyOwner{{Namespace: "team", Kind: "ReplicaSet", Name: "x", Pods: 5, Unready: 2, Leaving: 2}, {Namespace: "team", Kind: "StatefulSet", Name: "x", Pods: 2}, {Namespace: "team", Kind: "ReplicationController", Name: "x", Pods: 1, Unready: 1}}
+	if got := n.proxies(); len(got.Sets) != 1 || !slices.Equal(got.Sets[0].Owners, want) {
+		t.Errorf("%+v", got)
+	}
+}
+
 // What a pod of the control plane read out of the ConfigMap is known where the
 // ConfigMap has not changed since.
 func TestCountProxiesOfTheControlPlane(t *testing.T) {

@@ -30,8 +30,10 @@ type ClusterConfig struct {
 	// Proxies are meshed pods, in Deployments app-0, app-1, … of three each in
 	// namespace app, and beside them those of the control plane: Replicas each
 	// of linkerd-identity, linkerd-destination and linkerd-proxy-injector. 0:
-	// no pod has a proxy.
+	// no pod has a proxy. The first ReplicaSets of these apps are ReplicaSets that
+	// no Deployment owns.
 	Proxies      int
+	ReplicaSets  int
 	LeafLifetime time.Duration // of their certificates; 0: Linkerd's 24 h
 	LeafSkew     time.Duration // that these begin and end beyond it; 0: Linkerd's 20 s
 	Seed         uint64        // of what is chance: which replica answers, when a proxy refreshes
@@ -109,6 +111,7 @@ const (
 	CallWebhook   Call = "webhook"
 	CallCABundle  Call = "caBundle"
 	CallRestart   Call = "restart"
+	CallEvict     Call = "evict"
 	CallProbe     Call = "probe"
 	CallProxies   Call = "proxies"
 )

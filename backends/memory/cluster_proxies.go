@@ -37,6 +37,7 @@ const (
 // place is where one pod with a proxy follows another.
 type place struct {
 	namespace, owner string
+	kind             string // of the owner
 	index            int
 	replica          *replica  // of linkerd-identity, in the same pod
 	injector         *injector // in the same pod
@@ -44,6 +45,7 @@ type place struct {
 	pod              *pod // nil: there is none yet
 	next             *pod // what a rollout has made and is not ready yet
 	hidden           bool
+	unwell           bool // its pod does not become ready, whatever it presents
 	chance           *rand.Rand
 }
 
@@ -54,9 +56,10 @@ func (pl *place) String() string {
 // pod is a proxy in its pod: what it was told to trust when it was created,
 // and what it presents.
 type pod struct {
-	roots *rootsFile
-	leaf  *leaf // nil: it is not ready
-	tries int   // at getting a leaf, in vain, since the last one
+	created time.Time
+	roots   *rootsFile
+	leaf    *leaf // nil: it is not ready
+	tries   int   // at getting a leaf, in vain, since the last one
 
 	// What trouble it has had since, by the issuer that was in the way (nil:
 	// none was), and who brought about the last.
@@ -87,7 +90,7 @@ func (l *linkerd) place() {
 		return
 	}
 	add := func(namespace, owner string, index int) *place {
-		pl := &place{namespace: namespace, owner: owner, index: index}
+		pl := &place{namespace: namespace, kind: "Deployment", owner: owner, index: index}
 		h := fnv.New64a()
 		fmt.Fprintf(h, "%s %s", l.cfg.Name, pl)
 		pl.chance = rand.New(rand.NewPCG(l.cfg.Seed, h.Sum64()))
@@ -105,7 +108,10 @@ func (l *linkerd) place() {
 		add(l.cfg.Namespace, "linkerd-proxy-injector", i).injector = in
 	}
 	for i := range l.cfg.Proxies {
-		add(appNamespace, fmt.Sprintf("app-%d", i/podsPerApp), i%podsPerApp)
+		pl := add(appNamespace, fmt.Sprintf("app-%d", i/podsPerApp), i%podsPerApp)
+		if i/podsPerApp < l.cfg.ReplicaSets {
+			pl.kind = "ReplicaSet"
+		}
 	}
 }
 
@@ -161,7 +167,7 @@ func (l *linkerd) attempt(pl *place, at time.Time) {
 		if roots == nil {
 			return
 		}
-		pl.pod = &pod{roots: roots}
+		pl.pod = &pod{created: at, roots: roots}
 	}
 	p := pl.pod
 	if l.obtain(pl, p, at) == nil {
@@ -330,7 +336,7 @@ func (c *Cluster) CountProxies(ctx context.Context) rotation.Proxies {
 const maxOdd = 5
 
 func (l *linkerd) count(all *rotation.Proxies) {
-	owners := map[int]map[rotation.ProxyOwner]int{} // pods, by the index of their set
+	owners, unready := map[int]map[rotation.ProxyOwner]int{}, map[int]map[rotation.ProxyOwner]int{} // pods, by the index of their set
 	earlier := map[rotation.ProxyOwner]int{}
 	defer func() {
 		for o, n := range earlier {
@@ -360,16 +366,21 @@ func (l *linkerd) count(all *rotation.Proxies) {
 			i := slices.IndexFunc(all.Sets, func(s rotation.ProxySet) bool { return s.Anchors.Equal(set) })
 			if i < 0 {
 				i = len(all.Sets)
-				all.Sets, owners[i] = append(all.Sets, rotation.ProxySet{Anchors: set}), map[rotation.ProxyOwner]int{}
+				all.Sets = append(all.Sets, rotation.ProxySet{Anchors: set})
+				owners[i], unready[i] = map[rotation.ProxyOwner]int{}, map[rotation.ProxyOwner]int{}
 			}
 			all.Sets[i].Pods++
-			owners[i][rotation.ProxyOwner{Namespace: pl.namespace, Kind: "Deployment", Name: pl.owner}]++
+			o := rotation.ProxyOwner{Namespace: pl.namespace, Kind: pl.kind, Name: pl.owner}
+			owners[i][o]++
+			if o.Evicted() && !pl.available() {
+				unready[i][o]++
+			}
 		}
 	}
 	for i := range all.Sets {
 		s := &all.Sets[i]
 		for o, n := range owners[i] {
-			o.Pods = n
+			o.Pods, o.Unready = n, unready[i][o]
 			s.Owners = append(s.Owners, o)
 		}
 		slices.SortFunc(s.Owners, func(a, b rotation.ProxyOwner) int {

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// RollOut replaces the pods of a Deployment one after another, each once its
-// successor is ready: "linkerd-identity", "linkerd-destination",
+// RollOut replaces the pods of a Deployment one after another, or a person does
+// those of a ReplicaSet, each once its successor is ready: "linkerd-identity", "linkerd-destination",
 // "linkerd-proxy-injector" or "deploy/app-N". Another rollout of the same ends
 // this one. A name that there is not does nothing.
 func (c *Cluster) RollOut(owner string) {
@@ -21,11 +21,16 @@ func (c *Cluster) RollOut(owner string) {
 
 // restart is RollOut for certd; it says whether there is such a Deployment.
 func (l *linkerd) restart(namespace, owner string) (known bool) {
+	for _, pl := range l.places {
+		if pl.namespace == namespace && pl.owner == owner && pl.kind != "Deployment" {
+			return false
+		}
+	}
 	l.act(func(now time.Time) { known = l.rollOut(namespace, owner, now) })
 	return known
 }
 
-// rollOut says whether there is such a Deployment.
+// rollOut says whether there is such an owner.
 func (l *linkerd) rollOut(namespace, owner string, now time.Time) bool {
 	turns := l.turns(namespace, owner)
 	if len(turns) == 0 {
@@ -100,7 +105,7 @@ func (l *linkerd) succeed(pl *place, at time.Time) bool {
 		if roots == nil {
 			return false
 		}
-		pl.next = &pod{roots: roots}
+		pl.next = &pod{created: at, roots: roots}
 	}
 	if l.obtain(pl, pl.next, at) != nil {
 		return false
@@ -157,6 +162,18 @@ func (c *Cluster) Places() (all []string) {
 	c.onLinkerd(func(l *linkerd, _ time.Time) {
 		for _, pl := range l.places {
 			all = append(all, pl.String())
+		}
+	})
+	return all
+}
+
+// Down are the places of apps whose pod is not available: "app/app-0-1".
+func (c *Cluster) Down() (all []string) {
+	c.onLinkerd(func(l *linkerd, _ time.Time) {
+		for _, pl := range l.places {
+			if pl.namespace == appNamespace && !pl.available() {
+				all = append(all, pl.String())
+			}
 		}
 	})
 	return all

@@ -128,11 +128,15 @@ func (c *Cluster) Restart(ctx context.Context, namespace string, owner rotation.
 	})
 }
 
-// RestartSince implements rotation.Cluster. Nothing in memory bears a label.
+// RestartSince implements rotation.Cluster.
 func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, since time.Time, _ bool) error {
 	c.mu.Lock()
 	last := c.linkerd.lastRollOut(namespace, owner.Name)
+	never := c.linkerd != nil && c.linkerd.never[namespace+"/"+owner.Name]
 	c.mu.Unlock()
+	if never {
+		return fmt.Errorf("restart %s in namespace %s of %s: %w", owner, namespace, c.cfg.Name, errNever)
+	}
 	if !last.IsZero() && !last.Before(since) {
 		return nil
 	}

@@ -134,7 +134,7 @@ func TestCommandsAreForNamesThatObjectsHave(t *testing.T) {
 		{rotation.StaleOwner{Namespace: "shop", Kind: "Pod", Name: "--all"}, ""},
 		{rotation.StaleOwner{Namespace: "shop", Kind: "Pod"}, ""},
 	} {
-		if got := rotation.RestartCommand(rotation.ProxyOwner(row.owner)); got != row.want {
+		if got := rotation.RestartCommand(row.owner.Owner()); got != row.want {
 			t.Errorf("%+v: %q, want %q", row.owner, got, row.want)
 		}
 	}

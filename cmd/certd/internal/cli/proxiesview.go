@@ -126,9 +126,9 @@ func staleOwners(p rotation.ProxiesStatus) (owners []rotation.StaleOwner) {
 // for its kind. The count is a shell's comment, so that the line can be typed.
 func (v style) restart(o rotation.StaleOwner) []string {
 	pods := count(o.Pods, "pod")
-	command := rotation.RestartCommand(rotation.ProxyOwner(o))
+	command := rotation.RestartCommand(o.Owner())
 	if command == "" {
-		return v.wrap("    ", "    ", v.clean(fmt.Sprintf("%s/%s %s: %s, to be created anew: %s", o.Namespace, o.Kind, o.Name, pods, rotation.RestartAdvice(rotation.ProxyOwner(o)))))
+		return v.wrap("    ", "    ", v.clean(fmt.Sprintf("%s/%s %s: %s, to be created anew: %s", o.Namespace, o.Kind, o.Name, pods, rotation.RestartAdvice(o.Owner()))))
 	}
 	return v.next(command + " # " + pods)
 }

@@ -65,7 +65,7 @@ func root() field {
 			{name: "lifetime", kind: kindDuration, builtin: "10y", min: time.Hour, doc: "How long a new trust anchor lives. A year is 365 days."},
 			{name: "renewBefore", kind: kindDuration, builtin: "2y", min: time.Minute, doc: "With no more than this left, the anchor is renewed, or reported."},
 			{name: "onDue", kind: kindWord, words: []string{"renew", "ask"}, builtin: "renew", doc: "What happens then: renew gives the anchor new dates, with the same key, and no workload is restarted; ask reports it."},
-			{name: "restartWorkloads", kind: kindWord, words: []string{"ask", "auto", "never"}, builtin: "ask", doc: "What becomes of workloads that hold the old anchor while it is changed: ask and never name them, auto has certd restart Deployments, StatefulSets and DaemonSets."},
+			{name: "restartWorkloads", kind: kindWord, words: []string{"ask", "auto", "never"}, builtin: "ask", doc: "What becomes of workloads that hold the old anchor while it is changed: ask and never name them, auto has certd restart Deployments, StatefulSets and DaemonSets, and evict the pods of ReplicaSets that no Deployment owns, one by one."},
 			{name: "restartsAtOnce", kind: kindCount, builtin: "1", most: 100, doc: "With restartWorkloads: auto, how many workloads of a cluster may be under way at once. The first always goes ahead alone."},
 		}},
 		{name: "defaults", kind: kindObject, fields: policyFields(), doc: "What holds in every cluster; groups override it, then the cluster."},

@@ -193,6 +193,14 @@ func (l *lazyCluster) RestartSince(ctx context.Context, namespace string, owner 
 	return c.RestartSince(ctx, namespace, owner, since, whole)
 }
 
+func (l *lazyCluster) Evict(ctx context.Context, namespace string, owner rotation.ObjectRef, e rotation.Eviction) ([]string, error) {
+	c, err := l.get()
+	if err != nil {
+		return nil, err
+	}
+	return c.Evict(ctx, namespace, owner, e)
+}
+
 func (l *lazyCluster) ProbeWebhooks(ctx context.Context, webhooks []rotation.WebhookSpec) map[string]rotation.WebhookEvidence {
 	c, err := l.get()
 	if err == nil {
