@@ -591,7 +591,7 @@ func (o ProxyOwner) restart(since time.Time) (a Action, possible bool) {
 		a.Step = StepPodEvict
 		return a, plain(o.Namespace) && plain(o.Name)
 	}
-	return a, RestartCommand(o) != "" && o.Kind != "Pod"
+	return a, RestartCommand(o) != ""
 }
 
 // restartsUnderWay says whether pods may be replaced now because certd asked for it.

@@ -100,6 +100,9 @@ const (
 type ProxyOwner struct {
 	Namespace, Kind, Name string
 	Pods                  int
+	// Of is what makes the owner in its turn, where that was seen: of a Job the
+	// CronJob.
+	Of ObjectRef
 	// Where pods are replaced one by one (see Evicted): how many of them are not
 	// ready, and how many are being deleted. Zero for other kinds.
 	Unready, Leaving int
@@ -211,7 +214,11 @@ func namesOf(owners []ProxyOwner, most int) string {
 			names = append(names, fmt.Sprintf("and %d more", len(owners)-most))
 			break
 		}
-		names = append(names, fmt.Sprintf("%s/%s %s", o.Namespace, o.Kind, o.Name))
+		name := fmt.Sprintf("%s/%s %s", o.Namespace, o.Kind, o.Name)
+		if o.Of != (ObjectRef{}) {
+			name += fmt.Sprintf(" of %s %s", o.Of.Kind, o.Of.Name)
+		}
+		names = append(names, name)
 	}
 	return strings.Join(names, ", ")
 }
@@ -235,8 +242,6 @@ func RestartCommand(o ProxyOwner) string {
 	switch o.Kind {
 	case "Deployment", "StatefulSet", "DaemonSet":
 		return fmt.Sprintf("kubectl -n %s rollout restart %s/%s", o.Namespace, strings.ToLower(o.Kind), o.Name)
-	case "Pod":
-		return fmt.Sprintf("kubectl -n %s delete pod %s", o.Namespace, o.Name)
 	}
 	return ""
 }
@@ -246,7 +251,12 @@ func RestartCommand(o ProxyOwner) string {
 func RestartAdvice(o ProxyOwner) string {
 	switch o.Kind {
 	case "Job":
+		if o.Of.Kind == "CronJob" {
+			return fmt.Sprintf("wait for the Job's end, or delete it; the next run of CronJob %s is new already", o.Of.Name)
+		}
 		return "they are when the Job has ended, or is deleted and made again; a CronJob's next run is new already"
+	case "Pod":
+		return "delete it and apply its manifest again, for nothing else makes it anew"
 	case "ReplicaSet", "ReplicationController":
 		return "delete them, a few at a time: their " + o.Kind + " creates others"
 	case "Rollout":
@@ -262,6 +272,14 @@ func RestartAdvice(o ProxyOwner) string {
 func plain(name string) bool {
 	odd := func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '.' }
 	return name != "" && name[0] != '-' && !strings.ContainsFunc(name, odd)
+}
+
+func staleOwner(o ProxyOwner) StaleOwner {
+	s := StaleOwner{Namespace: o.Namespace, Kind: o.Kind, Name: o.Name, Pods: o.Pods}
+	if o.Of != (ObjectRef{}) {
+		s.Of = &OwnerRef{Kind: o.Of.Kind, Name: o.Of.Name}
+	}
+	return s
 }
 
 // proxiesStatus is absent where nothing was counted.
@@ -280,7 +298,7 @@ func proxiesStatus(f Fleet, d Decision, v View) *ProxiesStatus {
 	s.Outside = append([]string{}, f.beyond(v)...)
 	slices.SortStableFunc(owners, func(a, b ProxyOwner) int { return b.Pods - a.Pods })
 	for _, o := range owners[:min(len(owners), reportedOwners)] {
-		s.Restart = append(s.Restart, StaleOwner{o.Namespace, o.Kind, o.Name, o.Pods})
+		s.Restart = append(s.Restart, staleOwner(o))
 	}
 	return s
 }

@@ -171,11 +171,23 @@ type StaleOwner struct {
 	Kind      string `json:"kind"`
 	Name      string `json:"name"`
 	Pods      int    `json:"pods"`
+	// Of is what makes it in its turn, where that was seen: of a Job the CronJob.
+	Of *OwnerRef `json:"of,omitempty"`
+}
+
+// OwnerRef names an owner's owner, in the same namespace.
+type OwnerRef struct {
+	Kind string `json:"kind"`
+	Name string `json:"name"`
 }
 
 // Owner is what RestartCommand and RestartAdvice are asked about.
 func (o StaleOwner) Owner() ProxyOwner {
-	return ProxyOwner{Namespace: o.Namespace, Kind: o.Kind, Name: o.Name, Pods: o.Pods}
+	p := ProxyOwner{Namespace: o.Namespace, Kind: o.Kind, Name: o.Name, Pods: o.Pods}
+	if o.Of != nil {
+		p.Of = ObjectRef{Kind: o.Of.Kind, Name: o.Of.Name}
+	}
+	return p
 }
 
 // WebhookCAStatus is the CA over a cluster's webhooks.

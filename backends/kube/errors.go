@@ -88,6 +88,8 @@ func (c *Cluster) manifest(a call) string {
 		return "certd-webhook.yaml"
 	case a.in == "" && slices.Contains([]string{"pods", linksKind.Resource, externalKind.Resource}, a.resource):
 		return "certd-proxies.yaml"
+	case a.resource == "jobs":
+		return "certd-proxies.yaml"
 	case slices.Contains([]string{"pods/eviction", "replicasets", "replicationcontrollers"}, a.resource):
 		return "certd-restart-workloads.yaml"
 	case a.verb == "get" && a.in != c.cfg.Namespace && slices.Contains([]string{"deployments", "statefulsets", "daemonsets"}, a.resource):

@@ -72,10 +72,11 @@ type Cluster struct {
 	podPage int64 // how many pods a census asks for at a time
 
 	mu        sync.Mutex
-	known     map[ref]object          // managed objects as last read or written
-	sights    map[string]sight        // webhooks by name, as last observed
-	moved     chan struct{}           // closed and replaced when a webhook's Secret is to be looked for elsewhere
-	unreached map[types.UID]time.Time // when a pod's address last did not answer
+	known     map[ref]object                // managed objects as last read or written
+	sights    map[string]sight              // webhooks by name, as last observed
+	moved     chan struct{}                 // closed and replaced when a webhook's Secret is to be looked for elsewhere
+	unreached map[types.UID]time.Time       // when a pod's address last did not answer
+	jobs      map[string]rotation.ObjectRef // what has made the Jobs of the last census, by namespace/name
 	version   string
 	versionAt time.Time
 	installed installed

@@ -61,6 +61,7 @@ func (c *Cluster) CountProxies(ctx context.Context) rotation.Proxies {
 	}
 	c.countReferring(ctx, n)
 	p := n.proxies()
+	c.nameCronJobs(ctx, p)
 	p.At, p.Outside = at, c.outside(ctx)
 	if err != nil {
 		p.Err = c.fail(call{verb: "list", resource: "pods"}, err)
@@ -260,7 +261,7 @@ func runningSince(p *corev1.Pod) time.Time {
 }
 
 // proxyOwner is what to restart. Of a Job it cannot tell whether a CronJob made
-// it. Kubernetes asks nothing of what an ownerReference names, so a text that is
+// it: see nameCronJobs. Kubernetes asks nothing of what an ownerReference names, so a text that is
 // no name is taken for none.
 func proxyOwner(p *corev1.Pod) rotation.ProxyOwner {
 	o := rotation.ProxyOwner{Namespace: p.Namespace, Kind: "Pod", Name: p.Name}

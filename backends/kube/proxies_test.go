@@ -329,6 +329,61 @@ func TestCountProxiesOfTheControlPlane(t *testing.T) {
 	check("old: 1 pods\n  Pod " + h.ns + "/later 1\nunread: 5\n" + earlier("after", "before", "edge"))
 }
 
+// Which CronJob has made a Job is asked once; where that is refused, the Job is named
+// all the same, and no other is asked about.
+func TestCountProxiesNamesCronJobs(t *testing.T) {
+	_, old, _ := twoSets(t, "linkerd")
+	var asked []string
+	refuse := false
+	pod := func(job string) corev1.Pod {
+		p, yes := *meshed("team", job+"-x", told(string(old.PEM()))), true
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: "Job", Name: job, Controller: &yes}}
+		return p
+	}
+	all := []corev1.Pod{pod("nightly-1"), pod("once")}
+	c := fakeServer(t, time.Minute, func(w http.ResponseWriter, r *http.Request) {
+		job, isJob := strings.CutPrefix(r.URL.Path, "/apis/batch/v1/namespaces/team/jobs/")
+		switch {
+		case !isJob:
+			pages(t, map[string]http.HandlerFunc{"": page(t, "", all...)})(w, r)
+		case refuse:
+			asked = append(asked, job)
+			status(403, "Forbidden", `jobs.batch is forbidden: User "x" cannot get resource "jobs"`)(w, r)
+		default:
+			asked = append(asked, job)
+			w.Header().Set("Content-Type", "application/json")
+			owner := ""
+			if job != "once" {
+				owner = `{"apiVersion":"batch/v1","kind":"CronJob","name":"nightly","uid":"u","controller":true}`
+			}
+			fmt.Fprintf(w, `{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{"name":%q,"namespace":"team","ownerReferences":[%s]}}`, job, owner)
+		}
+	})
+	made := func() string {
+		p := c.CountProxies(t.Context())
+		if p.Err != nil || len(p.Sets) != 1 {
+			t.Fatalf("%+v", p)
+		}
+		var s []string
+		for _, o := range p.Sets[0].Owners {
+			s = append(s, strings.TrimSpace(o.Name+" "+o.Of.Name))
+		}
+		return strings.Join(s, ", ")
+	}
+	for range 2 {
+		if got := made(); got != "nightly-1 nightly, once" {
+			t.Errorf("Jobs %s", got)
+		}
+	}
+	if !slices.Equal(asked, []string{"nightly-1", "once"}) {
+		t.Errorf("asked about %v", asked)
+	}
+	asked, refuse, all = nil, true, append(all, pod("nightly-2"), pod("nightly-3"))
+	if got := made(); got != "nightly-1 nightly, nightly-2, nightly-3, once" || len(asked) != 1 {
+		t.Errorf("Jobs %s; asked about %v", got, asked)
+	}
+}
+
 // pages answers with the pages given, by the token that asks for each.
 func pages(t testing.TB, answers map[string]http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {

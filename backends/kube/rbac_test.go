@@ -16,6 +16,7 @@ import (
 	"time"
 
 	authv1 "k8s.io/api/authentication/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -616,6 +617,10 @@ func (h *hooks) granted(t *testing.T, account string, files ...string) *Cluster 
 	return c
 }
 
+func oneJob() batchv1.JobSpec {
+	return batchv1.JobSpec{Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{RestartPolicy: "Never", Containers: []corev1.Container{{Name: "x", Image: "x"}}}}}
+}
+
 // Counting proxies takes a file of its own. (It is not one of TestShippedRights:
 // who may list all pods may do so in each namespace, and other files' rights to
 // that would be idle.)
@@ -635,6 +640,19 @@ func TestRightToCountProxies(t *testing.T) {
 		t.Errorf("without the right: %v", without.Err)
 	}
 
+	apps := h.ns + "-apps"
+	cron, err := h.admin.BatchV1().CronJobs(apps).Create(t.Context(), &batchv1.CronJob{ObjectMeta: metav1.ObjectMeta{Name: "nightly"}, Spec: batchv1.CronJobSpec{Schedule: "0 3 * * *", JobTemplate: batchv1.JobTemplateSpec{Spec: oneJob()}}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	job, err := h.admin.BatchV1().Jobs(apps).Create(t.Context(), &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "nightly-29", OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(cron, batchv1.SchemeGroupVersion.WithKind("CronJob"))}}, Spec: oneJob()}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	once := meshed(apps, "nightly-29-abcde", told(string(anchors.PEM())))
+	once.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(job, batchv1.SchemeGroupVersion.WithKind("Job"))}
+	h.run(t, once, corev1.PodStatus{Phase: corev1.PodRunning})
+
 	c := h.granted(t, "with", "certd.yaml", "certd-proxies.yaml")
 	var with rotation.Proxies
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
@@ -642,7 +660,10 @@ func TestRightToCountProxies(t *testing.T) {
 			break
 		}
 	}
-	if want := "both: 1 pods\n  Pod " + h.ns + "-apps/p 1\n"; summary(with, names) != want || with.Err != nil {
+	if want := "both: 2 pods\n  Job " + apps + "/nightly-29 1\n  Pod " + apps + "/p 1\n"; summary(with, names) != want || with.Err != nil {
 		t.Errorf("with the right:\n%s%v\nwant:\n%s", summary(with, names), with.Err, want)
+	}
+	if owners := with.Sets[0].Owners; owners[0].Of != (rotation.ObjectRef{Kind: "CronJob", Name: "nightly"}) || owners[1].Of != (rotation.ObjectRef{}) {
+		t.Errorf("made by %+v and %+v", owners[0].Of, owners[1].Of)
 	}
 }

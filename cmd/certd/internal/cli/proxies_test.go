@@ -26,7 +26,7 @@ func stale(owners int) rotation.FleetStatus {
 	c := &st.Clusters[0]
 	p := c.Proxies
 	p.Restart = []rotation.StaleOwner{{Namespace: "shop", Kind: "Deployment", Name: "web", Pods: 2}, {Namespace: "shop", Kind: "StatefulSet", Name: "cart", Pods: 1},
-		{Namespace: "batch", Kind: "Job", Name: "nightly", Pods: 1}, {Namespace: "shop", Kind: "Deployment", Name: "web", Pods: 1}, {Namespace: "shop", Kind: "Deployment", Name: "x; reboot", Pods: 1}}
+		{Namespace: "batch", Kind: "Job", Name: "nightly-29", Pods: 1, Of: &rotation.OwnerRef{Kind: "CronJob", Name: "nightly"}}, {Namespace: "shop", Kind: "Deployment", Name: "web", Pods: 1}, {Namespace: "shop", Kind: "Deployment", Name: "x; reboot", Pods: 1}}
 	for i := range owners {
 		p.Restart = append(p.Restart, rotation.StaleOwner{Namespace: "load", Kind: "Deployment", Name: fmt.Sprintf("worker-%02d", i), Pods: 3})
 	}
@@ -126,7 +126,7 @@ func TestCommandsAreForNamesThatObjectsHave(t *testing.T) {
 	}{
 		{rotation.StaleOwner{Namespace: "shop", Kind: "Deployment", Name: "web"}, "kubectl -n shop rollout restart deployment/web"},
 		{rotation.StaleOwner{Namespace: "shop", Kind: "DaemonSet", Name: "a.b-1"}, "kubectl -n shop rollout restart daemonset/a.b-1"},
-		{rotation.StaleOwner{Namespace: "shop", Kind: "Pod", Name: "debug"}, "kubectl -n shop delete pod debug"},
+		{rotation.StaleOwner{Namespace: "shop", Kind: "Pod", Name: "debug"}, ""}, // nothing would make it anew
 		{rotation.StaleOwner{Namespace: "shop", Kind: "Rollout", Name: "web"}, ""},
 		{rotation.StaleOwner{Namespace: "shop", Kind: "Deployment", Name: "x;reboot"}, ""},
 		{rotation.StaleOwner{Namespace: "shop", Kind: "Deployment", Name: "$(reboot)"}, ""},

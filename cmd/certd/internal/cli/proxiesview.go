@@ -122,13 +122,21 @@ func staleOwners(p rotation.ProxiesStatus) (owners []rotation.StaleOwner) {
 	return owners
 }
 
+// ofWhat names what makes an owner in its turn.
+func ofWhat(o rotation.StaleOwner) string {
+	if o.Of == nil {
+		return ""
+	}
+	return fmt.Sprintf(" of %s %s", o.Of.Kind, o.Of.Name)
+}
+
 // restart is the command that creates an owner's pods anew, where there is one
 // for its kind. The count is a shell's comment, so that the line can be typed.
 func (v style) restart(o rotation.StaleOwner) []string {
 	pods := count(o.Pods, "pod")
 	command := rotation.RestartCommand(o.Owner())
 	if command == "" {
-		return v.wrap("    ", "    ", v.clean(fmt.Sprintf("%s/%s %s: %s, to be created anew: %s", o.Namespace, o.Kind, o.Name, pods, rotation.RestartAdvice(o.Owner()))))
+		return v.wrap("    ", "    ", v.clean(fmt.Sprintf("%s/%s %s%s: %s, to be created anew: %s", o.Namespace, o.Kind, o.Name, ofWhat(o), pods, rotation.RestartAdvice(o.Owner()))))
 	}
 	return v.next(command + " # " + pods)
 }
