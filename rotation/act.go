@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -65,12 +66,16 @@ func (r *Reconciler) act(ctx, hand context.Context, m *member, f Fleet, v View, 
 		})
 	case StepWorkloadRestart:
 		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
-			return Outcome{}, m.cluster.RestartSince(ctx, d.namespace, d.owner, d.since, f.Change == nil || !f.Change.Compromised)
+			certd, err := m.cluster.RestartSince(ctx, d.namespace, d.owner, d.since, f.Change == nil || !f.Change.Compromised)
+			if err == nil && !certd {
+				return Outcome{ByOthers: true, Detail: "others have restarted it since"}, nil
+			}
+			return Outcome{}, err
 		})
 	case StepPodEvict:
 		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
 			pods, err := m.cluster.Evict(ctx, d.namespace, d.owner, Eviction{Since: d.since, Wanted: d.Bundle, Whole: f.Change == nil || !f.Change.Compromised})
-			return Outcome{Detail: evicted(pods)}, err
+			return Outcome{Detail: evicted(pods), ByOthers: len(pods) == 0}, err
 		})
 	case StepIssuer, StepRepairIssuer:
 		if d.keepsKey {
@@ -328,6 +333,9 @@ func (r *Reconciler) settle(m *member, f Fleet) error {
 			continue // the key backend knows; it is asked when the key is wanted
 		}
 		out := Outcome{Result: Abandoned, Detail: "looked for afterwards, and not there"}
+		if slices.Contains(restartSteps, p.Step) { // nor can it be told from what others do
+			out = Outcome{Result: Unknown, Detail: "certd ended before the answer was recorded"}
+		}
 		if tookEffect(p.Intent, v.Observed) {
 			out = Outcome{Result: OK, Detail: "its answer was lost; seen afterwards to have taken effect", Enrolled: p.Step == StepBundle}
 			switch p.Step {
@@ -351,6 +359,11 @@ func (r *Reconciler) settle(m *member, f Fleet) error {
 		r.remember(m, p.Intent, out)
 		if out.Result == OK {
 			r.tried(Attempt{Cluster: m.name, Step: p.Step, Object: p.Object, Webhook: p.Webhook, Writer: p.Writer})
+		}
+		if out.Result == Unknown {
+			m.mu.Lock()
+			m.restarts.note(p.Intent, false, m.policy, p.At)
+			m.mu.Unlock()
 		}
 	}
 	return nil

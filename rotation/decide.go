@@ -131,6 +131,8 @@ type View struct {
 	CARequest      *Request                   // a person wants a new webhook CA
 
 	Proxies Proxies // the last census
+
+	Restarts Restarts // what certd has restarted
 }
 
 // delivered returns the newest certificate that is known to have been written

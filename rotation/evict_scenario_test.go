@@ -1,6 +1,7 @@
 package rotation_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -154,6 +155,84 @@ func TestEvictionsWhenCompromised(t *testing.T) {
 		time.Sleep(day)
 		c.leads("g2")
 		c.restartedOnce(before, "app/")
+		c.end()
+	})
+}
+
+// Of how many workloads, certd has restarted how many, and how many needed none of it:
+// that is told in each cluster and of all, over restarts of certd, and not where the
+// journal no longer knows.
+func TestRestartsOfAChangeAreCounted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChangingIn(t, 44, 12, func(p *rotation.FleetPolicy) { p.Trust.Restarts = true },
+			func(cfg *memory.ClusterConfig) { cfg.ReplicaSets = 1 }, "east", "west")
+		c.begin()
+		told := func(w *rotation.WorkloadsStatus) string {
+			if w == nil {
+				return "nothing"
+			}
+			text := fmt.Sprintf("of %d, %d stale", w.Total, w.Stale)
+			if w.Restarted != nil && w.Avoided != nil {
+				text += fmt.Sprintf(", %d restarted, %d avoided", *w.Restarted, *w.Avoided)
+			}
+			return text
+		}
+		for begun := time.Now(); c.rotation().Stage != "restart"; time.Sleep(10 * time.Second) {
+			if time.Since(begun) > 3*day {
+				t.Fatalf("%+v", c.rotation())
+			}
+			if got := told(c.rotation().Workloads); got != "nothing" {
+				t.Fatalf("in stage %s: %s", c.rotation().Stage, got)
+			}
+			for name, app := range map[string]string{"east": "app-1", "west": "app-2"} { // an ordinary deployment, when the bundle has turned
+				b := c.cluster(name).Bundle
+				if c.asked[name].IsZero() && len(b.Anchors) == 1 && b.Anchors[0].ID == "g2" {
+					c.asked[name] = time.Now()
+					time.AfterFunc(4*time.Minute, func() { c.clusters[name].RollOut(app) })
+				}
+			}
+		}
+		kills := 0
+		for begun := time.Now(); c.rotation().Stage == "restart" && time.Since(begun) < day; time.Sleep(20 * time.Second) {
+			if c.chance.IntN(3) == 0 {
+				c.end()
+				c.start()
+				time.Sleep(time.Second)
+				kills++
+			}
+		}
+		c.end()
+		c.start()
+		time.Sleep(5 * time.Minute)
+		if r := c.rotation(); r.Stage != "finish" || kills == 0 {
+			t.Fatalf("%+v, after %d kills", r, kills)
+		}
+		// Four apps and the three of the control plane.
+		for _, name := range []string{"east", "west"} {
+			if got, want := told(c.cluster(name).Proxies.Workloads), "of 7, 0 stale, 6 restarted, 1 avoided"; got != want {
+				t.Errorf("%s: %s, want %s", name, got, want)
+			}
+		}
+		if got, want := told(c.rotation().Workloads), "of 14, 0 stale, 12 restarted, 2 avoided"; got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+		c.end()
+		c.dir = journalDir(t)
+		c.start()
+		for begun := time.Now(); c.rotation().Stage != "restart" && c.rotation().Stage != "finish"; time.Sleep(time.Second) {
+			if time.Since(begun) > 3*day {
+				t.Fatalf("%+v", c.rotation())
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		if got, want := told(c.rotation().Workloads), "of 14, 0 stale"; got != want {
+			t.Errorf("with the journal lost: %s, want %s", got, want)
+		}
+		c.until("idle", 5*day)
+		if got := told(c.rotation().Workloads); got != "nothing" {
+			t.Errorf("after it: %s", got)
+		}
 		c.end()
 	})
 }

@@ -140,6 +140,7 @@ type Outcome struct {
 	SignRequest string // Vault's request_id
 	Serial      string // where the signer chose it
 	Revision    string // of the object written
+	ByOthers    bool   // others were seen to have done it: certd did nothing
 
 	Certificate *CertificateRecord  // enters the inventory
 	Anchor      *Anchor             // enters or replaces the anchor with that ID
@@ -163,6 +164,7 @@ type Entry struct {
 	Detail      string
 	SignRequest string
 	Revision    string
+	ByOthers    bool
 	PrevHash    string // lower-case hex SHA-256
 	Hash        string
 }

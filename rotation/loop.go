@@ -190,7 +190,7 @@ func (r *Reconciler) Apply(p FleetPolicy, clusters map[string]Cluster) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	keep, pendings := map[string]*member{}, slices.Clone(r.pendings)
-	restarts := r.lastRestarts()
+	restarts, from := r.lastRestarts()
 	for _, cp := range p.Clusters {
 		c := clusters[cp.Cluster]
 		if c == nil {
@@ -210,7 +210,7 @@ func (r *Reconciler) Apply(p FleetPolicy, clusters map[string]Cluster) error {
 				return fmt.Errorf("read the webhook CAs of %s from the journal: %w", cp.Cluster, err)
 			}
 			m.record.Name = cp.Cluster
-			m.remind(restarts)
+			m.remind(restarts, from)
 			for _, c := range m.certificates {
 				m.signed[lane{"", IssuerObject}] = append(m.signed[lane{"", IssuerObject}], c.SignedAt)
 			}
@@ -245,14 +245,25 @@ func (r *Reconciler) Apply(p FleetPolicy, clusters map[string]Cluster) error {
 	return nil
 }
 
-// lastRestarts are the restarts of the last hour for a change of the trust anchor: what
-// was under way when certd ended still is. Without them it goes on more warily.
-func (r *Reconciler) lastRestarts() []Entry {
-	entries, _, err := r.journal.Recent(wall().Add(-time.Hour), StepControlRestart, StepWorkloadRestart, StepPodEvict)
-	if err != nil {
-		r.log.Warn("not read what was restarted lately", "err", err)
+// restartSteps are those by which pods are created anew for what they trust.
+var restartSteps = []Step{StepIdentityRestart, StepControlRestart, StepWorkloadRestart, StepPodEvict}
+
+// lastRestarts are the restarts that count now: of the last hour, since what was under
+// way when certd ended still is, and during a change of the trust anchor all of it.
+func (r *Reconciler) lastRestarts() (entries []Entry, from time.Time) {
+	from = wall().Add(-time.Hour)
+	if c := r.change; c != nil && c.StartedAt.Before(from) {
+		from = c.StartedAt
 	}
-	return entries
+	entries, from, err := r.journal.Recent(from, restartSteps...)
+	if err != nil {
+		r.log.Warn("not read what was restarted", "err", err)
+		return nil, time.Time{}
+	}
+	if from.IsZero() { // it begins now
+		from = wall()
+	}
+	return entries, from
 }
 
 // adopt gives open intents of clusters that have come back to them; the caller

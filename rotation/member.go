@@ -48,6 +48,7 @@ type member struct {
 	proxies      Proxies
 	counting     bool      // a census is under way
 	countFrom    time.Time // somebody wants a census that begins then or later
+	restarts     Restarts
 	requests     map[Target]*Request
 	waiters      []waiter
 	pending      []PendingIntent
@@ -91,7 +92,7 @@ func (m *member) view() View {
 func (m *member) viewNow() View {
 	return View{Policy: m.policy, Record: m.record, Certificates: slices.Clone(m.certificates), Observed: m.observed, Err: m.obsErr, ErrSince: m.errSince, Looks: m.lookFails,
 		Request: m.requests[TargetIssuer], Repairs: maps.Clone(m.repairs), Failures: maps.Clone(m.failures), Signed: maps.Clone(m.signed),
-		WebhookCAs: slices.Clone(m.webhookCAs), Evidence: maps.Clone(m.evidence), WebhookRequest: m.requests[TargetWebhooks], CARequest: m.requests[TargetWebhookCA], Proxies: m.proxies}
+		WebhookCAs: slices.Clone(m.webhookCAs), Evidence: maps.Clone(m.evidence), WebhookRequest: m.requests[TargetWebhooks], CARequest: m.requests[TargetWebhookCA], Proxies: m.proxies, Restarts: m.restarts.clone()}
 }
 
 // newMember knows nothing yet but what the configuration says.
@@ -100,11 +101,17 @@ func newMember(c Cluster, p Policy) *member {
 		signed: map[lane][]time.Time{}, evidence: map[string]WebhookEvidence{}, requests: map[Target]*Request{}}
 }
 
-// remind has a new member know of restarts that an earlier certd has made.
-func (m *member) remind(restarts []Entry) {
+// remind has a new member know of restarts that an earlier certd has made, and since
+// when none is left out.
+func (m *member) remind(restarts []Entry, from time.Time) {
+	m.restarts.From = from
+	hour := wall().Add(-time.Hour)
 	for _, e := range restarts {
-		if e.Intent.Cluster == m.name && e.Result == OK {
-			l := lane{e.Intent.Step, e.Intent.Object}
+		if e.Intent.Cluster != m.name || e.Result != OK && e.Result != Unknown {
+			continue
+		}
+		m.restarts.note(e.Intent, e.ByOthers, m.policy, e.At)
+		if l := (lane{e.Intent.Step, e.Intent.Object}); e.At.After(hour) && e.Intent.Step != StepIdentityRestart && e.Result == OK {
 			m.repairs[l] = append(m.repairs[l], e.At)
 		}
 	}
@@ -185,6 +192,7 @@ func (r *Reconciler) remember(m *member, in Intent, out Outcome) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.record.Enrolled = m.record.Enrolled || out.Enrolled
+	m.restarts.note(in, out.ByOthers, m.policy, wall())
 	if a := out.Adopted; a != nil {
 		m.record.came(*a)
 	}

@@ -122,11 +122,11 @@ type Cluster interface {
 	// one after another, as `kubectl rollout restart` does.
 	Restart(ctx context.Context, namespace string, owner ObjectRef) error
 
-	// RestartSince does so unless that was done at since or later, by whomever.
-	// It refuses, wrapping ErrDenied, what bears the label certd.io/restart: never
+	// RestartSince does so unless that was done at since or later, by whomever; then
+	// certd says whether that was certd. It refuses, wrapping ErrDenied, what bears the label certd.io/restart: never
 	// and, if whole is set, what does not have all its pods available: a restart
 	// could take the others.
-	RestartSince(ctx context.Context, namespace string, owner ObjectRef, since time.Time, whole bool) error
+	RestartSince(ctx context.Context, namespace string, owner ObjectRef, since time.Time, whole bool) (certd bool, err error)
 
 	// Evict has pods of a ReplicaSet or a ReplicationController replaced that cannot
 	// be rolled out, through the Eviction API: of those created before e.Since that

@@ -296,6 +296,7 @@ func proxiesStatus(f Fleet, d Decision, v View) *ProxiesStatus {
 	s.Stale, owners = p.stale(append(d.tolerated, d.Bundle)...)
 	s.Current = s.Total - s.Unknown - s.Stale
 	s.Outside = append([]string{}, f.beyond(v)...)
+	s.Workloads = f.workloads(v, d)
 	slices.SortStableFunc(owners, func(a, b ProxyOwner) int { return b.Pods - a.Pods })
 	for _, o := range owners[:min(len(owners), reportedOwners)] {
 		s.Restart = append(s.Restart, staleOwner(o))

@@ -101,6 +101,20 @@ type RotationStatus struct {
 	// ProgressAt is when it last came nearer its end: a stage began or was proved, a
 	// cluster got to the end of the stage, or fewer pods trust the old anchor.
 	ProgressAt *time.Time `json:"progressAt,omitempty"`
+	// Workloads is there from stage restart on, where all clusters could be counted.
+	Workloads *WorkloadsStatus `json:"workloads,omitempty"`
+}
+
+// WorkloadsStatus counts what makes meshed pods, by how these come to trust the new
+// anchor: Total is the sum of the others.
+type WorkloadsStatus struct {
+	Total int `json:"total"`
+	Stale int `json:"stale"` // some of their pods do not yet
+	// Restarted are those that certd has restarted, Avoided those whose pods were
+	// created since in any case, or by others. Absent where the journal does not go back
+	// far enough.
+	Restarted *int `json:"restarted,omitempty"`
+	Avoided   *int `json:"avoided,omitempty"`
 }
 
 // AnchorStatus is one trust anchor.
@@ -161,6 +175,8 @@ type ProxiesStatus struct {
 	At      *time.Time   `json:"at,omitempty"`
 	Restart []StaleOwner `json:"restart"`           // whose pods are stale; not all, where they are many
 	Problem string       `json:"problem,omitempty"` // why there is no count, or not a whole one
+	// Workloads is there during a change of the trust anchor, from stage restart on.
+	Workloads *WorkloadsStatus `json:"workloads,omitempty"`
 	// Outside are those whom the mesh talks to and whom certd does not look after.
 	Outside []string `json:"outside,omitempty"`
 }

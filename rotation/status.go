@@ -34,6 +34,7 @@ func (r *Reconciler) Status() FleetStatus {
 		s.Daemon.LastCycleAt = &at
 	}
 	r.mu.Unlock()
+	var workloads []*WorkloadsStatus
 	for i, m := range members {
 		v := m.view()
 		m.mu.Lock()
@@ -48,7 +49,11 @@ func (r *Reconciler) Status() FleetStatus {
 			}
 		}
 		s.Clusters = append(s.Clusters, c)
+		if f.Change != nil && f.restarts(v) {
+			workloads = append(workloads, f.workloads(v, d))
+		}
 	}
+	s.Trust.Rotation.Workloads = workloadsOf(workloads)
 	s.Conclude()
 	return s
 }
@@ -67,10 +72,16 @@ func JournalStatus(f Fleet, records []ClusterRecord, now time.Time) FleetStatus 
 		} else {
 			c.Labels, c.Groups = labelsOf(p), groupsOf(p)
 			c.NextStep, c.Reachable = nil, nil
+			if f.Change == nil && c.Proxies != nil {
+				c.Proxies.Workloads = nil
+			}
 			c.expire(now)
 			c.age(now)
 		}
 		s.Clusters = append(s.Clusters, c)
+	}
+	if f.Change != nil {
+		s.Trust.Rotation.Workloads = workloadsOf(counted(s.Clusters))
 	}
 	s.Conclude()
 	return s

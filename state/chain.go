@@ -78,7 +78,7 @@ func (t *txn) entry(key, value []byte) (rotation.Entry, error) {
 	}
 	return rotation.Entry{
 		Seq: seq, IntentID: r.IntentID, IntentAt: r.IntentAt, At: r.At, Intent: r.Intent,
-		Result: r.Result, Detail: r.Detail, SignRequest: r.SignRequest, Revision: r.Revision,
+		Result: r.Result, Detail: r.Detail, SignRequest: r.SignRequest, Revision: r.Revision, ByOthers: r.ByOthers,
 		PrevHash: prev.String(), Hash: hash.String(),
 	}, nil
 }

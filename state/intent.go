@@ -109,7 +109,7 @@ func (j *Journal) finish(t *txn, id uint64, out rotation.Outcome, again bool) er
 	}
 	if err := t.appendEntry(entryRecord{
 		At: now, IntentAt: p.At, IntentID: id, Intent: p.Intent,
-		Result: out.Result, Detail: out.Detail, SignRequest: out.SignRequest, Revision: out.Revision,
+		Result: out.Result, Detail: out.Detail, SignRequest: out.SignRequest, Revision: out.Revision, ByOthers: out.ByOthers,
 	}); err != nil {
 		return err
 	}

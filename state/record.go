@@ -50,6 +50,7 @@ type entryRecord struct {
 	Detail      string          `json:"detail,omitempty"`
 	SignRequest string          `json:"signRequest,omitempty"`
 	Revision    string          `json:"revision,omitempty"`
+	ByOthers    bool            `json:"byOthers,omitempty"` // since schema 4
 }
 
 type anchorRecord struct {

@@ -27,8 +27,8 @@ func (c *Cluster) Restart(_ context.Context, namespace string, owner rotation.Ob
 }
 
 // RestartSince implements rotation.Cluster.
-func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, _ time.Time, _ bool) error {
-	return c.Restart(ctx, namespace, owner)
+func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, _ time.Time, _ bool) (bool, error) {
+	return false, c.Restart(ctx, namespace, owner)
 }
 
 // Evict implements rotation.Cluster.

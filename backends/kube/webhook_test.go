@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"certd.internal/backends/backendtest"
 	"certd.internal/backends/kube/payload"
@@ -552,12 +553,13 @@ func TestRestartSince(t *testing.T) {
 	since := time.Now()
 	for _, kind := range []string{"Deployment", "DaemonSet", "StatefulSet"} {
 		app, theirs := rotation.ObjectRef{Kind: kind, Name: "app"}, rotation.ObjectRef{Kind: kind, Name: "theirs"}
-		err := without.RestartSince(t.Context(), in, app, since, false)
+		_, err := without.RestartSince(t.Context(), in, app, since, false)
 		if !errors.Is(err, rotation.ErrDenied) || !strings.Contains(err.Error(), "deploy/rbac/certd-restart-workloads.yaml") || restarted(kind, "app") != "" {
 			t.Errorf("%s, without the right: %v", kind, err)
 		}
 		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-			if err = c.RestartSince(t.Context(), in, app, since, false); err == nil { // RBAC takes a moment to take effect
+			var certd bool
+			if certd, err = c.RestartSince(t.Context(), in, app, since, false); err == nil && certd { // RBAC takes a moment to take effect
 				break
 			}
 		}
@@ -565,28 +567,49 @@ func TestRestartSince(t *testing.T) {
 		if at, bad := time.Parse(time.RFC3339, first); err != nil || bad != nil || at.Before(since.Truncate(time.Second)) {
 			t.Errorf("%s: %v, restarted at %q", kind, err, first)
 		}
-		if err := c.RestartSince(t.Context(), in, app, since, false); err != nil || restarted(kind, "app") != first {
+		if certd, err := c.RestartSince(t.Context(), in, app, since, false); err != nil || !certd || restarted(kind, "app") != first {
 			t.Errorf("%s, again: %v, restarted at %q and %q", kind, err, first, restarted(kind, "app"))
 		}
-		if err := c.RestartSince(t.Context(), in, app, since.Add(time.Hour), false); err != nil {
+		byHand := []byte(`{"spec":{"template":{"metadata":{"annotations":{"` + restartedAt + `":"` + since.Add(30*time.Minute).UTC().Format(time.RFC3339) + `"}}}}}`)
+		if err := h.patchWorkload(t, in, kind, "app", byHand); err != nil {
+			t.Fatal(err)
+		}
+		if certd, err := c.RestartSince(t.Context(), in, app, since.Add(time.Minute), false); err != nil || certd {
+			t.Errorf("%s, when others had done it: %t, %v", kind, certd, err)
+		}
+		if certd, err := c.RestartSince(t.Context(), in, app, since.Add(time.Hour), false); err != nil || !certd {
 			t.Errorf("%s, since a later time: %v", kind, err)
 		}
 		for range 100 { // the lab's controllers say otherwise in a moment
 			h.unwell(t, in, kind, "app")
-			if err = c.RestartSince(t.Context(), in, app, time.Now().Add(2*time.Hour), true); err != nil {
+			if _, err = c.RestartSince(t.Context(), in, app, time.Now().Add(2*time.Hour), true); err != nil {
 				break
 			}
 		}
 		if !errors.Is(err, rotation.ErrDenied) || !strings.Contains(err.Error(), " of its pods are not available") {
 			t.Errorf("%s without one of its pods: %v", kind, err)
 		}
-		if err := c.RestartSince(t.Context(), in, app, time.Now().Add(2*time.Hour), false); err != nil {
+		if _, err := c.RestartSince(t.Context(), in, app, time.Now().Add(2*time.Hour), false); err != nil {
 			t.Errorf("%s without one of its pods, all the same: %v", kind, err)
 		}
-		if err := c.RestartSince(t.Context(), in, theirs, since, false); !errors.Is(err, rotation.ErrDenied) || !strings.Contains(err.Error(), "certd.io/restart: never") || restarted(kind, "theirs") != "" {
+		if _, err := c.RestartSince(t.Context(), in, theirs, since, false); !errors.Is(err, rotation.ErrDenied) || !strings.Contains(err.Error(), "certd.io/restart: never") || restarted(kind, "theirs") != "" {
 			t.Errorf("%s with the label: %v", kind, err)
 		}
 	}
+}
+
+// patchWorkload changes one as a person does.
+func (h *hooks) patchWorkload(t *testing.T, namespace, kind, name string, patch []byte) (err error) {
+	apps, options := h.admin.AppsV1(), metav1.PatchOptions{FieldManager: rival}
+	switch kind {
+	case "Deployment":
+		_, err = apps.Deployments(namespace).Patch(t.Context(), name, types.StrategicMergePatchType, patch, options)
+	case "DaemonSet":
+		_, err = apps.DaemonSets(namespace).Patch(t.Context(), name, types.StrategicMergePatchType, patch, options)
+	default:
+		_, err = apps.StatefulSets(namespace).Patch(t.Context(), name, types.StrategicMergePatchType, patch, options)
+	}
+	return err
 }
 
 // unwell has a workload lack one pod.

@@ -85,46 +85,51 @@ const restartedAt = "kubectl.kubernetes.io/restartedAt"
 
 // RestartSince implements rotation.Cluster. What kubectl rollout restart leaves
 // in the pod template says when that was last done, whoever did it.
-func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, since time.Time, whole bool) error {
+func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, since time.Time, whole bool) (certd bool, err error) {
 	bounded, cancel := c.bound(ctx)
 	defer cancel()
 	var (
 		at       = ref{strings.ToLower(owner.Kind) + "s", namespace, owner.Name}
 		labels   map[string]string
 		template map[string]string
+		fields   []metav1.ManagedFieldsEntry
 		missing  int32 // pods that are not available
-		err      error
 	)
 	switch owner.Kind {
 	case "Deployment":
 		var o *appsv1.Deployment
 		if o, err = c.apps.Deployments(at.in).Get(bounded, at.name, metav1.GetOptions{}); err == nil {
-			labels, template, missing = o.Labels, o.Spec.Template.Annotations, o.Status.UnavailableReplicas
+			labels, template, fields, missing = o.Labels, o.Spec.Template.Annotations, o.ManagedFields, o.Status.UnavailableReplicas
 		}
 	case "DaemonSet":
 		var o *appsv1.DaemonSet
 		if o, err = c.apps.DaemonSets(at.in).Get(bounded, at.name, metav1.GetOptions{}); err == nil {
-			labels, template, missing = o.Labels, o.Spec.Template.Annotations, o.Status.NumberUnavailable
+			labels, template, fields, missing = o.Labels, o.Spec.Template.Annotations, o.ManagedFields, o.Status.NumberUnavailable
 		}
 	case "StatefulSet":
 		var o *appsv1.StatefulSet
 		if o, err = c.apps.StatefulSets(at.in).Get(bounded, at.name, metav1.GetOptions{}); err == nil {
-			labels, template, missing = o.Labels, o.Spec.Template.Annotations, o.Status.Replicas-o.Status.ReadyReplicas
+			labels, template, fields, missing = o.Labels, o.Spec.Template.Annotations, o.ManagedFields, o.Status.Replicas-o.Status.ReadyReplicas
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("restart %s: %w", owner, c.fail(at.call("get"), err))
+		return false, fmt.Errorf("restart %s: %w", owner, c.fail(at.call("get"), err))
 	}
 	if labels[rotation.RestartLabel] == rotation.RestartNever {
-		return fmt.Errorf("restart %s in namespace %s: it bears the label %s: %s, so it is a person's to restart: %w", owner, namespace, rotation.RestartLabel, rotation.RestartNever, rotation.ErrDenied)
+		return false, fmt.Errorf("restart %s in namespace %s: it bears the label %s: %s, so it is a person's to restart: %w", owner, namespace, rotation.RestartLabel, rotation.RestartNever, rotation.ErrDenied)
 	}
 	if last, err := time.Parse(time.RFC3339, template[restartedAt]); err == nil && !last.Before(since.Truncate(time.Second)) {
-		return nil
+		return !writtenAt(fields, ownsRestart).IsZero(), nil
 	}
 	if whole && missing > 0 {
-		return fmt.Errorf("restart %s in namespace %s: %d of its pods are not available, and a restart could take the others; it is tried again when they are, or do it yourself: %w", owner, namespace, missing, rotation.ErrDenied)
+		return false, fmt.Errorf("restart %s in namespace %s: %d of its pods are not available, and a restart could take the others; it is tried again when they are, or do it yourself: %w", owner, namespace, missing, rotation.ErrDenied)
 	}
-	return c.Restart(ctx, namespace, owner)
+	return true, c.Restart(ctx, namespace, owner)
+}
+
+// ownsRestart tells of what a restart changes.
+func ownsRestart(fields []byte) bool {
+	return owned(fields, "f:spec", "f:template", "f:metadata", "f:annotations", "f:"+restartedAt)
 }
 
 // Restart implements rotation.Cluster.

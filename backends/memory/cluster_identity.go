@@ -28,9 +28,9 @@ type linkerd struct {
 	injectors []*injector
 	places    []*place // of pods with a proxy, those of linkerd-identity first; none without ClusterConfig.Proxies
 	rollouts  map[string]int
-	rolledOut map[string]time.Time // when the last rollout began
-	never     map[string]bool      // owners with the label certd.io/restart: never
-	budgets   map[string]int       // how many of an owner's pods its PodDisruptionBudget wants available
+	rolledOut map[string]written // who began the last rollout, and when
+	never     map[string]bool    // owners with the label certd.io/restart: never
+	budgets   map[string]int     // how many of an owner's pods its PodDisruptionBudget wants available
 	pending   agenda
 }
 
@@ -103,7 +103,7 @@ func (r *replica) pod() string {
 }
 
 func newLinkerd(cfg ClusterConfig) *linkerd {
-	l := &linkerd{cfg: cfg, rollouts: map[string]int{}, rolledOut: map[string]time.Time{}, never: map[string]bool{}, budgets: map[string]int{}}
+	l := &linkerd{cfg: cfg, rollouts: map[string]int{}, rolledOut: map[string]written{}, never: map[string]bool{}, budgets: map[string]int{}}
 	for i := range cfg.Replicas {
 		lag := cfg.Lag * time.Duration(i+1) / time.Duration(cfg.Replicas)
 		l.replicas = append(l.replicas, &replica{index: i, lag: lag})

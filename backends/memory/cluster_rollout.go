@@ -13,8 +13,8 @@ import (
 func (c *Cluster) RollOut(owner string) {
 	owner = strings.TrimPrefix(owner, "deploy/")
 	c.onLinkerd(func(l *linkerd, now time.Time) {
-		if !l.rollOut(l.cfg.Namespace, owner, now) {
-			l.rollOut(appNamespace, owner, now)
+		if !l.rollOut(l.cfg.Namespace, owner, ByWorld, now) {
+			l.rollOut(appNamespace, owner, ByWorld, now)
 		}
 	})
 }
@@ -26,19 +26,19 @@ func (l *linkerd) restart(namespace, owner string) (known bool) {
 			return false
 		}
 	}
-	l.act(func(now time.Time) { known = l.rollOut(namespace, owner, now) })
+	l.act(func(now time.Time) { known = l.rollOut(namespace, owner, ByCertd, now) })
 	return known
 }
 
 // rollOut says whether there is such an owner.
-func (l *linkerd) rollOut(namespace, owner string, now time.Time) bool {
+func (l *linkerd) rollOut(namespace, owner, by string, now time.Time) bool {
 	turns := l.turns(namespace, owner)
 	if len(turns) == 0 {
 		return false
 	}
 	name := namespace + "/" + owner
 	l.rollouts[name]++
-	l.rolledOut[name] = now
+	l.rolledOut[name] = written{now, by}
 	rollout := l.rollouts[name]
 	var turn func(i, tries int) func(at time.Time)
 	turn = func(i, tries int) func(at time.Time) {
@@ -57,10 +57,10 @@ func (l *linkerd) rollOut(namespace, owner string, now time.Time) bool {
 	return true
 }
 
-// lastRollOut is when a rollout last began; zero: never.
-func (l *linkerd) lastRollOut(namespace, owner string) time.Time {
+// lastRollOut is when a rollout last began, and by whom; zero: never.
+func (l *linkerd) lastRollOut(namespace, owner string) written {
 	if l == nil {
-		return time.Time{}
+		return written{}
 	}
 	return l.rolledOut[namespace+"/"+owner]
 }

@@ -129,18 +129,18 @@ func (c *Cluster) Restart(ctx context.Context, namespace string, owner rotation.
 }
 
 // RestartSince implements rotation.Cluster.
-func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, since time.Time, _ bool) error {
+func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, since time.Time, _ bool) (certd bool, err error) {
 	c.mu.Lock()
 	last := c.linkerd.lastRollOut(namespace, owner.Name)
 	never := c.linkerd != nil && c.linkerd.never[namespace+"/"+owner.Name]
 	c.mu.Unlock()
 	if never {
-		return fmt.Errorf("restart %s in namespace %s of %s: %w", owner, namespace, c.cfg.Name, errNever)
+		return false, fmt.Errorf("restart %s in namespace %s of %s: %w", owner, namespace, c.cfg.Name, errNever)
 	}
-	if !last.IsZero() && !last.Before(since) {
-		return nil
+	if !last.at.IsZero() && !last.at.Before(since) {
+		return last.by == ByCertd, nil
 	}
-	return c.Restart(ctx, namespace, owner)
+	return true, c.Restart(ctx, namespace, owner)
 }
 
 // ProbeWebhooks implements rotation.Cluster.

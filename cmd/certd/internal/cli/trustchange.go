@@ -258,6 +258,9 @@ func (v style) changeLines(st rotation.FleetStatus) []string {
 	if len(r.Without) > 0 {
 		lines = append(lines, v.wrap("  ", "  ", "nobody waits for "+v.clean(strings.Join(r.Without, ", ")))...)
 	}
+	if w := workloadLines(v, st); len(w) > 0 {
+		lines = append(append(lines, "", "Workloads"), w...)
+	}
 	if len(r.WaitingFor) > 0 {
 		lines = append(lines, "", "Waits for")
 		for _, w := range r.WaitingFor {
@@ -378,11 +381,33 @@ func (v statusView) changeStages() []string {
 	return lines
 }
 
+// workloadLines say how workloads come to trust the new anchor: all of them, and by
+// cluster where there are several.
+func workloadLines(v style, st rotation.FleetStatus) (lines []string) {
+	if w := st.Trust.Rotation.Workloads; w != nil {
+		lines = v.wrap("  ", "    ", workloadsText(*w))
+	}
+	for _, c := range st.Clusters {
+		if len(st.Clusters) > 1 && c.Proxies != nil && c.Proxies.Workloads != nil {
+			lines = append(lines, v.wrap("  ", "    ", v.clean(c.Name)+": "+workloadsText(*c.Proxies.Workloads))...)
+		}
+	}
+	return lines
+}
+
 // bar is a share of a whole. It is rounded down: 100 % means all.
 func (v style) bar(part, whole int) string {
 	const width = 20
 	full := part * width / max(1, whole)
 	return fmt.Sprintf("%s%s %3d %%  %s of %s", strings.Repeat("#", full), strings.Repeat(".", width-full), part*100/max(1, whole), thousands(part), thousands(whole))
+}
+
+func workloadsText(w rotation.WorkloadsStatus) string {
+	text := fmt.Sprintf("%s: ", count(w.Total, "workload"))
+	if w.Restarted != nil && w.Avoided != nil {
+		text += fmt.Sprintf("%d restarted by certd, %d created anew without that, ", *w.Restarted, *w.Avoided)
+	}
+	return text + fmt.Sprintf("%d still to be restarted", w.Stale)
 }
 
 // sideName names one side of a change: where clusters that were taken over are

@@ -185,10 +185,10 @@ func (l *lazyCluster) Restart(ctx context.Context, namespace string, owner rotat
 	return c.Restart(ctx, namespace, owner)
 }
 
-func (l *lazyCluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, since time.Time, whole bool) error {
+func (l *lazyCluster) RestartSince(ctx context.Context, namespace string, owner rotation.ObjectRef, since time.Time, whole bool) (certd bool, err error) {
 	c, err := l.get()
 	if err != nil {
-		return err
+		return false, err
 	}
 	return c.RestartSince(ctx, namespace, owner, since, whole)
 }
