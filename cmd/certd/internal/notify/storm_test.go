@@ -96,7 +96,7 @@ func TestAStormOfIncidents(t *testing.T) {
 		w.start()
 		for _, name := range names[:5] {
 			w.find(name, "IssuerExpired critical")
-			time.Sleep(6 * time.Second)
+			time.Sleep(5 * time.Second)
 		}
 		for _, name := range names[5:] {
 			w.find(name, "IssuerExpired critical")

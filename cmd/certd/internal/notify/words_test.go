@@ -154,7 +154,7 @@ func TestWhatARestartedCertdHasNotFoundAgain(t *testing.T) {
 		for _, m := range ops.got {
 			got = append(got, m.Text())
 		}
-		want := []string{"[acme] over: KeysUnavailable, after 11m (certd was restarted, and has not found it since)", "[acme] over: KeysDenied, after 21m"}
+		want := []string{"[acme] over: KeysUnavailable, after 10m (certd was restarted, and has not found it since)", "[acme] over: KeysDenied, after 21m"}
 		if !slices.Equal(got, want) {
 			t.Errorf("%q, want %q", got, want)
 		}
