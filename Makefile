@@ -44,6 +44,7 @@ generate:
 	$(GO) test ./cmd/certd/internal/metrics -run '^TestTheReferenceIsWhatIsRegistered$$' -update
 	$(GO) run ./cmd/certd/internal/alert/generate .
 	$(GO) test ./cmd/certd/internal/cli -run TestSchemasAreUpToDate -update
+	$(GO) test ./cmd/certd -run TestEachEventIsDocumented -update
 
 clean:
 	rm -rf bin

@@ -55,6 +55,7 @@ func main() {
 			}
 			return c.Server.Socket, nil
 		},
+		Scrub:  d.Scrub,
 		Config: configCommands{d},
 		InspectCluster: func(ctx context.Context, path, cluster, part string) ([]byte, error) {
 			certificates, err := d.Certificates(ctx, path, cluster, part)

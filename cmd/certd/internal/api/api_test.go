@@ -101,6 +101,14 @@ func (s *scripted) Trust(context.Context) (TrustList, error) {
 		{ID: "g1", State: AnchorActive, NotBefore: at, NotAfter: at.Add(time.Hour), Clusters: 2, CertificatePEM: "pem\n"}}}, s.err
 }
 
+func (s *scripted) LogLevel(_ context.Context, r LogLevelRequest) (LogLevel, error) {
+	return LogLevel{Kind: "LogLevel", Level: r.Level, Configured: r.Actor}, s.err
+}
+
+func (s *scripted) Diagnosis(context.Context) (Diagnosis, error) {
+	return Diagnosis{Kind: "Diagnosis", PID: 7, Logs: []string{"{}"}}, s.err
+}
+
 func (s *scripted) Rotate(ctx context.Context, r RotateRequest) (RotateReply, error) {
 	if s.rotate != nil {
 		return s.rotate(ctx, r)
@@ -205,6 +213,12 @@ func TestEveryQuestionTravelsAndItsAnswerComesBack(t *testing.T) {
 	}
 	if got, err := c.TestReceiver(ctx, ReceiverTest{Receiver: "ops", Actor: "root@evil"}); err != nil || got.Receiver != "ops" || got.ID != s.init.Actor {
 		t.Errorf("TestReceiver: %+v %v", got, err)
+	}
+	if got, err := c.LogLevel(ctx, LogLevelRequest{Level: "debug", Seconds: 60, Actor: "root@evil"}); err != nil || got.Level != "debug" || got.Configured != s.init.Actor {
+		t.Errorf("LogLevel: %+v %v", got, err)
+	}
+	if got, err := c.Diagnosis(ctx); err != nil || got.PID != 7 || len(got.Logs) != 1 {
+		t.Errorf("Diagnosis: %+v %v", got, err)
 	}
 	reply, err := c.Rotate(ctx, RotateRequest{Target: rotation.TargetWebhookCA, Clusters: []string{"eu"}, Actor: "root@evil"})
 	if err != nil || reply.Results[0].Detail != "webhook-ca by "+s.init.Actor {

@@ -95,6 +95,13 @@ func (s *Server) handler(socket string) http.Handler {
 	mux.HandleFunc("GET /v1/trust", read(s, nil, func(ctx context.Context, _ url.Values) (any, error) {
 		return s.service.Trust(ctx)
 	}))
+	mux.HandleFunc("GET /v1/diagnosis", read(s, nil, func(ctx context.Context, _ url.Values) (any, error) {
+		return s.service.Diagnosis(ctx)
+	}))
+	mux.HandleFunc("POST /v1/log-level", write(s, func(ctx context.Context, r LogLevelRequest, actor string) (any, error) {
+		r.Actor = actor
+		return s.service.LogLevel(ctx, r)
+	}))
 	mux.HandleFunc("POST /v1/rotate", write(s, func(ctx context.Context, r RotateRequest, actor string) (any, error) {
 		r.Actor = actor
 		s.log.Info("request", "what", "rotate", "target", r.Target, "actor", actor, "clusters", r.Clusters, "reason", r.Reason, "dry_run", r.DryRun)

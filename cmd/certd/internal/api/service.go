@@ -51,6 +51,11 @@ type Service interface {
 	// TestReceiver sends a test to a receiver of notifications, and returns when
 	// that has taken it. It needs the daemon.
 	TestReceiver(ctx context.Context, r ReceiverTest) (ReceiverTestReply, error)
+	// LogLevel tells how much the daemon logs, and changes that for a while. It
+	// needs the daemon.
+	LogLevel(ctx context.Context, r LogLevelRequest) (LogLevel, error)
+	// Diagnosis is what the daemon says of itself. It needs the daemon.
+	Diagnosis(ctx context.Context) (Diagnosis, error)
 	// Init makes the trust anchor.
 	Init(ctx context.Context, r InitRequest) (InitReply, error)
 }

@@ -52,6 +52,9 @@ type App struct {
 	Check func(ctx context.Context, configPath string, s check.Select, pre bool, unanswered string) (check.Report, error)
 	// Socket is the path of the daemon's admin socket.
 	Socket func(configPath string) (string, error)
+	// Scrub is what takes secrets out of a text: those that the configuration
+	// names, as far as they can be read, and what looks like one. May be nil.
+	Scrub func(configPath string) func(text string) string
 	// Config is what the config commands work on.
 	Config ConfigCommands
 	// InspectCluster fetches certificates from a cluster, in a form that is

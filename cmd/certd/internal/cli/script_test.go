@@ -244,6 +244,18 @@ func (s *scripted) Rotate(_ context.Context, r api.RotateRequest) (api.RotateRep
 	return reply, nil
 }
 
+func (s *scripted) LogLevel(_ context.Context, r api.LogLevelRequest) (api.LogLevel, error) {
+	l := api.LogLevel{APIVersion: rotation.APIVersion, Kind: "LogLevel", Level: "info", Configured: "info"}
+	if r.Level != "" {
+		l.Level, l.Until = r.Level, after(time.Duration(r.Seconds)*time.Second)
+	}
+	return l, nil
+}
+
+func (s *scripted) Diagnosis(context.Context) (api.Diagnosis, error) {
+	return api.Diagnosis{APIVersion: rotation.APIVersion, Kind: "Diagnosis", At: now, Version: "1.0.0", PID: 812, Goroutines: "goroutine 1 [running]:", Logs: []string{`{"msg":"certd runs"}`}}, nil
+}
+
 func (s *scripted) Init(_ context.Context, r api.InitRequest) (api.InitReply, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -424,7 +436,7 @@ func TestScripts(t *testing.T) {
 // invoke runs a command line in this process.
 func invoke(ts *testscript.TestScript, w *world, args []string) int {
 	for i, a := range args {
-		if strings.HasSuffix(a, ".yaml") || strings.HasSuffix(a, ".pem") || strings.HasSuffix(a, ".md") || strings.HasSuffix(a, ".json") || strings.HasSuffix(a, ".txt") {
+		if strings.HasSuffix(a, ".yaml") || strings.HasSuffix(a, ".pem") || strings.HasSuffix(a, ".md") || strings.HasSuffix(a, ".json") || strings.HasSuffix(a, ".txt") || strings.HasSuffix(a, ".tar.gz") {
 			args[i] = ts.MkAbs(a)
 		}
 	}

@@ -39,6 +39,8 @@ type Config struct {
 	// Values are all effective values with where they come from, for
 	// `config show`.
 	Values []Value
+	// Secrets are where all secrets are kept that it names.
+	Secrets []Secret
 }
 
 // Keys has exactly one of Vault, File and KMS.
@@ -378,6 +380,7 @@ func (b *builder) secret(fleet layers, path ...string) Secret {
 		}
 	}
 	b.show(n.path, secret.String(), n, "")
+	b.config.Secrets = append(b.config.Secrets, secret)
 	return secret
 }
 

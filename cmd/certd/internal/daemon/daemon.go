@@ -164,7 +164,8 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	}
 	level := &slog.LevelVar{} // a reload may change it
 	level.Set(c.LogLevel)
-	log := d.Log(level)
+	logs := newLogging(d.Log, level)
+	log := logs.Logger
 	for _, w := range c.Warnings {
 		log.Warn("configuration", "at", w.Position.String(), "path", w.Path, "warning", w.Message)
 	}
@@ -204,7 +205,7 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	if err != nil {
 		return err
 	}
-	svc := &running{fleet: f, reconciler: r, notifier: n, started: time.Now().UTC().Truncate(time.Second), version: d.Version}
+	svc := &running{fleet: f, reconciler: r, notifier: n, started: time.Now().UTC().Truncate(time.Second), version: d.Version, logs: logs}
 	if dev {
 		reply, err := svc.Init(ctx, api.InitRequest{Actor: "certd", Reason: "run --dev"})
 		if err != nil {

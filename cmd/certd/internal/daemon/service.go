@@ -27,6 +27,7 @@ type running struct {
 	notifier   *notify.Notifier
 	started    time.Time
 	version    string
+	logs       logging
 }
 
 var _ api.Service = (*running)(nil)
