@@ -229,8 +229,10 @@ type Decision struct {
 	beside    pki.Bundle
 	signers   []*Anchor
 	tolerated []pki.Bundle
-	keepsKey  bool // the issuer's key stays the one that is there
-	found     bool // the issuer is the one that the cluster came with: not a byte of it is changed
+	caDates   RenewalDates
+	caDated   string // the webhook CA whose dates these are
+	keepsKey  bool   // the issuer's key stays the one that is there
+	found     bool   // the issuer is the one that the cluster came with: not a byte of it is changed
 	// Wake is when the answer can change by the passing of time alone; zero:
 	// it cannot.
 	Wake time.Time

@@ -304,7 +304,7 @@ func clusterStatus(f Fleet, v View, d Decision, now time.Time) ClusterStatus {
 		c.Version = o.Version
 		c.Bundle = bundleStatus(f, v.Policy, d, o)
 		c.Issuer = issuerStatus(f, v, d)
-		c.WebhookCA, c.Webhooks = webhookCAStatus(v), webhookStatuses(v, d)
+		c.WebhookCA, c.Webhooks = webhookCAStatus(v, d), webhookStatuses(v, d)
 		c.Proxies = proxiesStatus(f, d, v)
 		if d.Mode == Managed && d.Step != "" && v.Err == nil {
 			c.NextStep = &PlanItem{Cluster: c.Name, Step: d.Step, Webhook: d.Webhook, Due: now.Truncate(time.Second), At: now.Truncate(time.Second), Reason: d.Why, Undo: undo(d.Step)}

@@ -132,6 +132,9 @@ func (d *Decision) judgeWebhooks(f Fleet, v View, now time.Time) {
 			d.find(StateWarning, "WebhookMissing", fmt.Sprintf("webhook %s is configured, and nothing calls it: %s", w.Spec.Name, strings.Join(names, ", ")), nil, "certd config show")
 		}
 	}
+	if active := activeCA(v.WebhookCAs); active != nil {
+		d.caDates, d.caDated = v.Policy.caDates(*active), active.ID
+	}
 	if v.Err == nil {
 		d.unseenWebhooks(StateWarning, "WebhookDenied", denied, "kubectl apply -f deploy/rbac/certd.yaml")
 		d.unseenWebhooks(StateUnknown, "WebhookUnseen", unseen, "certd inspect "+v.Policy.Cluster)
@@ -772,7 +775,7 @@ func (d *Decision) webhookCA(v View, active *WebhookCA, now time.Time) (Action, 
 		return a, true
 	}
 	a.Deadline = active.Certificate.NotAfter
-	dates := v.Policy.caDates(*active)
+	dates := d.datesOf(v.Policy, *active)
 	switch {
 	case v.CARequest != nil && active.CreatedAt.Before(v.CARequest.At.Truncate(time.Second)):
 		a.Why, a.Actor = askedFor+v.CARequest.Reason, v.CARequest.Actor
@@ -791,6 +794,15 @@ func (d *Decision) webhookCA(v View, active *WebhookCA, now time.Time) (Action, 
 // the last moment still lives its whole life.
 func (p Policy) caDates(ca WebhookCA) RenewalDates {
 	return p.Webhooks.CA.Dates(p.Cluster, ca.CreatedAt, ca.Certificate.NotAfter, p.Webhooks.Leaf.Lifetime)
+}
+
+// datesOf are a webhook CA's dates. Each report asks for them, and finding the
+// firings of a schedule takes longer than all the rest of it.
+func (d *Decision) datesOf(p Policy, ca WebhookCA) RenewalDates {
+	if d.caDated == ca.ID {
+		return d.caDates
+	}
+	return p.caDates(ca)
 }
 
 // retired finds a CA that has been replaced and that nothing holds any more.

@@ -70,12 +70,12 @@ func kindWord(kind string) string {
 }
 
 // webhookCAStatus is about the CA that signs now; nil while there is none.
-func webhookCAStatus(v View) *WebhookCAStatus {
+func webhookCAStatus(v View, d Decision) *WebhookCAStatus {
 	active := activeCA(v.WebhookCAs)
 	if active == nil {
 		return nil
 	}
-	dates := v.Policy.caDates(*active)
+	dates := d.datesOf(v.Policy, *active)
 	return &WebhookCAStatus{AnchorStatus: active.Status(), RenewAt: wholeSecond(dates.RenewAt), MustRenewBy: wholeSecond(dates.MustRenewBy), NextRun: wholeSecond(dates.NextRun)}
 }
 
