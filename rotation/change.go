@@ -167,10 +167,22 @@ func (f Fleet) goal(v View, now time.Time) (g goal, err error) {
 		g.keepsKey = false
 		g.away(f, v, w, now, from, to, old, both, next)
 	case c.Stage == StageBridge:
+		alone := g.older(*c, v, w, from, to)
 		g.bridge(w, from, to, old, both, next)
+		if alone {
+			g.signers = w.order
+		}
 		g.bridged(v, w, now)
 	default:
+		alone := g.older(*c, v, w, from, to)
+		if why := v.Observed.unpublished(); why != "" && (w.hasFrom || !w.hasTo) { // it stays as the bridge has left it
+			g.held = true
+			g.wait("%s", why)
+		}
 		g.spread(f, v, w, now, from, to, old, both, next)
+		if alone {
+			g.signers = w.order
+		}
 	}
 	if (c.Stage == StageFinish || c.Stage == StageRetire) && g.waits == "" && !c.Compromised {
 		g.finish(f, v, w, now, to)
@@ -252,6 +264,30 @@ func (g *goal) bridge(w position, from, to *Anchor, old, both, next pki.Bundle) 
 	}
 	g.tolerated = []pki.Bundle{old, both, next}
 	g.why = "its leaves are to verify under " + to.ID + ", too"
+}
+
+// older holds a cluster before its issuer gets a second certificate that its pods may not
+// accept, or as long as these were not counted since the change began: alone says that it
+// is to stay without. One that has it by then is held at the bridge. On the way back
+// nothing is held.
+func (g *goal) older(c Change, v View, w position, from, to *Anchor) (alone bool) {
+	p := v.Proxies
+	why := p.older()
+	one := len(w.order) == 1
+	switch before := one && w.order[0] == from && !c.Back; {
+	case before && why != "":
+		g.wait("%s", why)
+		return true
+	case before && v.Observed.Version != "" && (p.At.Before(c.StartedAt) || p.Err != nil):
+		g.wait("the meshed pods are to be counted: what their proxies accept depends on their version")
+		return true
+	case why == "":
+	case one && c.Back && w.order[0] == to && p.lacking(to) == 0: // it never had another
+		return true
+	case !one && !c.Back && c.Stage == StageBridge:
+		g.wait("%s", why)
+	}
+	return false
 }
 
 // away turns a cluster from an anchor that others may have the key of. Whoever

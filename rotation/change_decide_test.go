@@ -27,6 +27,9 @@ type turn struct {
 	canaryAt time.Time
 	leaf     time.Duration // that linkerd-identity is told to let leaves live
 	second   bool          // the cluster is not the first of the fleet
+	proxies  string        // their version
+	ownRoots bool          // linkerd-identity reads no ConfigMap
+	back     bool          // it was turned around: from g2 to g1
 }
 
 func (c turn) bench(t *testing.T, now time.Time) *bench {
@@ -42,6 +45,9 @@ func (c turn) bench(t *testing.T, now time.Time) *bench {
 	}
 	b.fleet.Anchors = append(b.fleet.Anchors, Anchor{ID: "g2", Key: "acme-anchor-2", Certificate: next, CreatedAt: start})
 	b.fleet.Change = &Change{From: "g1", To: "g2", Stage: c.stage, Held: c.held, StartedAt: start, StageAt: start, First: "eu", CanaryAt: c.canaryAt}
+	if c.back {
+		b.fleet.Change.From, b.fleet.Change.To, b.fleet.Change.Back = "g2", "g1", true
+	}
 	if c.second {
 		b.fleet.Policy.Clusters = append([]Policy{{Cluster: "ahead"}}, b.fleet.Policy.Clusters...)
 		b.fleet.Change.First = "ahead"
@@ -101,7 +107,7 @@ func (c turn) bench(t *testing.T, now time.Time) *bench {
 	if !c.oneAt.IsZero() {
 		b.view.Certificates = append(b.view.Certificates, CertificateRecord{Cluster: "eu", Kind: "issuer", Serial: "01", Anchor: "g1", NotAfter: crt.NotAfter.Add(-time.Hour), SignedAt: c.oneAt, DeliveredAt: c.oneAt})
 	}
-	o.Identity = &Identity{Deployed: true, LeafLifetime: c.leaf}
+	o.Identity = &Identity{Deployed: true, LeafLifetime: c.leaf, OwnRoots: c.ownRoots}
 	for i := range 2 {
 		r := Replica{Pod: []string{"one", "two"}[i], Started: c.started, NotAfter: crt.NotAfter, Evidence: "metric", At: now}
 		if c.behind && i == 1 {
@@ -115,6 +121,9 @@ func (c turn) bench(t *testing.T, now time.Time) *bench {
 	b.view.Proxies = Proxies{At: c.countAt}
 	for letters, n := range c.pods {
 		b.view.Proxies.Sets = append(b.view.Proxies.Sets, ProxySet{Anchors: set(letters), Pods: n, Owners: []ProxyOwner{{Namespace: "app", Kind: "Deployment", Name: "web", Pods: n}}})
+	}
+	if c.proxies != "" {
+		b.view.Proxies.Versions = []ProxyVersion{{Version: c.proxies, Pods: 2, Owners: []ProxyOwner{{Namespace: "app", Kind: "Deployment", Name: "web", Pods: 2}}}}
 	}
 	return b
 }
@@ -133,7 +142,7 @@ func TestDecideInAChange(t *testing.T) {
 		wanted string // the bundle after a bundle step, the order after one that signs
 		waits  string // part of what keeps it from the end of the stage; "": it is there
 	}{
-		{"an issuer under the old anchor alone gets a second certificate", turn{stage: StageBridge, bundle: "A", issuer: "A"}, StepIssuer, "AB", "two certificates"},
+		{"an issuer under the old anchor alone gets a second certificate", turn{stage: StageBridge, bundle: "A", issuer: "A", countAt: now}, StepIssuer, "AB", "two certificates"},
 		{"an issuer with two is not everywhere yet", turn{stage: StageBridge, bundle: "A", issuer: "AB", issuerAt: ago(moment)}, "", "", "reach every node"},
 		{"an issuer with two is used by one replica alone", turn{stage: StageBridge, bundle: "A", issuer: "AB", issuerAt: ago(4 * moment), behind: true}, "", "", "two is to load the issuer"},
 		{"an issuer with two is used by each", turn{stage: StageBridge, bundle: "A", issuer: "AB", issuerAt: ago(4 * moment)}, "", "", ""},
@@ -142,7 +151,7 @@ func TestDecideInAChange(t *testing.T) {
 		{"what they use is not seen, and there was nothing else when they started", turn{stage: StageBridge, bundle: "A", issuer: "AB", issuerAt: ago(10 * moment), started: ago(2 * moment), unseen: true}, "", "", ""},
 
 		{"every leaf has both: the bundle gets the new anchor", turn{stage: StageSpread, bundle: "A", issuer: "AB", issuerAt: ago(day)}, StepBundle, "AB", "both anchors"},
-		{"a cluster that comes late gets a second certificate first", turn{stage: StageSpread, bundle: "A", issuer: "A"}, StepIssuer, "AB", "both anchors"},
+		{"a cluster that comes late gets a second certificate first", turn{stage: StageSpread, bundle: "A", issuer: "A", countAt: now}, StepIssuer, "AB", "both anchors"},
 		{"the bundle has not reached every node", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(moment), issuer: "AB", issuerAt: ago(day)}, "", "", "start anew"},
 		{"identity started before the bundle had reached it", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(4 * moment), issuer: "AB", issuerAt: ago(day), started: ago(2 * moment)}, StepIdentityRestart, "", "start anew"},
 		{"identity knows both: the new one's certificate comes first", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(9 * moment), issuer: "AB", issuerAt: ago(day), started: ago(moment)}, StepIssuer, "BA", "start anew"},
@@ -172,6 +181,20 @@ func TestDecideInAChange(t *testing.T) {
 		{"nor while it is held", turn{stage: StageFinish, held: true, bundle: "B", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), started: ago(moment), countAt: now, pods: fine}, "", "", ""},
 		{"a pod turned up after all: the second certificate comes back", turn{stage: StageRestart, bundle: "B", bundleAt: ago(day), issuer: "B", issuerAt: ago(day), started: ago(moment), countAt: now, pods: map[string]int{"A": 1}}, StepIssuer, "BA", "meshed pods"},
 		{"an issuer under the new anchor alone is in use", turn{stage: StageRetire, bundle: "B", bundleAt: ago(day), issuer: "B", issuerAt: ago(4 * moment), started: ago(moment), countAt: now, pods: fine}, "", "", ""},
+
+		{"proxies are older: no second certificate", turn{stage: StageBridge, bundle: "A", issuer: "A", countAt: now, pods: map[string]int{"A": 3}, proxies: "stable-2.13.6"}, "", "", "of 2 of 3 meshed pods the proxy is older than 2.13.7"},
+		{"of a cluster that comes late, too", turn{stage: StageSpread, bundle: "A", issuer: "A", countAt: now, pods: map[string]int{"A": 3}, proxies: "stable-2.13.6"}, "", "", "app/Deployment web (stable-2.13.6)"},
+		{"they turn up when there is one: the bridge is not left", turn{stage: StageBridge, bundle: "A", issuer: "AB", issuerAt: ago(4 * moment), countAt: now, pods: map[string]int{"A": 3}, proxies: "stable-2.12.4"}, "", "", "older than 2.13.7"},
+		{"that is left again all the same", turn{stage: StageBridge, back: true, bundle: "A", issuer: "AB", issuerAt: ago(4 * moment), countAt: now, pods: map[string]int{"A": 3}, proxies: "stable-2.12.4"}, "", "", ""},
+		{"where there was none, none is made on the way back", turn{stage: StageBridge, back: true, bundle: "A", issuer: "A", issuerAt: ago(day), countAt: now, pods: map[string]int{"A": 3}, proxies: "stable-2.12.4"}, "", "", ""},
+		{"who had turned gets the former anchor's certificate again, whatever proxies there are", turn{stage: StageBridge, back: true, bundle: "B", bundleAt: ago(day), issuer: "B", issuerAt: ago(day), started: ago(moment), countAt: now, pods: fine, proxies: "stable-2.12.4"}, StepIssuer, "BA", "two certificates"},
+		{"but one is for a pod that would be cut off", turn{stage: StageRestart, bundle: "B", bundleAt: ago(day), issuer: "B", issuerAt: ago(day), started: ago(moment), countAt: now, pods: map[string]int{"A": 1}, proxies: "stable-2.12.4"}, StepIssuer, "BA", "meshed pods"},
+		{"they were not counted since it began", turn{stage: StageBridge, bundle: "A", issuer: "A", countAt: start.Add(-moment), pods: map[string]int{"A": 3}}, "", "", "are to be counted"},
+		{"they are new enough", turn{stage: StageBridge, bundle: "A", issuer: "A", countAt: now, pods: map[string]int{"A": 3}, proxies: "stable-2.13.7"}, StepIssuer, "AB", "two certificates"},
+		{"Linkerd 2.10 is bridged", turn{stage: StageBridge, bundle: "A", issuer: "A", countAt: now, ownRoots: true}, StepIssuer, "AB", "two certificates"},
+		{"and is there when it is", turn{stage: StageBridge, bundle: "A", issuer: "AB", issuerAt: ago(4 * moment), ownRoots: true}, "", "", ""},
+		{"and goes no further", turn{stage: StageSpread, bundle: "A", issuer: "AB", issuerAt: ago(day), ownRoots: true}, "", "", "does not read ConfigMap"},
+		{"but back", turn{stage: StageSpread, back: true, bundle: "A", bundleAt: ago(9 * moment), issuer: "AB", issuerAt: ago(day), started: ago(moment), ownRoots: true}, "", "", ""},
 	} {
 		t.Run(row.sentence, func(t *testing.T) {
 			b := row.bench(t, now)

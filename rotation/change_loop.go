@@ -52,6 +52,9 @@ func (r *Reconciler) CheckChange() error {
 		if why == "" && f.stays(v) {
 			why = unfitToMove(f, v, now)
 		}
+		if why == "" {
+			why = cmp.Or(v.Observed.unpublished(), v.Proxies.older())
+		}
 		if why != "" {
 			against = append(against, p.Cluster+": "+why)
 		}
@@ -168,11 +171,15 @@ func costs(f Fleet, v View) string {
 	case v.Proxies.At.IsZero() || v.Proxies.Err != nil:
 		return "its meshed pods are not counted: each of them has to be restarted, and until then refuses those that were"
 	}
+	older := ""
+	if why := v.Proxies.older(); why != "" {
+		older = ". And " + why
+	}
 	text := fmt.Sprintf("%d meshed pods have to be restarted; from some three minutes after the beginning on, those that were and those that were not refuse each other", v.Proxies.Total())
 	if f.Policy.Trust.Restarts {
-		return text + ". certd restarts all Deployments, StatefulSets and DaemonSets at once, and evicts the pods of ReplicaSets as far as budgets let it"
+		return text + ". certd restarts all Deployments, StatefulSets and DaemonSets at once, and evicts the pods of ReplicaSets as far as budgets let it" + older
 	}
-	return text + ". certd restarts Linkerd's own; the others are yours (trust.restartWorkloads: auto has certd do it)"
+	return text + ". certd restarts Linkerd's own; the others are yours (trust.restartWorkloads: auto has certd do it)" + older
 }
 
 // BeginCompromised turns the fleet away from the anchor in use at once, to one made

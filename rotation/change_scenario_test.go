@@ -473,6 +473,58 @@ func TestAChangeKeepsToWindows(t *testing.T) {
 	})
 }
 
+// Where proxies are older than what is known to accept an issuer with two certificates,
+// and where Linkerd itself cannot be told of another anchor, a change does not begin;
+// an upgrade makes it possible.
+func TestAChangeDoesNotBeginWithOldProxies(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChangingIn(t, 45, 6, func(*rotation.FleetPolicy) {}, func(cfg *memory.ClusterConfig) {
+			if cfg.ProxyVersion = "stable-2.14.10"; cfg.Name == "west" {
+				cfg.ProxyVersion = "stable-2.13.6"
+			}
+		}, "east", "west")
+		refused := func(says string) {
+			t.Helper()
+			if err := c.loop.CheckChange(); !errors.Is(err, rotation.ErrNotNow) || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "east: ") {
+				t.Errorf("%v; want it to say %q", err, says)
+			}
+		}
+		time.Sleep(2 * time.Hour) // they are counted once an hour
+		refused("west: of 12 of 12 meshed pods the proxy is older than 2.13.7")
+		west := c.clusters["west"]
+		west.SetProxyVersion("edge-24.1.3")
+		for _, owner := range []string{"linkerd-identity", "linkerd-destination", "linkerd-proxy-injector", "app-0"} {
+			west.RollOut(owner)
+		}
+		time.Sleep(2 * time.Hour)
+		refused("west: of 3 of 12 meshed pods the proxy is older than 2.13.7 (2.14.1 of Linkerd 2.14, edge-23.10 of edge), and whether it accepts an issuer with two certificates is not known: app/Deployment app-1 (stable-2.13.6);")
+		west.SetProxyVersion("a-build-of-ours")
+		west.RollOut("app-1")
+		time.Sleep(2 * time.Hour)
+		if notes := c.loop.ChangeNotes(); len(notes) != 1 || !strings.HasPrefix(notes[0], "west: of 3 of 12 meshed pods it is not known which version the proxy is") || !strings.Contains(notes[0], "app/Deployment app-1 (a-build-of-ours)") {
+			t.Errorf("to be known: %q", notes)
+		}
+		c.begin()
+		c.until("idle", 10*day)
+		time.Sleep(day)
+		c.ended("g2")
+		c.end()
+	})
+}
+
+// Linkerd 2.10 is not changed before it is upgraded.
+func TestAChangeDoesNotBeginWithoutTheConfigMap(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChangingIn(t, 46, 3, func(*rotation.FleetPolicy) {}, func(cfg *memory.ClusterConfig) { cfg.OwnRoots = cfg.Name == "west" }, "east", "west")
+		if err := c.loop.CheckChange(); !errors.Is(err, rotation.ErrNotNow) || !strings.Contains(err.Error(), "west: linkerd-identity does not read ConfigMap linkerd-identity-trust-roots (Linkerd before 2.11)") {
+			t.Errorf("it could begin: %v", err)
+		}
+		c.end()
+	})
+}
+
 // Begun with --manual, each stage waits for a person's word, which may come before
 // it has come to its end.
 func TestAChangeStepByStep(t *testing.T) {

@@ -246,7 +246,10 @@ type Identity struct {
 	LeafLifetime time.Duration // -identity-issuance-lifetime, 0 if not given
 	ClockSkew    time.Duration // -identity-clock-skew-allowance, 0 if not given
 	Scheme       string        // -identity-scheme, "" if not given
-	Replicas     []Replica
+	// OwnRoots: its Deployment mounts no ConfigMap with the bundle, so that it has its
+	// anchors from elsewhere.
+	OwnRoots bool
+	Replicas []Replica
 }
 
 // Replica is one running pod of linkerd-identity and what it was seen to use.

@@ -24,6 +24,8 @@ type Proxies struct {
 	// Earlier are owners of some of these: pods of the control plane, which read
 	// the bundle's ConfigMap before it was last changed. A restart makes them known.
 	Earlier []ProxyOwner
+	// Versions are those of the proxies of all pods, the most frequent first.
+	Versions []ProxyVersion
 	// Outside is whom the mesh talks to beyond these pods.
 	Outside Outside
 	// Err says why there is no census, or why it is not whole; it wraps

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -51,6 +52,7 @@ func (c *Cluster) identity(ctx context.Context) *rotation.Identity {
 		if d, depErr = c.apps.Deployments(c.cfg.Namespace).Get(ctx, identityDeployment, metav1.GetOptions{}); depErr == nil {
 			id.Deployed = true
 			id.LeafLifetime, id.ClockSkew, id.Scheme = arguments(d.Spec.Template.Spec)
+			id.OwnRoots = !mountsBundle(d.Spec.Template.Spec)
 		}
 	})
 	wg.Go(func() {
@@ -98,6 +100,16 @@ func arguments(spec corev1.PodSpec) (leafLifetime, clockSkew time.Duration, sche
 		}
 	}
 	return leafLifetime, clockSkew, scheme
+}
+
+// mountsBundle says whether a pod can have the bundle in a file.
+func mountsBundle(spec corev1.PodSpec) bool {
+	return slices.ContainsFunc(spec.Volumes, func(v corev1.Volume) bool {
+		return v.ConfigMap != nil && v.ConfigMap.Name == rotation.BundleObject ||
+			v.Projected != nil && slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool {
+				return s.ConfigMap != nil && s.ConfigMap.Name == rotation.BundleObject
+			})
+	})
 }
 
 // duration is the last value of a flag that is one.

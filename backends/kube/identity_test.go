@@ -53,6 +53,32 @@ func identityServer(t testing.TB, answers map[string]http.HandlerFunc) *Cluster 
 	})
 }
 
+// Linkerd 2.10 has its anchors from the chart, and mounts no ConfigMap for them.
+func TestWhereIdentityHasItsAnchorsFrom(t *testing.T) {
+	for _, row := range []struct {
+		name, volumes string
+		own           bool
+	}{
+		{"the ConfigMap", `{"name":"x","secret":{"secretName":"y"}},{"name":"trust-roots","configMap":{"name":"linkerd-identity-trust-roots"}}`, false},
+		{"the ConfigMap among others", `{"name":"all","projected":{"sources":[{"secret":{"name":"y"}},{"configMap":{"name":"linkerd-identity-trust-roots"}}]}}`, false},
+		{"another ConfigMap", `{"name":"trust-roots","configMap":{"name":"others"}}`, true},
+		{"nowhere", ``, true},
+	} {
+		c := identityServer(t, map[string]http.HandlerFunc{"/deployments/linkerd-identity": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprintf(w, `{"kind":"Deployment","apiVersion":"apps/v1","spec":{"template":{"spec":{"containers":[{"name":"identity"}],"volumes":[%s]}}}}`, row.volumes)
+		}})
+		o, err := c.Observe(t.Context())
+		if err != nil || o.Identity == nil || !o.Identity.Deployed || o.Identity.OwnRoots != row.own {
+			t.Errorf("%s: %+v, %v", row.name, o.Identity, err)
+		}
+	}
+	c := identityServer(t, map[string]http.HandlerFunc{"/deployments/linkerd-identity": status(404, "NotFound", "not found")})
+	if o, err := c.Observe(t.Context()); err != nil || o.Identity.OwnRoots {
+		t.Errorf("without a Deployment: %+v, %v", o.Identity, err)
+	}
+}
+
 // Whatever does not answer, the rest is seen, and what is not seen says why.
 func TestEvidence(t *testing.T) {
 	loaded := time.Date(2026, 3, 1, 13, 0, 0, 0, time.UTC)

@@ -22,6 +22,8 @@ import (
 const (
 	meshedLabel = "linkerd.io/control-plane-ns"
 	anchorsEnv  = "LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS"
+	// versionAnnotation names a proxy's version (linkerd2, pkg/k8s/labels.go).
+	versionAnnotation = "linkerd.io/proxy-version"
 )
 
 // notOver selects pods whose containers may run.
@@ -43,6 +45,7 @@ const (
 	// what is kept of them; no cluster that Kubernetes supports comes near.
 	maxPods        = 1_000_000
 	maxTexts       = 200 // different ones, equal sets included
+	maxVersions    = 50
 	maxAnchorsText = 64 << 10
 	maxOdd         = 5
 )
@@ -158,6 +161,13 @@ type census struct {
 	unread    int
 	odd       []string
 	earlier   map[rotation.ProxyOwner]int // with Pods 0: of those unread that read an earlier ConfigMap
+	versions  map[string]*versionTally
+}
+
+// versionTally are the pods whose proxies are of one version, and a few of their owners.
+type versionTally struct {
+	pods   int
+	owners map[rotation.ProxyOwner]int // with Pods 0
 }
 
 type reading struct {
@@ -186,7 +196,7 @@ type referring struct {
 }
 
 func (c *Cluster) newCensus() *census {
-	return &census{linkerd: c.cfg.Namespace, texts: map[string]reading{}, sets: map[string]*tally{}, earlier: map[rotation.ProxyOwner]int{}}
+	return &census{linkerd: c.cfg.Namespace, texts: map[string]reading{}, sets: map[string]*tally{}, earlier: map[rotation.ProxyOwner]int{}, versions: map[string]*versionTally{}}
 }
 
 // add counts one pod, of which it keeps nothing but names.
@@ -199,6 +209,7 @@ func (n *census) add(p *corev1.Pod) error {
 		return nil
 	}
 	name := p.Namespace + "/" + p.Name
+	n.version(proxyVersion(p, proxy), p)
 	switch env := anchorsOf(proxy); {
 	case env == nil:
 		n.skip(name, "its container "+proxyContainer+" has no "+anchorsEnv)
@@ -336,6 +347,38 @@ func (n *census) read(text string) reading {
 	return r
 }
 
+// version counts a pod by its proxy's.
+func (n *census) version(version string, p *corev1.Pod) {
+	t := n.versions[version]
+	if t == nil && len(n.versions) >= maxVersions {
+		version = ""
+		t = n.versions[version]
+	}
+	if t == nil {
+		t = &versionTally{owners: map[rotation.ProxyOwner]int{}}
+		n.versions[version] = t
+	}
+	t.pods++
+	by := proxyOwner(p)
+	if _, noted := t.owners[by]; noted || len(t.owners) < rotation.MaxVersionOwners {
+		t.owners[by]++
+	}
+}
+
+// proxyVersion is what a proxy's image says, or, where that says nothing, the annotation
+// that the injector leaves; "" where neither does.
+func proxyVersion(p *corev1.Pod, proxy *corev1.Container) string {
+	image, _, _ := strings.Cut(proxy.Image, "@")
+	_, tag, _ := strings.Cut(image[strings.LastIndexByte(image, '/')+1:], ":")
+	if _, known := rotation.JudgesTwoCertificates(tag); !known {
+		tag = cmp.Or(p.Annotations[versionAnnotation], tag)
+	}
+	if len(tag) > 64 || !isName(strings.NewReplacer("_", "", "+", "").Replace(tag)) {
+		return ""
+	}
+	return tag
+}
+
 // skip counts a pod whose anchors could not be made out, and names it if it is
 // one of the first.
 func (n *census) skip(pod, why string) {
@@ -350,6 +393,11 @@ func (n *census) proxies() rotation.Proxies {
 	if len(n.earlier) > 0 {
 		p.Earlier = (&tally{owners: n.earlier}).set().Owners // there are few in a control plane
 	}
+	for version, t := range n.versions {
+		s := (&tally{owners: t.owners}).set()
+		p.Versions = append(p.Versions, rotation.ProxyVersion{Version: version, Pods: t.pods, Owners: s.Owners})
+	}
+	slices.SortFunc(p.Versions, func(a, b rotation.ProxyVersion) int { return cmp.Or(b.Pods-a.Pods, cmp.Compare(a.Version, b.Version)) })
 	var sets []*tally
 	for _, t := range n.sets {
 		sets = append(sets, t)

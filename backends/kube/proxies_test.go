@@ -329,6 +329,56 @@ func TestCountProxiesOfTheControlPlane(t *testing.T) {
 	check("old: 1 pods\n  Pod " + h.ns + "/later 1\nunread: 5\n" + earlier("after", "before", "edge"))
 }
 
+// Proxies are counted by their version: what the image says, else what the injector wrote;
+// what is no version is none, and there is a bound to how many there are.
+func TestCountProxiesByVersion(t *testing.T) {
+	_, old, _ := twoSets(t, "linkerd")
+	n := (&Cluster{cfg: Config{Namespace: "linkerd"}}).newCensus()
+	add := func(name, image, annotation string) {
+		t.Helper()
+		p := meshed("team", name, told(string(old.PEM())))
+		p.Spec.Containers[1].Image = image
+		if annotation != "" {
+			p.Annotations = map[string]string{versionAnnotation: annotation}
+		}
+		if err := n.add(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("a", "cr.l5d.io/linkerd/proxy:stable-2.13.6", "")
+	add("b", "registry:5000/linkerd/proxy:stable-2.13.6@sha256:00", "stable-2.14.1")
+	add("c", "registry:5000/linkerd/proxy", "stable-2.14.1")
+	add("d", "registry/proxy:ours", "stable-2.14.1")
+	add("e", "registry/proxy:ours", "")
+	add("f", "registry/proxy@sha256:00", "red\x1b[31m")
+	add("g", "registry/proxy", "")
+	add("h", "registry/proxy:"+strings.Repeat("9", 65), "")
+	var got strings.Builder
+	for _, v := range n.proxies().Versions {
+		fmt.Fprintf(&got, "%q %d:", v.Version, v.Pods)
+		for _, o := range v.Owners {
+			fmt.Fprintf(&got, " %s", o.Name)
+		}
+		got.WriteString("\n")
+	}
+	if want := "\"\" 3: f g h\n\"stable-2.13.6\" 2: a b\n\"stable-2.14.1\" 2: c d\n\"ours\" 1: e\n"; got.String() != want {
+		t.Errorf("versions\n%swant\n%s", got.String(), want)
+	}
+	for i := range maxVersions + 30 {
+		add(fmt.Sprint("many-", i), fmt.Sprint("proxy:v", i), "")
+	}
+	versions, pods := n.proxies().Versions, 0
+	for _, v := range versions {
+		pods += v.Pods
+		if len(v.Owners) > rotation.MaxVersionOwners {
+			t.Errorf("%q: %d owners", v.Version, len(v.Owners))
+		}
+	}
+	if len(versions) != maxVersions || pods != n.pods {
+		t.Errorf("%d versions of %d pods; there are %d", len(versions), pods, n.pods)
+	}
+}
+
 // Which CronJob has made a Job is asked once; where that is refused, the Job is named
 // all the same, and no other is asked about.
 func TestCountProxiesNamesCronJobs(t *testing.T) {

@@ -26,6 +26,7 @@ type ClusterConfig struct {
 	Replicas int           // of linkerd-identity; 0: it is not installed
 	Lag      time.Duration // from a write until a replica's volume shows it
 	Scheme   string        // of the issuer, as linkerd-identity is told; "": kubernetes.io/tls
+	OwnRoots bool          // linkerd-identity has its anchors from elsewhere than the ConfigMap, as Linkerd 2.10 does
 
 	// Proxies are meshed pods, in Deployments app-0, app-1, … of three each in
 	// namespace app, and beside them those of the control plane: Replicas each
@@ -34,6 +35,7 @@ type ClusterConfig struct {
 	// no Deployment owns.
 	Proxies      int
 	ReplicaSets  int
+	ProxyVersion string        // of their proxies until SetProxyVersion
 	LeafLifetime time.Duration // of their certificates; 0: Linkerd's 24 h
 	LeafSkew     time.Duration // that these begin and end beyond it; 0: Linkerd's 20 s
 	Seed         uint64        // of what is chance: which replica answers, when a proxy refreshes

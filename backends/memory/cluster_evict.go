@@ -92,7 +92,7 @@ func (l *linkerd) evict(namespace string, owner rotation.ObjectRef, e rotation.E
 		pods = append(pods, fmt.Sprintf("%s-%d-%d", pl.owner, pl.index, pl.restarts))
 		l.remove(pl)
 		if roots := l.environment(pl, now); roots != nil {
-			pl.pod = &pod{created: now, roots: roots}
+			pl.pod = &pod{created: now, version: l.version, roots: roots}
 		}
 		l.later(now.Add(rolloutPace), func(at time.Time) {
 			if !pl.available() {

@@ -31,6 +31,7 @@ type linkerd struct {
 	rolledOut map[string]written // who began the last rollout, and when
 	never     map[string]bool    // owners with the label certd.io/restart: never
 	budgets   map[string]int     // how many of an owner's pods its PodDisruptionBudget wants available
+	version   string             // of the proxies that are injected
 	pending   agenda
 }
 
@@ -103,7 +104,7 @@ func (r *replica) pod() string {
 }
 
 func newLinkerd(cfg ClusterConfig) *linkerd {
-	l := &linkerd{cfg: cfg, rollouts: map[string]int{}, rolledOut: map[string]written{}, never: map[string]bool{}, budgets: map[string]int{}}
+	l := &linkerd{cfg: cfg, rollouts: map[string]int{}, rolledOut: map[string]written{}, never: map[string]bool{}, budgets: map[string]int{}, version: cfg.ProxyVersion}
 	for i := range cfg.Replicas {
 		lag := cfg.Lag * time.Duration(i+1) / time.Duration(cfg.Replicas)
 		l.replicas = append(l.replicas, &replica{index: i, lag: lag})
@@ -295,7 +296,7 @@ func (l *linkerd) stale(at time.Time) (v files, missing []snapshot) {
 }
 
 func (l *linkerd) observe(now time.Time) *rotation.Identity {
-	o := &rotation.Identity{Deployed: true, Scheme: l.cfg.Scheme}
+	o := &rotation.Identity{Deployed: true, Scheme: l.cfg.Scheme, OwnRoots: l.cfg.OwnRoots}
 	if l.cfg.leafLifetime() != usualLeafLifetime {
 		o.LeafLifetime = l.cfg.LeafLifetime
 	}

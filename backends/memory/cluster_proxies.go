@@ -57,6 +57,7 @@ func (pl *place) String() string {
 // and what it presents.
 type pod struct {
 	created time.Time
+	version string // of the proxy
 	roots   *rootsFile
 	leaf    *leaf // nil: it is not ready
 	tries   int   // at getting a leaf, in vain, since the last one
@@ -167,7 +168,7 @@ func (l *linkerd) attempt(pl *place, at time.Time) {
 		if roots == nil {
 			return
 		}
-		pl.pod = &pod{created: at, roots: roots}
+		pl.pod = &pod{created: at, version: l.version, roots: roots}
 	}
 	p := pl.pod
 	if l.obtain(pl, p, at) == nil {
@@ -332,6 +333,31 @@ func (c *Cluster) CountProxies(ctx context.Context) rotation.Proxies {
 	return all
 }
 
+// countVersion counts a pod by its proxy's version.
+func (l *linkerd) countVersion(all *rotation.Proxies, pl *place, p *pod) {
+	i := slices.IndexFunc(all.Versions, func(v rotation.ProxyVersion) bool { return v.Version == p.version })
+	if i < 0 {
+		i = len(all.Versions)
+		all.Versions = append(all.Versions, rotation.ProxyVersion{Version: p.version})
+	}
+	v := &all.Versions[i]
+	v.Pods++
+	for j := range v.Owners {
+		if o := &v.Owners[j]; o.Namespace == pl.namespace && o.Kind == pl.kind && o.Name == pl.owner {
+			o.Pods++
+			return
+		}
+	}
+	if len(v.Owners) < rotation.MaxVersionOwners {
+		v.Owners = append(v.Owners, rotation.ProxyOwner{Namespace: pl.namespace, Kind: pl.kind, Name: pl.owner, Pods: 1})
+	}
+}
+
+// SetProxyVersion has pods that are created from now on have a proxy of another version.
+func (c *Cluster) SetProxyVersion(version string) {
+	c.onLinkerd(func(l *linkerd, _ time.Time) { l.version = version })
+}
+
 // maxOdd is how many pods a census names that it could not read.
 const maxOdd = 5
 
@@ -350,6 +376,7 @@ func (l *linkerd) count(all *rotation.Proxies) {
 			if p == nil || pl.hidden {
 				continue
 			}
+			l.countVersion(all, pl, p)
 			if pl.namespace == l.cfg.Namespace && p.roots != l.files.roots { // as where they only refer to the ConfigMap
 				all.Unread++
 				earlier[rotation.ProxyOwner{Namespace: pl.namespace, Kind: "Deployment", Name: pl.owner}]++

@@ -105,7 +105,7 @@ func (l *linkerd) succeed(pl *place, at time.Time) bool {
 		if roots == nil {
 			return false
 		}
-		pl.next = &pod{created: at, roots: roots}
+		pl.next = &pod{created: at, version: l.version, roots: roots}
 	}
 	if l.obtain(pl, pl.next, at) != nil {
 		return false

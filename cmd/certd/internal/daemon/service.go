@@ -324,6 +324,9 @@ func (s *running) beginChange(ctx context.Context, req api.ChangeRequest, reply 
 	default:
 		reply.Steps = append(reply.Steps, "seen to by people: "+strings.Join(outside, "; "))
 	}
+	if !req.Compromised {
+		reply.Steps = append(reply.Steps, s.reconciler.ChangeNotes()...)
+	}
 	if there == nil {
 		if there, err = s.nextAnchor(ctx, req, reason, &reply); err != nil {
 			return reply, asNotNow(err)
