@@ -39,6 +39,9 @@ func TestImportsPointOneWay(t *testing.T) {
 			}
 			for _, imp := range f.Imports {
 				name, _ := strconv.Unquote(imp.Path.Value)
+				if strings.HasPrefix(name, "github.com/chromedp/") {
+					t.Errorf("%s imports %s: a browser is for tests", path, name)
+				}
 				inside, ok := strings.CutPrefix(name, module)
 				if !ok {
 					continue

@@ -124,7 +124,7 @@ func (a *App) runCommand() *cobra.Command {
 		Long: "Looks at every cluster of the configuration, renews what is due and repairs what was changed,\n" +
 			"until it gets SIGTERM or SIGINT. SIGHUP, or a change of its file, reloads the configuration.\n" +
 			"With --dev it needs nothing: it sets up two directory clusters in ./certd-dev and rotates in view,\n" +
-			"and answers at http://127.0.0.1:9843 if no other program does.",
+			"and shows its status page at http://127.0.0.1:9843 if no other program listens there.",
 		Args:              noArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -267,7 +267,7 @@ func (d Daemon) sayWhere(c *config.Config, dev bool, listen string) {
 	fmt.Fprintf(d.Stdout, "\ncertd runs; stop it with Ctrl-C. In another terminal:\n\n"+
 		"  certd status --config %s\n  certd history --config %[1]s --follow\n  ls -l %[2]s\n\n", filepath.Join(DevDir, "certd.yaml"), filepath.Join(DevDir, "clusters"))
 	if listen != "" {
-		fmt.Fprintf(d.Stdout, "  curl http://%s/metrics\n\n", listen)
+		fmt.Fprintf(d.Stdout, "The status page is at http://%s/\n\n", listen)
 	}
 }
 

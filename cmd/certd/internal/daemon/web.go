@@ -14,6 +14,7 @@ import (
 	"certd.internal/cmd/certd/internal/config"
 	"certd.internal/cmd/certd/internal/metrics"
 	"certd.internal/cmd/certd/internal/web"
+	"certd.internal/cmd/certd/internal/web/page"
 	"certd.internal/rotation"
 )
 
@@ -64,6 +65,7 @@ func (s *running) web(log *slog.Logger, counts *metrics.Recorder, revision strin
 		Metrics: metrics.Handler(source, slog.NewLogLogger(log.Handler(), slog.LevelError)),
 		Live:    []web.Check{{Name: "loop", Ask: s.loopBeats}, journal},
 		Ready:   []web.Check{{Name: "config", Ask: s.configLoaded}, journal, {Name: "socket", Ask: s.socketAnswers}},
+		Page:    page.New(page.Options{Source: s, Zone: time.Local, Log: log}),
 		Log:     log,
 	})
 }
