@@ -55,8 +55,9 @@ func main() {
 			}
 			return c.Server.Socket, nil
 		},
-		Scrub:  d.Scrub,
-		Config: configCommands{d},
+		Scrub:    d.Scrub,
+		Clusters: clusterCommands{d},
+		Config:   configCommands{d},
 		InspectCluster: func(ctx context.Context, path, cluster, part string) ([]byte, error) {
 			certificates, err := d.Certificates(ctx, path, cluster, part)
 			return certificates, invalid(err)
@@ -143,6 +144,24 @@ func info() cli.VersionInfo {
 		v.Version = "dev"
 	}
 	return v
+}
+
+// clusterCommands adapts the daemon package to the clusters commands.
+type clusterCommands struct{ d daemon.Daemon }
+
+func (c clusterCommands) Clusters(path string) ([]api.ConfiguredCluster, error) {
+	list, err := c.d.Clusters(path)
+	return list, invalid(err)
+}
+
+func (c clusterCommands) TestClusters(ctx context.Context, path string, names []string) ([]api.ClusterTest, error) {
+	tests, err := c.d.TestClusters(ctx, path, names)
+	return tests, invalid(err)
+}
+
+func (c clusterCommands) Manifest(path string, r api.ManifestRequest) ([]byte, error) {
+	text, err := c.d.Manifest(path, r)
+	return text, invalid(err)
 }
 
 // configCommands adapts the config package to the config commands.

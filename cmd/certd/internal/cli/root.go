@@ -17,7 +17,6 @@ var later = [...]struct {
 }{
 	{"simulate", ""},
 	{"pause", ""}, {"resume", ""},
-	{"clusters", "list test rbac"},
 	{"backup", ""}, {"restore", ""}, {"recover", ""},
 }
 
@@ -59,7 +58,7 @@ func (a *App) root() *cobra.Command {
 	}
 	root.AddCommand(
 		a.initCommand(), a.runCommand(), a.statusCommand(), a.checkCommand(), a.verifyCommand(), a.planCommand(), a.rotateCommand(), a.historyCommand(),
-		a.inspectCommand(), a.trustCommand(), a.adoptCommand(), a.exportCommand(), a.configCommand(), a.runbookCommand(), a.debugCommand(), a.versionCommand(), a.completionCommand(root),
+		a.inspectCommand(), a.trustCommand(), a.adoptCommand(), a.exportCommand(), a.clustersCommand(), a.configCommand(), a.runbookCommand(), a.debugCommand(), a.versionCommand(), a.completionCommand(root),
 	)
 	root.AddCommand(helpTopics()...)
 	root.SetHelpCommand(helpCommand(root))

@@ -20,6 +20,7 @@ import (
 
 	"certd.internal/cmd/certd/internal/api"
 	"certd.internal/cmd/certd/internal/check"
+	"certd.internal/deploy/rbac"
 	"certd.internal/pki"
 	"certd.internal/rotation"
 )
@@ -305,6 +306,35 @@ func (c configs) Values(string) ([]ConfigValue, error) {
 func (configs) Schema() []byte  { return []byte("{\"type\": \"object\"}\n") }
 func (configs) Example() []byte { return []byte("apiVersion: certd/v1\n") }
 
+// testedClusters are three clusters, of which the second is not counted in, and
+// the third lacks what certd needs.
+type testedClusters struct{}
+
+func (testedClusters) Clusters(string) (list []api.ConfiguredCluster, err error) {
+	for _, name := range three {
+		tier, _, _ := strings.Cut(name, "-")
+		list = append(list, api.ConfiguredCluster{Name: name, Groups: []string{tier}, Labels: map[string]string{"tier": tier}, Namespace: "linkerd", Target: "kubeconfig /etc/certd/kube/" + name})
+	}
+	return list, nil
+}
+
+func (testedClusters) TestClusters(_ context.Context, _ string, names []string) (tests []api.ClusterTest, err error) {
+	for _, name := range names {
+		tests = append(tests, api.ClusterTest{Cluster: name, Reachable: true, Version: "v1.35.1", LookMilliseconds: 41, ClockSkewMilliseconds: 400, Rights: []api.ClusterRight{
+			{Verb: "patch", Resource: "secrets", Name: "linkerd-identity-issuer", Namespace: "linkerd", Has: name != "stage-eu-1", Manifest: "certd.yaml"},
+			{Verb: "list", Resource: "pods", Has: name != "prod-us-1", Manifest: "certd-proxies.yaml", Lost: "pods that trust other anchors than the bundle cannot be counted"},
+		}})
+	}
+	return tests, nil
+}
+
+func (testedClusters) Manifest(_ string, r api.ManifestRequest) ([]byte, error) {
+	if !slices.Contains(three, r.Cluster) {
+		return nil, fmt.Errorf("clusters rbac: cluster %q is not configured: %w", r.Cluster, api.ErrUsage)
+	}
+	return rbac.Manifest(rbac.Cluster{Namespace: "linkerd", CheckNamespace: "certd", Viz: r.Viz}), nil
+}
+
 // world is what a script sets up with its own commands:
 //
 //	daemon FLEET       a daemon that knows the fleet listens on $SOCKET
@@ -479,7 +509,8 @@ func invoke(ts *testscript.TestScript, w *world, args []string) int {
 			fmt.Fprintln(ts.Stderr(), prompt)
 			return []byte(w.passphrase), nil
 		},
-		Config: configs{w.invalid},
+		Clusters: testedClusters{},
+		Config:   configs{w.invalid},
 	}
 	return a.run(context.Background(), args)
 }

@@ -38,7 +38,7 @@ func (b *builder) clusters() {
 		} else {
 			names[name] = n.at
 		}
-		if target := cluster.target(); target != "" {
+		if target := cluster.Target(); target != "" {
 			if before, twice := targets[target]; twice {
 				b.problems.add(n.at, n.path, "%s is the target of another cluster, at %s; two entries for one cluster would write over each other", target, before)
 			} else {
@@ -141,7 +141,7 @@ func (b *builder) cluster(n *node, groups []group) Cluster {
 	if directory := n.sub("directory"); directory != nil {
 		cluster.Directory = b.absolute(directory)
 	}
-	if target := cluster.target(); target != "" {
+	if target := cluster.Target(); target != "" {
 		b.show("clusters["+cluster.Policy.Cluster+"]", target, n, "")
 	}
 
@@ -163,9 +163,9 @@ func (b *builder) cluster(n *node, groups []group) Cluster {
 	return cluster
 }
 
-// target tells two clusters apart as far as the file can; "" where it says
+// Target tells two clusters apart as far as the file can; "" where it says
 // nothing, which has been reported.
-func (c Cluster) target() string {
+func (c Cluster) Target() string {
 	switch {
 	case c.Directory != "":
 		if real, err := filepath.EvalSymlinks(c.Directory); err == nil {
