@@ -392,18 +392,50 @@ func (g *goal) outdated(v View, w position, now time.Time) bool {
 		g.look(from)
 		return true
 	}
-	for _, r := range v.Observed.Identity.Replicas {
+	leaving, others := v.Observed.Identity.parted()
+	for _, r := range others {
 		if r.Started.Before(from) {
 			g.restart = Action{Step: StepIdentityRestart, Object: identityOwner().String(), Why: fmt.Sprintf("%s started before the bundle with the new anchor had reached it", r.Pod)}
 			g.wait("%s is to be replaced by one that knows the new bundle", r.Pod)
 			return true
 		}
 	}
-	if len(v.Observed.Identity.Replicas) == 0 {
+	for _, r := range leaving {
+		if r.Started.Before(from) {
+			g.wait("%s", v.untilGone(r, now))
+			return true
+		}
+	}
+	if len(others) == 0 {
 		g.wait("no replica of linkerd-identity runs")
 		return true
 	}
 	return false
+}
+
+// parted are the replicas that are being deleted, and the others.
+func (id *Identity) parted() (leaving, others []Replica) {
+	for _, r := range id.Replicas {
+		if r.leaving() {
+			leaving = append(leaving, r)
+		} else {
+			others = append(others, r)
+		}
+	}
+	return leaving, others
+}
+
+// untilGone says what is waited for of a replica that is being deleted.
+func (v View) untilGone(r Replica, now time.Time) string {
+	text := r.Pod + " is being deleted, and may sign with what it has until it is gone"
+	if now.Sub(r.GoneBy) < time.Minute {
+		return text
+	}
+	text += ", which was to be by " + clock(r.GoneBy)
+	if plain(r.Pod) {
+		text += fmt.Sprintf("; if its node is lost for good: kubectl -n %s delete pod %s --force", v.Policy.Namespace, r.Pod)
+	}
+	return text
 }
 
 // proved says whether every replica of linkerd-identity uses the issuer with
@@ -430,13 +462,19 @@ func (g *goal) loaded(v View, delivered, now time.Time) bool {
 		g.look(everywhere)
 		return false
 	}
-	if len(o.Identity.Replicas) == 0 {
+	leaving, others := o.Identity.parted()
+	if len(others) == 0 {
 		g.wait("no replica of linkerd-identity runs")
 		return false
 	}
-	for _, r := range o.Identity.Replicas {
+	for _, r := range slices.Concat(others, leaving) { // whom a restart helps, first
 		switch {
 		case !r.Started.Before(everywhere):
+		case r.leaving():
+			if g.keepsKey && v.sameEndBefore() || now.Sub(r.At) > evidenceAge || r.NotAfter.IsZero() || !v.deliveredSince(delivered, r.NotAfter) {
+				g.wait("%s", v.untilGone(r, now))
+				return false
+			}
 		case g.keepsKey && v.sameEndBefore(): // what it shows, it showed before
 			g.restart = Action{Step: StepIdentityRestart, Object: identityOwner().String(), Why: fmt.Sprintf("whether %s uses the issuer with other certificates cannot be seen: the first of them is the one from before", r.Pod)}
 			g.wait("%s is to start anew with the issuer", r.Pod)

@@ -30,6 +30,7 @@ type turn struct {
 	proxies  string        // their version
 	ownRoots bool          // linkerd-identity reads no ConfigMap
 	back     bool          // it was turned around: from g2 to g1
+	going    time.Time     // a third replica, which started long ago and has an older issuer, is to be gone by then; zero: there is none
 }
 
 func (c turn) bench(t *testing.T, now time.Time) *bench {
@@ -118,6 +119,9 @@ func (c turn) bench(t *testing.T, now time.Time) *bench {
 		}
 		o.Identity.Replicas = append(o.Identity.Replicas, r)
 	}
+	if !c.going.IsZero() {
+		o.Identity.Replicas = append([]Replica{{Pod: "three", NotAfter: crt.NotAfter.Add(-time.Hour), Evidence: "metric", At: now, GoneBy: c.going}}, o.Identity.Replicas...)
+	}
 	b.view.Proxies = Proxies{At: c.countAt}
 	for letters, n := range c.pods {
 		b.view.Proxies.Sets = append(b.view.Proxies.Sets, ProxySet{Anchors: set(letters), Pods: n, Owners: []ProxyOwner{{Namespace: "app", Kind: "Deployment", Name: "web", Pods: n}}})
@@ -181,6 +185,14 @@ func TestDecideInAChange(t *testing.T) {
 		{"nor while it is held", turn{stage: StageFinish, held: true, bundle: "B", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), started: ago(moment), countAt: now, pods: fine}, "", "", ""},
 		{"a pod turned up after all: the second certificate comes back", turn{stage: StageRestart, bundle: "B", bundleAt: ago(day), issuer: "B", issuerAt: ago(day), started: ago(moment), countAt: now, pods: map[string]int{"A": 1}}, StepIssuer, "BA", "meshed pods"},
 		{"an issuer under the new anchor alone is in use", turn{stage: StageRetire, bundle: "B", bundleAt: ago(day), issuer: "B", issuerAt: ago(4 * moment), started: ago(moment), countAt: now, pods: fine}, "", "", ""},
+
+		{"an issuer with two is used by each but one that is being deleted", turn{stage: StageBridge, bundle: "A", issuer: "AB", issuerAt: ago(9 * moment), going: now.Add(moment)}, "", "", "three is being deleted, and may sign"},
+		{"for longer than it should take", turn{stage: StageBridge, bundle: "A", issuer: "AB", issuerAt: ago(9 * moment), going: ago(9 * moment)}, "", "", "if its node is lost for good: kubectl -n linkerd delete pod three --force"},
+		{"beside it another has not loaded it: that one is waited for", turn{stage: StageBridge, bundle: "A", issuer: "AB", issuerAt: ago(4 * moment), behind: true, going: now.Add(moment)}, "", "", "two is to load the issuer"},
+		{"identity knows both but for one that is being deleted", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(9 * moment), issuer: "AB", issuerAt: ago(day), started: ago(moment), going: now.Add(moment)}, "", "", "start anew"},
+		{"beside it, another is to start anew", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(9 * moment), issuer: "AB", issuerAt: ago(day), started: ago(8 * moment), going: now.Add(moment)}, StepIdentityRestart, "", "start anew"},
+		{"the old anchor stays in the bundle until it is gone", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), started: ago(9 * moment), going: now.Add(moment)}, "", "", "each replica"},
+		{"and the stage does not end", turn{stage: StageSpread, bundle: "B", bundleAt: ago(9 * moment), issuer: "BA", issuerAt: ago(day), started: ago(moment), going: now.Add(moment)}, "", "", "three is being deleted"},
 
 		{"proxies are older: no second certificate", turn{stage: StageBridge, bundle: "A", issuer: "A", countAt: now, pods: map[string]int{"A": 3}, proxies: "stable-2.13.6"}, "", "", "of 2 of 3 meshed pods the proxy is older than 2.13.7"},
 		{"of a cluster that comes late, too", turn{stage: StageSpread, bundle: "A", issuer: "A", countAt: now, pods: map[string]int{"A": 3}, proxies: "stable-2.13.6"}, "", "", "app/Deployment web (stable-2.13.6)"},

@@ -580,11 +580,14 @@ func (d *Decision) allowed(v View, a Action, now time.Time) bool {
 const rolloutTime = 10 * time.Minute
 
 // rolledOut says whether a rollout of linkerd-identity begun at a time is seen to
-// have come to its end: every replica is younger.
+// have come to its end: every replica is younger, or on its way out.
 func (v View) rolledOut(a Action, begun time.Time) bool {
 	id := v.Observed.Identity
-	return a.Step == StepIdentityRestart && id != nil && len(id.Replicas) > 0 && !v.Observed.At.Before(begun) &&
-		!slices.ContainsFunc(id.Replicas, func(r Replica) bool { return r.Started.Before(begun.Truncate(time.Second)) }) // pods' times are in whole seconds
+	if a.Step != StepIdentityRestart || id == nil || v.Observed.At.Before(begun) {
+		return false
+	}
+	_, others := id.parted()
+	return len(others) > 0 && !slices.ContainsFunc(others, func(r Replica) bool { return r.Started.Before(begun.Truncate(time.Second)) }) // pods' times are in whole seconds
 }
 
 // restarts says whether an action rolls pods out anew.
@@ -751,6 +754,7 @@ func (d *Decision) judgeLoaded(v View, now time.Time) {
 		l.State, l.Evidence = "unknown", "no replica of linkerd-identity runs"
 	}
 	var behind []string
+	helps := false // a restart
 	for _, r := range o.Identity.Replicas {
 		at := r.At
 		if l.At == nil || at.Before(*l.At) {
@@ -768,6 +772,9 @@ func (d *Decision) judgeLoaded(v View, now time.Time) {
 			}
 		case !sameEnd(r.NotAfter, want):
 			l.State, l.Evidence = "no", r.Evidence
+			if helps = helps || !r.leaving(); r.leaving() {
+				r.Pod += " (being deleted)"
+			}
 			behind = append(behind, r.Pod)
 		}
 		if end := r.NotAfter; l.NotAfter == nil || end.Before(*l.NotAfter) {
@@ -799,7 +806,11 @@ func (d *Decision) judgeLoaded(v View, now time.Time) {
 		if o.IssuerReload == pki.Serial(d.Issuer) && now.After(o.IssuerWrittenAt.Add(loadGrace)) {
 			tried = "; that its files were swapped once more did not help"
 		}
-		d.find(severity, "IssuerNotLoaded", fmt.Sprintf("another issuer was delivered %s ago, and %s still %s one that ends in %s%s", short(since), strings.Join(behind, ", "), use, short(l.NotAfter.Sub(now)), tried), l.NotAfter, "kubectl -n "+v.Policy.Namespace+" rollout restart deploy/linkerd-identity")
+		fix := "kubectl -n " + v.Policy.Namespace + " rollout restart deploy/linkerd-identity"
+		if !helps {
+			fix = "kubectl -n " + v.Policy.Namespace + " get pods -l linkerd.io/control-plane-component=identity"
+		}
+		d.find(severity, "IssuerNotLoaded", fmt.Sprintf("another issuer was delivered %s ago, and %s still %s one that ends in %s%s", short(since), strings.Join(behind, ", "), use, short(l.NotAfter.Sub(now)), tried), l.NotAfter, fix)
 	}
 }
 
@@ -816,7 +827,7 @@ func (d *Decision) helpIdentity(v View, now time.Time) (Action, bool) {
 		return Action{}, false
 	}
 	for _, r := range o.Identity.Replicas {
-		if r.NotAfter.IsZero() || now.Sub(r.At) > evidenceAge || sameEnd(r.NotAfter, d.Issuer.NotAfter) {
+		if r.leaving() || r.NotAfter.IsZero() || now.Sub(r.At) > evidenceAge || sameEnd(r.NotAfter, d.Issuer.NotAfter) {
 			continue
 		}
 		missed := v.missed(d.Issuer, r.NotAfter)

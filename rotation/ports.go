@@ -259,7 +259,13 @@ type Replica struct {
 	NotAfter time.Time // of the issuer it has loaded; zero: could not be seen
 	Evidence string    // "metric", or why there is none
 	At       time.Time // when the evidence was read, by certd's clock
+	// GoneBy is by when it is to be gone that is being deleted; zero: it is not. It signs
+	// for who is connected to it until it is gone, and may take no other issuer up.
+	GoneBy time.Time
 }
+
+// leaving says whether the replica is being deleted.
+func (r Replica) leaving() bool { return !r.GoneBy.IsZero() }
 
 // BundleWrite publishes Bundle. The zero Bundle leaves the data as it is, and
 // writes the marks alone.

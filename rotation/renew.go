@@ -127,7 +127,7 @@ func (d *Decision) judgeDates(f Fleet, v View, now time.Time) (restart Action, d
 		return Action{}, false
 	}
 	shown := o.BundleWrittenAt.Add(projectionOf(v.Policy))
-	old := func(r Replica) bool { return r.Started.Before(shown) && !d.loadedSince(end, r, v) }
+	old := func(r Replica) bool { return !r.leaving() && r.Started.Before(shown) && !d.loadedSince(end, r, v) }
 	i := slices.IndexFunc(o.Identity.Replicas, old)
 	if i < 0 {
 		return Action{}, false

@@ -139,12 +139,13 @@ func values(args []string, name string) (found []string) {
 }
 
 // replicas asks each running pod, side by side. A terminating one still signs
-// for whoever is connected, so it counts.
+// for whoever is connected, so it counts until its container has ended or it is gone;
+// so does one on a node that is not heard of.
 func (c *Cluster) replicas(ctx context.Context, pods []corev1.Pod) []rotation.Replica {
 	running := make([]rotation.Replica, 0, len(pods))
 	var asked []*corev1.Pod
 	for i := range pods {
-		if pods[i].Status.Phase == corev1.PodRunning {
+		if phase := pods[i].Status.Phase; (phase == corev1.PodRunning || phase == corev1.PodUnknown) && !hasEnded(&pods[i]) {
 			asked = append(asked, &pods[i])
 		}
 	}
@@ -157,10 +158,21 @@ func (c *Cluster) replicas(ctx context.Context, pods []corev1.Pod) []rotation.Re
 	return running
 }
 
+// hasEnded says of a pod that is being deleted whether linkerd-identity has ended in it
+// already, while other containers have not: it is not started again.
+func hasEnded(p *corev1.Pod) bool {
+	return p.DeletionTimestamp != nil && slices.ContainsFunc(p.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool {
+		return s.Name == identityContainer && s.State.Terminated != nil
+	})
+}
+
 func (c *Cluster) replica(ctx context.Context, pod *corev1.Pod) rotation.Replica {
 	r := rotation.Replica{Pod: pod.Name, Started: pod.CreationTimestamp.Time, At: time.Now()}
 	if pod.Status.StartTime != nil {
 		r.Started = pod.Status.StartTime.Time
+	}
+	if pod.DeletionTimestamp != nil {
+		r.GoneBy = pod.DeletionTimestamp.Time
 	}
 	for _, s := range pod.Status.ContainerStatuses {
 		switch {

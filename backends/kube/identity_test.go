@@ -131,6 +131,41 @@ func TestEvidence(t *testing.T) {
 	}
 }
 
+// A pod that is being deleted counts as long as linkerd-identity runs in it, or may on a
+// node that is not heard of; by when it is to be gone is told.
+func TestReplicasThatAreBeingDeleted(t *testing.T) {
+	const due = "2026-03-01T12:00:30Z"
+	state := func(of, s string) string { return `"containerStatuses":[{"name":"` + of + `","state":{` + s + `}}]` }
+	pods := `{"kind":"PodList","apiVersion":"v1","items":[` + strings.Join([]string{
+		`{"metadata":{"name":"stays"},"status":{"phase":"Running"}}`,
+		`{"metadata":{"name":"goes","deletionTimestamp":"` + due + `"},"status":{"phase":"Running",` + state("identity", `"running":{"startedAt":"2026-03-01T10:00:00Z"}`) + `}}`,
+		`{"metadata":{"name":"lost","deletionTimestamp":"` + due + `"},"status":{"phase":"Unknown"}}`,
+		`{"metadata":{"name":"proxy-only","deletionTimestamp":"` + due + `"},"status":{"phase":"Running",` + state("identity", `"terminated":{"reason":"Completed"}`) + `}}`,
+		`{"metadata":{"name":"crashed"},"status":{"phase":"Running",` + state("identity", `"terminated":{"reason":"Error"}`) + `}}`,
+		`{"metadata":{"name":"not-its","deletionTimestamp":"` + due + `"},"status":{"phase":"Running",` + state("other", `"terminated":{"reason":"Completed"}`) + `}}`,
+		`{"metadata":{"name":"over","deletionTimestamp":"` + due + `"},"status":{"phase":"Succeeded"}}`,
+	}, ",") + `]}`
+	c := identityServer(t, map[string]http.HandlerFunc{"/pods": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, pods)
+	}})
+	o, err := c.Observe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range o.Identity.Replicas {
+		s := r.Pod
+		if !r.GoneBy.IsZero() {
+			s += " by " + r.GoneBy.UTC().Format(time.RFC3339)
+		}
+		got = append(got, s)
+	}
+	if want := "stays, goes by " + due + ", lost by " + due + ", crashed, not-its by " + due; strings.Join(got, ", ") != want {
+		t.Errorf("replicas %v, want %s", got, want)
+	}
+}
+
 func TestArguments(t *testing.T) {
 	for _, row := range []struct {
 		name string

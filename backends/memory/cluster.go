@@ -26,7 +26,10 @@ type ClusterConfig struct {
 	Replicas int           // of linkerd-identity; 0: it is not installed
 	Lag      time.Duration // from a write until a replica's volume shows it
 	Scheme   string        // of the issuer, as linkerd-identity is told; "": kubernetes.io/tls
-	OwnRoots bool          // linkerd-identity has its anchors from elsewhere than the ConfigMap, as Linkerd 2.10 does
+	// Grace is for how long a replica of linkerd-identity that is replaced goes on signing
+	// for pods that are connected to it.
+	Grace    time.Duration
+	OwnRoots bool // linkerd-identity has its anchors from elsewhere than the ConfigMap, as Linkerd 2.10 does
 
 	// Proxies are meshed pods, in Deployments app-0, app-1, … of three each in
 	// namespace app, and beside them those of the control plane: Replicas each

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"certd.internal/backends/kube/payload"
@@ -25,6 +26,7 @@ type linkerd struct {
 	files     files      // as the API server has them
 	history   []snapshot // the last that every volume shows, and what came after
 	replicas  []*replica
+	leaving   []*replica // replaced, and not gone yet
 	injectors []*injector
 	places    []*place // of pods with a proxy, those of linkerd-identity first; none without ClusterConfig.Proxies
 	rollouts  map[string]int
@@ -94,6 +96,7 @@ type replica struct {
 	deaf     bool
 	misses   int // how many changes it is yet to miss
 	skipped  int
+	goneBy   time.Time // of one that is leaving
 }
 
 func (r *replica) pod() string {
@@ -268,6 +271,9 @@ func backOff(tries int) time.Duration {
 // renew replaces the pod of a replica. Its volume shows v, and what it is yet
 // to see as it comes.
 func (l *linkerd) renew(r *replica, v files, missing []snapshot, at time.Time) {
+	if l.cfg.Grace > 0 && !r.started.IsZero() {
+		l.leave(r, at)
+	}
 	r.restarts++
 	r.volume, r.started, r.roots, r.issuer, r.tries, r.deaf, r.misses = v, time.Time{}, nil, nil, 0, false, 0
 	l.remove(r.place)
@@ -276,6 +282,19 @@ func (l *linkerd) renew(r *replica, v files, missing []snapshot, at time.Time) {
 		l.show(r, s)
 	}
 	l.wake(at)
+}
+
+// leave has the pod of a replica be there for a while longer, with what it has.
+func (l *linkerd) leave(r *replica, at time.Time) {
+	old := *r
+	old.goneBy = at.Add(l.cfg.Grace)
+	if r.place != nil {
+		old.place = &place{namespace: r.place.namespace, owner: r.place.owner, kind: r.place.kind, index: r.place.index, pod: r.place.pod}
+	}
+	l.leaving = append(l.leaving, &old)
+	l.later(old.goneBy, func(time.Time) {
+		l.leaving = slices.DeleteFunc(l.leaving, func(r *replica) bool { return r == &old })
+	})
 }
 
 // stale is the worst that the volumes of a new pod may show, each as it was at
@@ -304,11 +323,11 @@ func (l *linkerd) observe(now time.Time) *rotation.Identity {
 		o.ClockSkew = l.cfg.LeafSkew
 	}
 	l.act(func(time.Time) {
-		for _, r := range l.replicas {
+		for _, r := range slices.Concat(l.replicas, l.leaving) {
 			if r.started.IsZero() {
 				continue
 			}
-			o.Replicas = append(o.Replicas, rotation.Replica{Pod: r.pod(), Started: r.started, NotAfter: r.issuer.facts().Chain[0].NotAfter, Evidence: "metric", At: now})
+			o.Replicas = append(o.Replicas, rotation.Replica{Pod: r.pod(), Started: r.started, NotAfter: r.issuer.facts().Chain[0].NotAfter, Evidence: "metric", At: now, GoneBy: r.goneBy})
 		}
 	})
 	return o

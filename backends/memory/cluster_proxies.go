@@ -254,6 +254,11 @@ func (l *linkerd) identityFor(pl *place) *replica {
 			ready = append(ready, r)
 		}
 	}
+	for _, r := range l.leaving { // those that are connected to it go on asking it
+		if pl.pod != nil && pl.pod.leaf != nil && r.place.pod != nil && r.place.pod.leaf != nil {
+			ready = append(ready, r)
+		}
+	}
 	if len(ready) == 0 {
 		return nil
 	}
