@@ -65,7 +65,7 @@ func (s *running) web(log *slog.Logger, counts *metrics.Recorder, revision strin
 		Metrics: metrics.Handler(source, slog.NewLogLogger(log.Handler(), slog.LevelError)),
 		Live:    []web.Check{{Name: "loop", Ask: s.loopBeats}, journal},
 		Ready:   []web.Check{{Name: "config", Ask: s.configLoaded}, journal, {Name: "socket", Ask: s.socketAnswers}},
-		Page:    page.New(page.Options{Source: s, Zone: time.Local, Log: log}),
+		Page:    page.New(page.Options{Source: s, Zone: time.Local, Runbook: func(f rotation.Finding) string { return f.Runbook }, Log: log}),
 		Log:     log,
 	})
 }
