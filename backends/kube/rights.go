@@ -57,6 +57,7 @@ const (
 	lostRenewer  = "whether cert-manager still issues into a Secret that bears its annotation cannot be seen"
 	lostValues   = "how Linkerd was installed, and whether its chart writes the same objects, cannot be seen"
 	lostWorkload = "certd names what to restart while the trust anchor is changed, and waits"
+	lostCronJob  = "a Job whose pods are to be created anew is named without the CronJob that makes it"
 )
 
 // rights are those that certd uses in a cluster with these webhooks, whose namespaces
@@ -93,10 +94,14 @@ func (c *Cluster) rights(webhooks []rotation.WebhookSpec, f Features, namespaced
 	add(ManifestProxies, lostCount, "", "", "pods", "", "list")
 	add(ManifestProxies, lostCount, "", linksKind.Group, linksKind.Resource, "", "list")
 	add(ManifestProxies, lostCount, "", externalKind.Group, externalKind.Resource, "", "list")
+	add(ManifestProxies, lostCronJob, "", "batch", "jobs", "", "get")
 	if f.RestartWorkloads {
 		for _, kind := range []string{"deployments", "statefulsets", "daemonsets"} {
 			add(manifestRestart, lostWorkload, "", "apps", kind, "", "get", "patch")
 		}
+		add(manifestRestart, lostWorkload, "", "apps", "replicasets", "", "get")
+		add(manifestRestart, lostWorkload, "", "", "replicationcontrollers", "", "get")
+		add(manifestRestart, lostWorkload, "", "", "pods/eviction", "", "create")
 	}
 	if len(webhooks) > 0 {
 		add(main, lostRenewer, ns, "cert-manager.io", "certificates", "", "get")

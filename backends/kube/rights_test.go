@@ -141,14 +141,14 @@ func TestExamineRights(t *testing.T) {
 	if e := look(all, Features{}, none); !none(e) || len(e.Excess) > 0 {
 		t.Errorf("with all that is shipped: missing %v, too much %q, %v", e.Missing, e.Excess, e.RightsErr)
 	}
-	if e := look(all, Features{RestartWorkloads: true}, func(e Examination) bool { return len(e.Missing) == 6 }); len(e.Missing) != 6 || e.Missing[0].Manifest != manifestRestart || e.Missing[0].Lost == "" {
+	if e := look(all, Features{RestartWorkloads: true}, func(e Examination) bool { return len(e.Missing) == 9 }); len(e.Missing) != 9 || e.Missing[0].Manifest != manifestRestart || e.Missing[0].Lost == "" {
 		t.Errorf("without the right to restart workloads: %v", e.Missing)
 	}
 	restarts := grantTo(t, "restarts-"+g.ns, admin, rc, files(append(shipped, manifestRestart)...)...)
 	if e := look(restarts, Features{RestartWorkloads: true}, none); !none(e) || len(e.Excess) > 0 {
 		t.Errorf("with it: missing %v, too much %q", e.Missing, e.Excess)
 	}
-	if e := look(restarts, Features{}, func(e Examination) bool { return len(e.Excess) > 0 }); len(e.Excess) != 1 || e.Excess[0] != "patch deployments, statefulsets, daemonsets everywhere" {
+	if e := look(restarts, Features{}, func(e Examination) bool { return len(e.Excess) > 0 }); !slices.Equal(e.Excess, []string{"patch deployments, statefulsets, daemonsets everywhere", "create pods/eviction everywhere"}) {
 		t.Errorf("with it, not configured: too much %q", e.Excess)
 	}
 
