@@ -344,7 +344,10 @@ func killable(t *testing.T) string {
 func TestKilledBetweenEventAndAcknowledgement(t *testing.T) {
 	r := newTold(t)
 	s := newTellingFolders(t, r, "  default: [pager, soc]\n  routes:")
+	raced := program
 	program = killable(t)
+	t.Cleanup(func() { program = raced })
+	former := "" // what pager was told of before, and may be told once more
 	d := s.run()
 	s.healthy("east")
 	d.term()
@@ -375,7 +378,7 @@ func TestKilledBetweenEventAndAcknowledgement(t *testing.T) {
 				default:
 				}
 				soc, pager = append(soc, r.take("/soc")...), append(pager, r.take("/v2/enqueue")...)
-				if len(soc) == 0 || len(pager) == 0 {
+				if len(soc) == 0 || !slices.Contains(pager, turn.dedup) {
 					return fmt.Sprintf("kill at %d: soc was told %q, pager %q", n, soc, pager)
 				}
 				return s.nothingWaits()
@@ -383,11 +386,12 @@ func TestKilledBetweenEventAndAcknowledgement(t *testing.T) {
 			if len(soc) != 1 || soc[0] != turn.event {
 				t.Errorf("kill at %d: soc was told %q, not %q", n, soc, turn.event)
 			}
-			for _, line := range pager {
-				if line != turn.dedup {
+			for i, line := range pager {
+				if line != turn.dedup && (line != former || slices.Contains(pager[:i], turn.dedup)) {
 					t.Errorf("kill at %d: pager was told %q, not %q", n, line, turn.dedup)
 				}
 			}
+			former = turn.dedup
 			select {
 			case <-d.done:
 			default:

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,35 +16,35 @@ func TestALevelFallsBackByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var base slog.LevelVar
 		f := NewFuse(&base)
-		falls := 0
-		back := func() { falls++ }
+		var falls atomic.Int64
+		back := func() { falls.Add(1) }
 		until := f.Set(slog.LevelDebug, 10*time.Minute, back)
 		if f.Level() != slog.LevelDebug || time.Until(until) != 10*time.Minute {
 			t.Errorf("%s until %s", f.Level(), until)
 		}
 		base.Set(slog.LevelWarn) // a reload meanwhile counts afterwards
 		time.Sleep(10*time.Minute - time.Second)
-		if f.Level() != slog.LevelDebug || falls != 0 {
-			t.Errorf("%s, fallen back %d times, a second before the end", f.Level(), falls)
+		if f.Level() != slog.LevelDebug || falls.Load() != 0 {
+			t.Errorf("%s, fallen back %d times, a second before the end", f.Level(), falls.Load())
 		}
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		if now, configured, until := f.State(); now != slog.LevelWarn || configured != slog.LevelWarn || !until.IsZero() || falls != 1 {
-			t.Errorf("%s, configured %s until %s, fallen back %d times", now, configured, until, falls)
+		if now, configured, until := f.State(); now != slog.LevelWarn || configured != slog.LevelWarn || !until.IsZero() || falls.Load() != 1 {
+			t.Errorf("%s, configured %s until %s, fallen back %d times", now, configured, until, falls.Load())
 		}
 
 		// The later word counts: the end of the first is not that of the second.
 		f.Set(slog.LevelDebug, time.Minute, back)
 		f.Set(slog.LevelError, time.Hour, back)
 		time.Sleep(30 * time.Minute)
-		if f.Level() != slog.LevelError || falls != 1 {
-			t.Errorf("%s, fallen back %d times", f.Level(), falls)
+		if f.Level() != slog.LevelError || falls.Load() != 1 {
+			t.Errorf("%s, fallen back %d times", f.Level(), falls.Load())
 		}
 		f.Reset()
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
-		if f.Level() != slog.LevelWarn || falls != 1 {
-			t.Errorf("%s after a reset, fallen back %d times", f.Level(), falls)
+		if f.Level() != slog.LevelWarn || falls.Load() != 1 {
+			t.Errorf("%s after a reset, fallen back %d times", f.Level(), falls.Load())
 		}
 	})
 }
