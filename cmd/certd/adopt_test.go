@@ -122,6 +122,19 @@ func TestMeshesAreTakenOverAndBroughtHome(t *testing.T) {
 		}
 		return ""
 	})
+	// What is found in a cluster is told before the first step there is done.
+	s.eventually(time.Minute, func() string {
+		for i, was := range before {
+			have := s.secret(i).Data
+			if string(have["tls.crt"]) != string(was["crt.pem"]) || len(have["tls.key"]) == 0 || len(have["ca.crt"]) == 0 {
+				return fmt.Sprintf("cluster %d: names are missing", i)
+			}
+			if keep := s.bundle(i).Annotations["helm.sh/resource-policy"]; keep != "keep" {
+				return fmt.Sprintf("cluster %d: helm.sh/resource-policy %q", i, keep)
+			}
+		}
+		return ""
+	})
 	for i, was := range before {
 		if got := s.bundle(i).Data["ca-bundle.crt"]; got != roots {
 			t.Errorf("cluster %d: the bundle was changed to\n%s", i, got)
@@ -131,12 +144,6 @@ func TestMeshesAreTakenOverAndBroughtHome(t *testing.T) {
 			if string(have[name]) != string(text) {
 				t.Errorf("cluster %d: %s was changed", i, name)
 			}
-		}
-		if string(have["tls.crt"]) != string(was["crt.pem"]) || len(have["tls.key"]) == 0 || len(have["ca.crt"]) == 0 {
-			t.Errorf("cluster %d: names are missing", i)
-		}
-		if keep := s.bundle(i).Annotations["helm.sh/resource-policy"]; keep != "keep" {
-			t.Errorf("cluster %d: helm.sh/resource-policy %q", i, keep)
 		}
 	}
 	if now := s.running(); !maps.Equal(running, now) {
