@@ -55,7 +55,9 @@ func TestStepsAreToldOf(t *testing.T) {
 			return all[0]
 		}
 		rotate := func() rotation.RotateResult {
-			return <-w.loop.Rotate(rotation.TargetIssuer, []string{"east"}, rotation.Request{Actor: "test", Reason: "test"})
+			r := <-w.loop.Rotate(rotation.TargetIssuer, []string{"east"}, rotation.Request{Actor: "test", Reason: "test"})
+			synctest.Wait() // who asked may be answered before it is told of
+			return r
 		}
 		one("enrolled", rotation.StepIssuer)
 
