@@ -162,6 +162,8 @@ func (f Fleet) goal(v View, now time.Time) (g goal, err error) {
 			g.look(until)
 		}
 	}
+	pause := f.paused(v.Policy.Cluster, now)
+	g.held = g.held || pause != nil
 	switch {
 	case c.Compromised:
 		g.keepsKey = false
@@ -186,6 +188,9 @@ func (f Fleet) goal(v View, now time.Time) (g goal, err error) {
 	}
 	if (c.Stage == StageFinish || c.Stage == StageRetire) && g.waits == "" && !c.Compromised {
 		g.finish(f, v, w, now, to)
+	}
+	if pause != nil && g.waits != "" {
+		g.waits = pause.words() + ": " + pause.resume() + "; then: " + g.waits
 	}
 	g.bundle = v.asWritten(g.bundle)
 	g.beside = both

@@ -80,6 +80,8 @@ func unready(v View, d Decision) string {
 		return "it does not answer"
 	case d.Mode != Managed:
 		return "it is watched only; its leaves could not be signed under a second anchor"
+	case d.Paused != nil:
+		return "it is " + d.Paused.words() + ": " + d.Paused.resume()
 	case d.Issuer == nil || d.Bundle.IsZero():
 		return "it has no issuer in use yet"
 	case string(o.BundleText) != string(d.Bundle.PEM()):

@@ -34,6 +34,7 @@ type Fleet struct {
 	Anchors []Anchor // all generations, oldest first
 	Epoch   uint64
 	Change  *Change // of the trust anchor; nil: none is under way
+	Pauses  []Pause // also those that are over
 	// ClockDoubt is why certd's own clock is not to be trusted, "" if it is.
 	ClockDoubt string
 }
@@ -206,6 +207,7 @@ type Mode string
 const (
 	Managed Mode = "managed"
 	Watched Mode = "watched"
+	Paused  Mode = "paused" // a managed cluster's, in reports alone: see Decision.Paused
 )
 
 // Decision is what certd does in one cluster now, what comes next, and what
@@ -215,6 +217,7 @@ type Decision struct {
 	Wanted []Action // all that is to be done, the most urgent first, also what is held back for a while
 
 	Mode     Mode
+	Paused   *Pause     // a managed cluster is left alone for now; nil: it is not
 	Bundle   pki.Bundle // what the cluster is to trust
 	Progress *Progress  // in a change of the trust anchor; nil: none is under way, or nothing is known
 	Dates    RenewalDates
@@ -309,8 +312,15 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 	if d.Step != "" {
 		d.Wanted = append(d.Wanted, d.Action)
 	}
+	pause := f.paused(v.Policy.Cluster, now)
+	if pause != nil {
+		d.renewBehindWhatWaits(v, g, now)
+	}
 	d.Wanted = append(d.Wanted, others...)
 	d.Action = Action{}
+	if pause != nil {
+		d.pause(f, v, *pause, now)
+	}
 	d.reportFailures(v, now)
 	for _, a := range d.Wanted {
 		if d.allowed(v, a, now) && d.Step == "" {

@@ -9,7 +9,7 @@ func FindingIDs() []string {
 		"ForeignAnchorExpired", "ForeignAnchorExpiring", "IdentityTrustsOldDates", "IssuerBelowFloor", "IssuerExpired",
 		"IssuerLoadUnknown", "IssuerLost", "IssuerNotLoaded", "IssuerUnusable", "JournalFailed", "KeyExportable", "KeyUnfit",
 		"KeysDenied", "KeysUnavailable", "LeftBehind", "LifetimeTooShort", "NamespaceMissing", "NoAnchor", "NotConverged",
-		"NotSeenLately", "NotSeenYet", "NotifyFailing", "ProxiesStale", "RenewalOverdue", "RepairHeldBack", "RestartWaits", "SameCluster",
+		"NotSeenLately", "NotSeenYet", "NotifyFailing", "Paused", "ProxiesStale", "RenewalOverdue", "RepairHeldBack", "RestartWaits", "SameCluster",
 		"SecondWriter", "SignatureBudget", "StepFailed", "TrustChangeHeld", "TrustChangeWithout", "TrustCompromised", "WatchedOnly",
 		"WebhookBelowFloor", "WebhookBroken", "WebhookCAEnds", "WebhookCheckUnknown", "WebhookDenied", "WebhookExpired",
 		"WebhookManagedElsewhere", "WebhookMissing", "WebhookNotServed", "WebhookOverdue", "WebhookServedUnknown", "WebhookUnseen",

@@ -28,6 +28,9 @@ type Journal interface {
 	// there is none.
 	Change() (*Change, error)
 
+	// Pauses returns what people have asked to be left alone, also what is over.
+	Pauses() ([]Pause, error)
+
 	// Recent returns the entries of some steps that were recorded at since or later,
 	// oldest first, and from when on the journal tells: since, or, where it was begun
 	// or cut off later, its first entry; the zero time if it has none.
@@ -94,6 +97,8 @@ const (
 	StepControlRestart  Step = "control-restart"  // roll out a part of the control plane that trusts other anchors
 	StepWorkloadRestart Step = "workload-restart" // roll out a workload whose pods trust other anchors
 	StepPodEvict        Step = "pod-evict"        // have a pod replaced that trusts other anchors, of a workload that cannot be rolled out
+	StepPause           Step = "pause"            // a cluster, or the fleet, is left alone for a while
+	StepResume          Step = "resume"           // it is not any more
 	StepRecover         Step = "recover"          // learn an anchor from the world after the journal was lost
 	StepStart           Step = "start"            // the daemon started
 	StepReload          Step = "reload"           // the configuration was reloaded
@@ -148,6 +153,7 @@ type Outcome struct {
 	Checked     *Anchor             // Backend, Exportable and CheckedAt of the anchor with that ID, whose certificate may have been renewed meanwhile
 	WebhookCA   *WebhookCA          // enters or replaces the cluster's webhook CA with that ID
 	Change      *Change             // takes the place of the one under way; without a Stage it ends that
+	Pauses      *[]Pause            // take the place of all there were
 	Left        map[string]Adoption // by cluster, what those have that a change ended without; zero: nothing of it any more
 	Adopted     *Adoption           // what the intent's cluster came with; the zero Adoption: nothing of it is used any more
 	Enrolled    bool                // the intent's cluster is managed from now on

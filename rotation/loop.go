@@ -72,6 +72,7 @@ type Reconciler struct {
 	policy    FleetPolicy
 	anchors   []Anchor
 	change    *Change              // of the trust anchor; nil: none is under way
+	pauses    []Pause              // replaced, never changed: readers hold the old slice
 	waiting   []string             // what it waits for
 	nearer    nearer               // to its end
 	foreign   map[string]time.Time // anchors of clusters that are not the fleet's, by SHA-256, and when that was found
@@ -86,6 +87,7 @@ type Reconciler struct {
 	slots     int // taken
 	counts    sync.WaitGroup
 	beat      atomic.Pointer[time.Time]
+	pausing   sync.Mutex // held while pauses are recorded
 	renewing  sync.Mutex // held while an anchor is renewed, or its change begins or moves on
 	begun     time.Time
 	// pendings are intents of clusters that are not configured now.
@@ -145,6 +147,9 @@ func NewReconciler(o Options) (*Reconciler, error) {
 	if r.change, err = o.Journal.Change(); err != nil {
 		return nil, fmt.Errorf("read the change of the trust anchor from the journal: %w", err)
 	}
+	if r.pauses, err = o.Journal.Pauses(); err != nil {
+		return nil, fmt.Errorf("read the pauses from the journal: %w", err)
+	}
 	// A journal begun anew would count from 1 again, below what an earlier one
 	// left in the clusters: the clock puts a daemon above all that started
 	// before it.
@@ -169,7 +174,7 @@ func SettleFleet(j Journal) ([]PendingIntent, error) {
 		out := Outcome{Result: Unknown, Detail: "certd ended before the answer was recorded"}
 		switch p.Step {
 		case StepSign, StepCanary:
-		case StepAnchor, StepTrustChange, StepRecover, StepStart, StepReload:
+		case StepAnchor, StepTrustChange, StepRecover, StepStart, StepReload, StepPause, StepResume:
 			out = Outcome{Result: Abandoned, Detail: "certd ended before it took effect"}
 		default:
 			rest = append(rest, p)

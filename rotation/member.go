@@ -320,7 +320,7 @@ func (r *Reconciler) decided(m *member, v View, d Decision) {
 		}
 	}
 	m.served(v, d)
-	if was := m.decision; d.Step != was.Step || d.Mode != was.Mode || !sameFindings(d.Findings, was.Findings) {
+	if was := m.decision; d.Step != was.Step || d.Mode != was.Mode || (d.Paused == nil) != (was.Paused == nil) || !sameFindings(d.Findings, was.Findings) {
 		ids := make([]string, len(d.Findings))
 		for i, f := range d.Findings {
 			ids[i] = f.ID
@@ -396,7 +396,7 @@ func (r *Reconciler) twin(m *member) string {
 func (r *Reconciler) fleet() Fleet {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return Fleet{Policy: r.policy, Anchors: r.anchors, Change: r.change, Epoch: r.epoch}
+	return Fleet{Policy: r.policy, Anchors: r.anchors, Change: r.change, Pauses: r.pauses, Epoch: r.epoch}
 }
 
 // Problem reports something about the fleet as a whole until Solved takes it

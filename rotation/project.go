@@ -28,7 +28,7 @@ func Project(s FleetStatus, p FleetPolicy, now, until time.Time, ifStopped bool)
 			plan.Findings = append(plan.Findings, found)
 		}
 		i := slices.IndexFunc(p.Clusters, func(cp Policy) bool { return cp.Cluster == c.Name })
-		if i < 0 || c.Mode != string(Managed) {
+		if i < 0 || !c.Managed() {
 			continue
 		}
 		if c.NextStep != nil {
@@ -39,8 +39,13 @@ func Project(s FleetStatus, p FleetPolicy, now, until time.Time, ifStopped bool)
 		if c.NextStep != nil && signsIssuer(c.NextStep.Step) && len(items) > 0 && !items[0].Due.After(now) {
 			items = items[1:] // the same step
 		}
-		plan.Items = append(plan.Items, items...)
 		hooks := webhookRenewals(c, p.Clusters[i], now, until)
+		for _, list := range [][]PlanItem{items, hooks} {
+			if len(list) > 0 && c.Pause != nil {
+				list[0].Reason += "; the cluster is paused"
+			}
+		}
+		plan.Items = append(plan.Items, items...)
 		plan.closestHook(c, p.Clusters[i], hooks)
 		plan.Items = append(plan.Items, hooks...)
 		if ifStopped {

@@ -79,7 +79,14 @@ func (r *Reconciler) renewAnchor(ctx context.Context, actor, reason string) (Anc
 // renewalDue says whether the anchor is to be renewed without being asked.
 func (f Fleet) renewalDue(now time.Time) bool {
 	a := f.Active()
-	return a != nil && f.Change == nil && f.Policy.Trust.Renews && a.Certificate.NotAfter.Sub(now) <= f.Policy.Trust.RenewBefore
+	if a == nil || f.Change != nil || !f.Policy.Trust.Renews {
+		return false
+	}
+	due := f.Policy.Trust.RenewBefore
+	if f.paused("", now) != nil { // a pause puts it off, not for ever
+		due /= 2
+	}
+	return a.Certificate.NotAfter.Sub(now) <= due
 }
 
 // renewIfDue renews the anchor when its time has come, as part of the daily

@@ -153,6 +153,7 @@ type ClusterStatus struct {
 	Groups      []string          `json:"groups"` // of the configuration, in its order
 	State       State             `json:"state"`
 	Mode        string            `json:"mode"` // managed, watched or paused
+	Pause       *PauseStatus      `json:"pause,omitempty"`
 	Namespace   string            `json:"namespace"`
 	LastContact *time.Time        `json:"lastContact,omitempty"`
 	Reachable   *bool             `json:"reachable,omitempty"` // by the last look; absent: there was none yet, or nobody looks
@@ -164,6 +165,15 @@ type ClusterStatus struct {
 	Proxies     *ProxiesStatus    `json:"proxies,omitempty"`
 	Findings    []Finding         `json:"findings"`
 	NextStep    *PlanItem         `json:"nextStep,omitempty"`
+}
+
+// PauseStatus is who has a cluster left alone.
+type PauseStatus struct {
+	Since  time.Time  `json:"since"`
+	Until  *time.Time `json:"until,omitempty"` // absent: until somebody resumes
+	By     string     `json:"by"`
+	Reason string     `json:"reason"`
+	Fleet  bool       `json:"fleet"` // it is the whole fleet that is paused
 }
 
 // ProxiesStatus counts the meshed pods by what they trust.

@@ -78,6 +78,7 @@ func JournalStatus(f Fleet, records []ClusterRecord, now time.Time) FleetStatus 
 			c.expire(now)
 			c.age(now)
 		}
+		c.paused(f, now)
 		s.Clusters = append(s.Clusters, c)
 	}
 	if f.Change != nil {
@@ -113,6 +114,44 @@ func (c *ClusterStatus) age(now time.Time) {
 	c.Findings = append(c.Findings, Finding{ID: "NotSeenLately", Severity: StateUnknown, Message: message, Fix: "certd status --live"})
 	c.State = worst(c.Findings)
 }
+
+// paused enters the pause that a managed cluster is under.
+func (c *ClusterStatus) paused(f Fleet, now time.Time) {
+	if c.Mode == string(Paused) { // as it was recorded
+		c.Mode = string(Managed)
+	}
+	c.Pause = nil
+	p := f.paused(c.Name, now)
+	if p == nil || c.Mode != string(Managed) {
+		return
+	}
+	c.Mode = string(Paused)
+	c.Pause = &PauseStatus{Since: p.At.Truncate(time.Second), Until: wholeSecond(p.Until), By: p.Actor, Reason: p.Reason, Fleet: p.Cluster == ""}
+	if i := c.Issuer; i != nil {
+		i.NextRun = c.Pause.putOff(i.NextRun, i.MustRenewBy)
+	}
+	if ca := c.WebhookCA; ca != nil {
+		ca.NextRun = c.Pause.putOff(ca.NextRun, ca.MustRenewBy)
+	}
+	for i := range c.Webhooks {
+		c.Webhooks[i].NextRun = c.Pause.putOff(c.Webhooks[i].NextRun, c.Webhooks[i].MustRenewBy)
+	}
+}
+
+// putOff is when a renewal comes: when the pause is over, and at the floor in any case.
+func (p PauseStatus) putOff(next, must *time.Time) *time.Time {
+	if next == nil || must == nil || next.After(*must) {
+		return next
+	}
+	at := *must
+	if p.Until != nil && p.Until.Before(at) {
+		at = latest(*next, *p.Until)
+	}
+	return &at
+}
+
+// Managed says whether certd looks after the cluster, paused or not.
+func (c ClusterStatus) Managed() bool { return c.Mode == string(Managed) || c.Mode == string(Paused) }
 
 // expire judges a recorded status by the time it is now.
 func (c *ClusterStatus) expire(now time.Time) {
@@ -310,6 +349,7 @@ func clusterStatus(f Fleet, v View, d Decision, now time.Time) ClusterStatus {
 			c.NextStep = &PlanItem{Cluster: c.Name, Step: d.Step, Webhook: d.Webhook, Due: now.Truncate(time.Second), At: now.Truncate(time.Second), Reason: d.Why, Undo: undo(d.Step)}
 		}
 	}
+	c.paused(f, now)
 	c.State = worst(c.Findings)
 	if c.State == StateOK && d.Mode == Managed && (c.Issuer == nil || c.Issuer.Delivered == nil || c.Bundle == nil || !c.Bundle.Current) && v.Err == nil {
 		// Being worked on: not yet what it should be, so not healthy either.

@@ -1,6 +1,10 @@
 package state
 
 import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -47,6 +51,90 @@ func TestNoChangeInAnOlderFile(t *testing.T) {
 	j := openTest(t, dir, Options{ReadOnly: true})
 	if c := must[*rotation.Change](t)(j.Change()); c != nil {
 		t.Errorf("%+v", c)
+	}
+	ok(t, j.Close())
+}
+
+// What is left alone is known to the next certd, and ends with the word that ends it.
+func TestPauses(t *testing.T) {
+	dir := t.TempDir()
+	j := openTest(t, dir, Options{Reserve: -1})
+	record := func(step rotation.Step, all ...rotation.Pause) {
+		t.Helper()
+		id := must[uint64](t)(j.Begin(rotation.Intent{Step: step, Cluster: "eu", Actor: "lee@cli", Reason: "network"}))
+		ok(t, j.Finish(id, rotation.Outcome{Result: rotation.OK, Pauses: &all}))
+	}
+	if p := must[[]rotation.Pause](t)(j.Pauses()); len(p) != 0 {
+		t.Errorf("a new journal has %+v", p)
+	}
+	record(rotation.StepResume)
+	all := []rotation.Pause{
+		{At: noon, Actor: "lee@cli", Reason: "network"},
+		{Cluster: "eu", At: noon, Until: noon.Add(time.Hour), Actor: "lee@cli", Reason: "network"},
+	}
+	record(rotation.StepPause, all...)
+	ok(t, j.Close())
+	j = openTest(t, dir, Options{Reserve: -1})
+	if d := cmp.Diff(all, must[[]rotation.Pause](t)(j.Pauses())); d != "" {
+		t.Errorf("after a restart (-want +got):\n%s", d)
+	}
+	record(rotation.StepResume, all[1:]...)
+	record(rotation.StepResume)
+	if p := must[[]rotation.Pause](t)(j.Pauses()); len(p) != 0 {
+		t.Errorf("left: %+v", p)
+	}
+	id := must[uint64](t)(j.Begin(rotation.Intent{Step: rotation.StepPause, Actor: "lee@cli", Reason: "network"}))
+	if err := j.Finish(id, rotation.Outcome{Result: rotation.OK, Pauses: &[]rotation.Pause{{Reason: string(pemKey(t))}}}); !errors.Is(err, ErrKeyMaterial) {
+		t.Errorf("a private key for a reason: %v", err)
+	}
+	ok(t, j.Close())
+}
+
+// A journal of schema 5, of a certd that knew no pauses, is read as it is and
+// migrated by whoever writes; that certd may still read it.
+func TestSchema5IsMigrated(t *testing.T) {
+	if order.Uint16([]byte{1, 0}) != 1 {
+		t.Skip("bbolt's files are in the byte order of the machine, and this one is little-endian")
+	}
+	dir, before := t.TempDir(), must[[]byte](t)(os.ReadFile(filepath.Join("testdata", "schema-5.db")))
+	path := writeJournal(t, dir, before)
+	check := func(j *Journal) {
+		t.Helper()
+		n := must[Notifications](t)(j.Notifications())
+		if len(n.Outbox) != 1 || n.Outbox[0].ID != "a" || len(n.Notices) != 1 || n.Notices[0].Finding != "ClockSkew" {
+			t.Errorf("notifications: %+v", n)
+		}
+		if c := must[*rotation.Change](t)(j.Change()); c == nil || c.To != "g2" {
+			t.Errorf("change: %+v", c)
+		}
+		if r := must[Report](t)(j.Verify()); r.Problem != "" || r.Entries != 5 {
+			t.Errorf("%+v", r)
+		}
+	}
+	j := openTest(t, dir, Options{ReadOnly: true})
+	check(j)
+	if p := must[[]rotation.Pause](t)(j.Pauses()); len(p) != 0 {
+		t.Errorf("pauses: %+v", p)
+	}
+	ok(t, j.Close())
+	if !bytes.Equal(before, must[[]byte](t)(os.ReadFile(path))) {
+		t.Error("reading changed the file")
+	}
+	j = openTest(t, dir, Options{Reserve: -1})
+	check(j)
+	id := must[uint64](t)(j.Begin(rotation.Intent{Step: rotation.StepPause, Cluster: "eu", Actor: "lee@cli", Reason: "network"}))
+	ok(t, j.Finish(id, rotation.Outcome{Result: rotation.OK, Pauses: &[]rotation.Pause{{Cluster: "eu", At: noon, Actor: "lee@cli", Reason: "network"}}}))
+	ok(t, j.Close())
+	if !bytes.Equal(before, must[[]byte](t)(os.ReadFile(path+".schema-5"))) {
+		t.Error("the copy from before is not what was there")
+	}
+	older := layout{version: 5, minReader: 4}
+	if _, err := open(dir, Options{Fleet: "acme", Reserve: -1}, older); !errors.Is(err, ErrNewer) {
+		t.Errorf("a certd of schema 5 writes: %v", err)
+	}
+	j = must[*Journal](t)(open(dir, Options{Fleet: "acme", ReadOnly: true}, older))
+	if c := must[*rotation.Change](t)(j.Change()); c == nil || c.To != "g2" {
+		t.Errorf("a certd of schema 5 reads %+v", c)
 	}
 	ok(t, j.Close())
 }

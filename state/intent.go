@@ -146,6 +146,11 @@ func (j *Journal) finish(t *txn, id uint64, out rotation.Outcome, again bool) er
 			return err
 		}
 	}
+	if out.Pauses != nil {
+		if err := t.putPauses(*out.Pauses); err != nil {
+			return err
+		}
+	}
 	if out.Enrolled {
 		if err := t.enroll(p.Intent.Cluster); err != nil {
 			return err
@@ -207,6 +212,13 @@ func checkOutcome(out *rotation.Outcome) error {
 	if out.Change != nil {
 		if err := checkFields([]field{{"anchor", out.Change.From}, {"anchor", out.Change.To}, {"actor", out.Change.Actor}, {"reason", out.Change.Reason}}); err != nil {
 			return err
+		}
+	}
+	if out.Pauses != nil {
+		for _, p := range *out.Pauses {
+			if err := checkFields([]field{{"cluster", p.Cluster}, {"actor", p.Actor}, {"reason", p.Reason}}); err != nil {
+				return err
+			}
 		}
 	}
 	if out.WebhookCA != nil {

@@ -292,6 +292,40 @@ func (j *Journal) Change() (*rotation.Change, error) {
 	return &c, nil
 }
 
+// Pauses implements [rotation.Journal].
+func (j *Journal) Pauses() ([]rotation.Pause, error) {
+	var r pausesRecord
+	err := j.view("read the pauses", func(t *txn) (err error) {
+		if t.bucket(bucketChanges) == nil { // schema 1 or 2
+			return nil
+		}
+		_, err = t.get(bucketChanges, []byte(keyPauses), &r)
+		return err
+	})
+	var all []rotation.Pause
+	for _, p := range r.Pauses {
+		all = append(all, rotation.Pause(p))
+	}
+	return all, err
+}
+
+// putPauses replaces all of them.
+func (t *txn) putPauses(all []rotation.Pause) error {
+	var r pausesRecord
+	if len(all) == 0 {
+		if there, err := t.get(bucketChanges, []byte(keyPauses), &r); err != nil || !there {
+			return err
+		}
+		return t.remove(bucketChanges, []byte(keyPauses))
+	}
+	for _, p := range all {
+		p.At, p.Until = utc(p.At), utc(p.Until)
+		r.Pauses = append(r.Pauses, pauseRecord(p))
+	}
+	_, err := t.put(bucketChanges, []byte(keyPauses), r)
+	return err
+}
+
 // Cluster implements [rotation.Journal].
 func (j *Journal) Cluster(name string) (rotation.ClusterRecord, error) {
 	var r clusterRecord

@@ -111,6 +111,19 @@ type changeRecord struct {
 	ProvedAt    time.Time      `json:"provedAt,omitzero"`
 }
 
+// pausesRecord is what people have asked to be left alone (since schema 6).
+type pausesRecord struct {
+	Pauses []pauseRecord `json:"pauses"`
+}
+
+type pauseRecord struct {
+	Cluster string    `json:"cluster,omitempty"`
+	At      time.Time `json:"at"`
+	Until   time.Time `json:"until,omitzero"`
+	Actor   string    `json:"actor"`
+	Reason  string    `json:"reason"`
+}
+
 type clusterRecord struct {
 	Name        string    `json:"name"`
 	Enrolled    bool      `json:"enrolled"`

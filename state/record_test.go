@@ -47,6 +47,8 @@ func TestFileFormat(t *testing.T) {
 	came := rotation.Anchor{ID: "x1", CreatedAt: noon, Certificate: &x509.Certificate{Raw: []byte("DER")}}
 	step(t, j, rotation.Intent{Step: rotation.StepAdopt, Cluster: "asia", Actor: "lee@cli", Reason: "drill", Anchor: "x1"},
 		rotation.Outcome{Result: rotation.OK, Anchor: &came, Adopted: &rotation.Adoption{Anchor: "x1", Issuer: []byte("crt"), Bundle: []byte("roots"), At: noon}, Enrolled: true})
+	step(t, j, rotation.Intent{Step: rotation.StepPause, Cluster: "eu", Actor: "lee@cli", Reason: "drill"},
+		rotation.Outcome{Result: rotation.OK, Pauses: &[]rotation.Pause{{At: noon, Actor: "lee@cli", Reason: "drill"}, {Cluster: "eu", At: noon, Until: noon.Add(time.Hour), Actor: "lee@cli", Reason: "drill"}}})
 	must[uint64](t)(j.Begin(rotation.Intent{Step: rotation.StepStart, Actor: "certd", Reason: "start"}))
 	ok(t, j.SaveCluster(rotation.ClusterRecord{Name: "us", Target: "uid", LastContact: noon, Error: "down", Status: []byte("{}")}))
 

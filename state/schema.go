@@ -9,6 +9,7 @@
 //	├── anchors       generation id    → one generation of the trust anchor
 //	├── webhookCAs    cluster, id      → one generation of a cluster's webhook CA (since schema 2)
 //	├── changes       "trust"          → the change of the trust anchor that is under way (since schema 3)
+//	│                 "pauses"         → what is left alone for a while (since schema 6)
 //	├── certificates  cluster, newest first → one certificate that was signed or met
 //	├── clusters      name             → what was last seen of a cluster
 //	├── signed        name of a CA key → when it last signed
@@ -63,6 +64,7 @@ const (
 	keySchema = "schema"
 	keyState  = "state"
 	keyTrust  = "trust"
+	keyPauses = "pauses"
 	keyTold   = "told"
 )
 
@@ -112,8 +114,10 @@ type layout struct {
 //	   knows only 3 would write its own bundle there, so it must not read them.
 //	5  notifications. One that knows only 4 may read it: it knows nothing of
 //	   them, and all else is as it was.
+//	6  pauses. One that knows only 4 or 5 may read it, and shows a paused cluster
+//	   as managed.
 func currentLayout() layout {
-	return layout{version: 5, minReader: 4, steps: map[int]func(*txn) error{1: addBuckets(bucketWebhookCAs), 2: addBuckets(bucketChanges), 3: addNothing, 4: addBuckets(notifyBuckets()...)}, reads: 1}
+	return layout{version: 6, minReader: 4, steps: map[int]func(*txn) error{1: addBuckets(bucketWebhookCAs), 2: addBuckets(bucketChanges), 3: addNothing, 4: addBuckets(notifyBuckets()...), 5: addNothing}, reads: 1}
 }
 
 // addBuckets leads to a schema that has more buckets. The records that were

@@ -83,6 +83,10 @@ func (s *scripted) Adopt(_ context.Context, r AdoptRequest) (AdoptReply, error) 
 	return AdoptReply{Results: []AdoptResult{{Cluster: r.Clusters[0], Notes: []string{r.Actor}, Writes: []string{}}}}, nil
 }
 
+func (s *scripted) Pause(_ context.Context, r PauseRequest) (PauseReply, error) {
+	return PauseReply{Pauses: []Pause{{Cluster: r.Clusters[0], By: r.Actor, Reason: r.Reason}}}, nil
+}
+
 func (s *scripted) ChangeTrust(_ context.Context, r ChangeRequest) (ChangeReply, error) {
 	return ChangeReply{Rotation: rotation.RotationStatus{Phase: string(r.Order)}, Steps: []string{r.Actor}}, nil
 }
@@ -213,6 +217,9 @@ func TestEveryQuestionTravelsAndItsAnswerComesBack(t *testing.T) {
 	}
 	if got, err := c.TestReceiver(ctx, ReceiverTest{Receiver: "ops", Actor: "root@evil"}); err != nil || got.Receiver != "ops" || got.ID != s.init.Actor {
 		t.Errorf("TestReceiver: %+v %v", got, err)
+	}
+	if got, err := c.Pause(ctx, PauseRequest{Clusters: []string{"eu"}, Reason: "drill", Actor: "root@evil"}); err != nil || got.Pauses[0] != (Pause{Cluster: "eu", By: s.init.Actor, Reason: "drill"}) {
+		t.Errorf("Pause: %+v %v", got, err)
 	}
 	if got, err := c.LogLevel(ctx, LogLevelRequest{Level: "debug", Seconds: 60, Actor: "root@evil"}); err != nil || got.Level != "debug" || got.Configured != s.init.Actor {
 		t.Errorf("LogLevel: %+v %v", got, err)

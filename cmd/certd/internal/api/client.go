@@ -148,6 +148,11 @@ func (c *Client) Adopt(ctx context.Context, r AdoptRequest) (doc AdoptReply, err
 	return doc, c.do(ctx, "/v1/adopt", r, &doc)
 }
 
+// Pause asks the daemon to leave clusters alone for a while, or not any more.
+func (c *Client) Pause(ctx context.Context, r PauseRequest) (doc PauseReply, err error) {
+	return doc, c.do(ctx, "/v1/pause", r, &doc)
+}
+
 // TestReceiver asks the daemon to send a test to a receiver of notifications. It
 // lasts as long as ctx does; the daemon gives up after half a minute.
 func (c *Client) TestReceiver(ctx context.Context, r ReceiverTest) (doc ReceiverTestReply, err error) {

@@ -126,6 +126,11 @@ func (s *Server) handler(socket string) http.Handler {
 		s.log.Info("request", "what", "adopt", "actor", actor, "clusters", r.Clusters, "reason", r.Reason, "dry_run", r.DryRun)
 		return s.service.Adopt(ctx, r)
 	}))
+	mux.HandleFunc("POST /v1/pause", write(s, func(ctx context.Context, r PauseRequest, actor string) (any, error) {
+		r.Actor = actor
+		s.log.Info("request", "what", "pause", "resume", r.Resume, "actor", actor, "clusters", r.Clusters, "seconds", r.Seconds, "reason", r.Reason, "dry_run", r.DryRun)
+		return s.service.Pause(ctx, r)
+	}))
 	mux.HandleFunc("POST /v1/notify/test", write(s, func(ctx context.Context, r ReceiverTest, actor string) (any, error) {
 		r.Actor = actor
 		s.log.Info("request", "what", "debug notify", "actor", actor, "receiver", r.Receiver)

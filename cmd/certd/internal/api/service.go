@@ -44,6 +44,8 @@ type Service interface {
 	// Adopt takes over clusters with trust material that certd did not make. It
 	// needs the daemon.
 	Adopt(ctx context.Context, r AdoptRequest) (AdoptReply, error)
+	// Pause has clusters left alone for a while, or ends that. It needs the daemon.
+	Pause(ctx context.Context, r PauseRequest) (PauseReply, error)
 	// Rotate renews issuers, webhooks' certificates or the CAs over them now.
 	// Without Wait it returns once the request is accepted, with Wait when each
 	// is done or has failed.
@@ -204,6 +206,33 @@ type AdoptResult struct {
 	Ends   *time.Time             `json:"ends,omitempty"` // notAfter of its issuer
 	Writes []string               `json:"writes"`         // what is written, in words
 	Notes  []string               `json:"notes"`          // what a person should know
+}
+
+// PauseRequest asks that clusters are left alone for a while, or not any more.
+type PauseRequest struct {
+	Resume   bool     `json:"resume"`
+	Clusters []string `json:"clusters"` // none: the fleet; to resume: all that is paused
+	// Seconds is how long; 0: until somebody resumes.
+	Seconds int64  `json:"seconds,omitempty"`
+	Actor   string `json:"actor"` // set by the server from the peer's credentials
+	Reason  string `json:"reason"`
+	DryRun  bool   `json:"dryRun"`
+}
+
+// PauseReply says what is paused from now on or, in a dry run, would be.
+type PauseReply struct {
+	Pauses []Pause `json:"pauses"`
+	// Ended are those that a resume ends.
+	Ended []Pause `json:"ended"`
+}
+
+// Pause is a cluster that is left alone, or the fleet.
+type Pause struct {
+	Cluster string     `json:"cluster,omitempty"` // absent: the fleet
+	Since   time.Time  `json:"since"`
+	Until   *time.Time `json:"until,omitempty"` // absent: until somebody resumes
+	By      string     `json:"by"`
+	Reason  string     `json:"reason"`
 }
 
 // ReceiverTest asks for a test of a receiver of notifications.

@@ -99,7 +99,7 @@ func Claims() []Claim {
 		{ID: "linkerd-webhook-secrets", Category: CategoryClusters, Says: "Linkerd leaves webhooks' Secrets to others (externalSecret)", Pre: true, judge: (*judgement).webhookSecrets},
 		{ID: "kube-system-label", Category: CategoryClusters, Says: "kube-system does without Linkerd's webhooks", Pre: true, judge: (*judgement).kubeSystem},
 		{ID: "one-writer", Category: CategoryClusters, Says: "nobody else writes bundle and issuer", Findings: []string{"SecondWriter", "RepairHeldBack"}, Pre: true, judge: (*judgement).oneWriter},
-		{ID: "cluster-managed", Category: CategoryClusters, Says: "certd looks after it, and does not only watch", Findings: []string{"WatchedOnly"}, judge: (*judgement).eachSeen},
+		{ID: "cluster-managed", Category: CategoryClusters, Says: "certd looks after it, and is neither only watching nor paused", Findings: []string{"WatchedOnly", "Paused"}, judge: (*judgement).eachSeen},
 		{ID: "cluster-converged", Category: CategoryClusters, Says: "it is as certd wants it", Findings: []string{"NotConverged", "StepFailed", "SignatureBudget"}, judge: (*judgement).eachSeen},
 
 		{ID: "anchors-readable", Category: CategoryTrust, Says: "trust anchors are PEM that all of Linkerd reads alike", Findings: []string{"BundleUnusable"}, Pre: true, judge: (*judgement).anchorsReadable},

@@ -16,7 +16,6 @@ var later = [...]struct {
 	subs string
 }{
 	{"simulate", ""},
-	{"pause", ""}, {"resume", ""},
 	{"backup", ""}, {"restore", ""}, {"recover", ""},
 }
 
@@ -57,7 +56,7 @@ func (a *App) root() *cobra.Command {
 		return usage("--color %s: not one of auto, always, never", a.colorFlag)
 	}
 	root.AddCommand(
-		a.initCommand(), a.runCommand(), a.statusCommand(), a.checkCommand(), a.verifyCommand(), a.planCommand(), a.rotateCommand(), a.historyCommand(),
+		a.initCommand(), a.runCommand(), a.statusCommand(), a.checkCommand(), a.verifyCommand(), a.planCommand(), a.rotateCommand(), a.pauseCommand(), a.resumeCommand(), a.historyCommand(),
 		a.inspectCommand(), a.trustCommand(), a.adoptCommand(), a.exportCommand(), a.clustersCommand(), a.configCommand(), a.runbookCommand(), a.debugCommand(), a.versionCommand(), a.completionCommand(root),
 	)
 	root.AddCommand(helpTopics()...)

@@ -40,6 +40,7 @@ type scripted struct {
 	took   []string // what imports brought
 	taken  api.ImportRequest
 	anchor bool
+	pauses []api.Pause
 }
 
 func (s *scripted) Status(context.Context) (rotation.FleetStatus, error) {
@@ -146,6 +147,35 @@ func (s *scripted) Adopt(_ context.Context, r api.AdoptRequest) (api.AdoptReply,
 			Anchor: &rotation.AnchorStatus{ID: "x1", Subject: "root.linkerd.cluster.local", SHA256: digest, NotAfter: now.AddDate(8, 0, 0)},
 			Writes: []string{"ConfigMap linkerd-identity-trust-roots: annotations and a label; its data stays as it is"},
 			Notes:  []string{"certd does not have the key of its trust anchor and cannot renew its issuer"}})
+	}
+	return reply, nil
+}
+
+func (s *scripted) Pause(_ context.Context, r api.PauseRequest) (api.PauseReply, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	reply := api.PauseReply{Pauses: []api.Pause{}, Ended: []api.Pause{}}
+	if r.Resume {
+		if len(s.pauses) == 0 {
+			return reply, fmt.Errorf("resume: nothing is paused: %w", api.ErrNotNow)
+		}
+		reply.Ended = s.pauses
+		if !r.DryRun {
+			s.pauses = nil
+		}
+		return reply, nil
+	}
+	p := api.Pause{Since: now, By: "lee@cli", Reason: r.Reason}
+	if len(r.Clusters) > 0 {
+		p.Cluster = r.Clusters[0]
+	}
+	if r.Seconds > 0 {
+		until := now.Add(time.Duration(r.Seconds) * time.Second)
+		p.Until = &until
+	}
+	reply.Pauses = append(slices.Clone(s.pauses), p)
+	if !r.DryRun {
+		s.pauses = reply.Pauses
 	}
 	return reply, nil
 }

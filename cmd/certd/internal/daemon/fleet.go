@@ -66,7 +66,11 @@ func (f *fleet) known() (rotation.Fleet, error) {
 	if err != nil {
 		return rotation.Fleet{}, fmt.Errorf("read the change of the trust anchor from the journal: %w", err)
 	}
-	return rotation.Fleet{Policy: f.policy(), Anchors: anchors, Change: change, Epoch: f.journal.Epoch()}, nil
+	pauses, err := f.journal.Pauses()
+	if err != nil {
+		return rotation.Fleet{}, fmt.Errorf("read the pauses from the journal: %w", err)
+	}
+	return rotation.Fleet{Policy: f.policy(), Anchors: anchors, Change: change, Pauses: pauses, Epoch: f.journal.Epoch()}, nil
 }
 
 // openCluster makes one cluster's backend. It asks nothing of it yet.

@@ -89,6 +89,8 @@ func (s *running) Rotate(ctx context.Context, req api.RotateRequest) (api.Rotate
 		switch {
 		case !ok:
 			return reply, fmt.Errorf("rotate: cluster %q is not configured: %w", name, api.ErrUsage)
+		case c.Pause != nil:
+			return reply, fmt.Errorf("rotate: cluster %q is paused by %s (%s); certd resume %s ends that: %w", name, c.Pause.By, c.Pause.Reason, pausedWhat(*c.Pause, name), api.ErrNotNow)
 		case c.Mode != string(rotation.Managed):
 			return reply, fmt.Errorf("rotate: cluster %q is %s, not managed by certd: %w", name, c.Mode, api.ErrNotNow)
 		case st.Trust.Active == nil:

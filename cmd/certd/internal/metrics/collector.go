@@ -223,7 +223,7 @@ func (c *collector) judged(s sink, cluster string, findings []rotation.Finding) 
 // cluster puts what is known of one. Without an anchor there is no bundle that
 // certd could publish.
 func (c *collector) cluster(s sink, cl *rotation.ClusterStatus, anchor bool) {
-	managed, seen := cl.Mode == string(rotation.Managed), cl.Reachable != nil && *cl.Reachable
+	managed, seen := cl.Managed(), cl.Reachable != nil && *cl.Reachable
 	if cl.Reachable != nil {
 		s.flag(c.up, seen, cl.Name)
 	}
