@@ -316,15 +316,27 @@ func hiddenUntil(t *testing.T, stage string) {
 	x := &proxy{cluster: 1, name: "app-hidden", hidden: true}
 	d.p.create(x)
 	d.p.add(x)
-	var suffers atomic.Bool
-	d.p.excused = func(client, server *proxy) bool { return suffers.Load() && (client == x || server == x) }
-	var seen, named time.Time
+	var suffers, mended atomic.Bool
+	var first atomic.Pointer[time.Time] // that it was refused, before the stage was seen that may do that
+	d.p.excused = func(client, server *proxy) bool {
+		if client != x && server != x || mended.Load() {
+			return false
+		}
+		if now := time.Now(); !suffers.Load() {
+			first.CompareAndSwap(nil, &now)
+		}
+		return true
+	}
+	var seen, named, finish time.Time
 	keep := true // nobody restarts it
 	d.may = func(v rotation.PairVerdict) bool { return !seen.IsZero() && keep }
 	d.each = func(st rotation.FleetStatus) {
 		r := st.Trust.Rotation
 		if r.Stage == "finish" && named.IsZero() {
 			suffers.Store(true)
+			if finish.IsZero() {
+				finish = *r.StageAt
+			}
 		}
 		if r.Stage == stage && seen.IsZero() {
 			d.p.place(x, x.text)
@@ -338,7 +350,8 @@ func hiddenUntil(t *testing.T, stage string) {
 			}
 		}
 		if !named.IsZero() && time.Since(named) > 30*time.Second && suffers.Load() {
-			suffers.Store(false) // its own leaf, and theirs, are under both by now
+			mended.Store(true) // its own leaf, and theirs, are under both by now
+			suffers.Store(false)
 			named = time.Now()
 		}
 		if !named.IsZero() && !suffers.Load() && time.Since(named) > 30*time.Second {
@@ -348,6 +361,9 @@ func hiddenUntil(t *testing.T, stage string) {
 	}
 	d.begin()
 	d.toTheEnd(25 * time.Minute)
+	if at := first.Load(); at != nil && at.Before(finish) {
+		t.Errorf("it was refused at %s, and stage finish began at %s", at, finish)
+	}
 	if named.IsZero() || keep {
 		t.Errorf("it was seen %s, named %s, stages %v", seen, named, d.stages)
 	}
