@@ -148,3 +148,20 @@ func TestTheLogLevelFallsBack(t *testing.T) {
 		}
 	}
 }
+
+// The format of the log is the configured one, wherever it goes.
+func TestTheLogHasTheConfiguredFormat(t *testing.T) {
+	for format, first := range map[string]string{"": `{"time":`, "log: {format: json}\n": `{"time":`, "log: {format: text}\n": `time=`} {
+		s := newFolders(t)
+		s.write("certd.yaml", folders+format)
+		s.must("init", "--config", "certd.yaml", "--yes")
+		d := s.run()
+		s.converged()
+		d.term()
+		for line := range strings.Lines(d.log.String()) {
+			if !strings.HasPrefix(line, first) || !strings.Contains(line, "event") {
+				t.Errorf("%q: %s", format, line)
+			}
+		}
+	}
+}

@@ -112,11 +112,11 @@ type badConfig struct{ error }
 
 func (b badConfig) Unwrap() []error { return []error{b.error, cli.ErrConfig} }
 
-// logger writes to standard error: text for a person at a terminal, JSON for
-// whatever collects logs elsewhere.
-func logger(level slog.Leveler) *slog.Logger {
+// logger writes to standard error in the format that the configuration names;
+// else text for a person at a terminal, JSON for whatever collects logs elsewhere.
+func logger(level slog.Leveler, format string) *slog.Logger {
 	o := &slog.HandlerOptions{Level: level}
-	if term.IsTerminal(int(os.Stderr.Fd())) {
+	if format == "text" || format == "" && term.IsTerminal(int(os.Stderr.Fd())) {
 		return slog.New(slog.NewTextHandler(os.Stderr, o))
 	}
 	return slog.New(slog.NewJSONHandler(os.Stderr, o))

@@ -31,6 +31,8 @@ type Config struct {
 	Server   Server
 	Notify   notify.Policy
 	LogLevel slog.Level
+	// LogFormat is "json" or "text"; "" is text on a terminal, JSON elsewhere.
+	LogFormat string
 
 	// Read are the files and folders that went into it, to be watched.
 	Read []string
@@ -251,6 +253,7 @@ func (b *builder) build() {
 			"keep others away with a network policy or a firewall, or listen on 127.0.0.1 behind a proxy that asks who they are", c.Server.Listen)
 	}
 	_ = c.LogLevel.UnmarshalText([]byte(b.text(fleet, "log", "level"))) // one of four words
+	c.LogFormat = b.text(fleet, "log", "format")
 	b.keys(fleet)
 	b.clusters()
 	b.trust(fleet)

@@ -94,6 +94,7 @@ server:
   listen: 127.0.0.1:9843          # read only: /metrics, /livez, /readyz, /api/v1/status, /bundle.pem; left out: nowhere
 log:
   level: info                     # debug, info, warn or error
+  # format: json                  # or text; left out: text on a terminal, JSON elsewhere
 
 # notify:                         # who is told of findings, and of the stages of a change of the trust anchor
 #   after: 1m                     # how long a finding has to last before it is told of, and to be gone before that is

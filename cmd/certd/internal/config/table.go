@@ -91,6 +91,7 @@ func root() field {
 		}},
 		{name: "log", kind: kindObject, doc: "What the daemon writes to its standard error.", fields: []field{
 			{name: "level", kind: kindWord, words: []string{"debug", "info", "warn", "error"}, builtin: "info", doc: "The least that is written."},
+			{name: "format", kind: kindWord, words: []string{"json", "text"}, doc: "How lines are written. Left out: text on a terminal, JSON elsewhere."},
 		}},
 		{name: "notify", kind: kindObject, fields: notifyFields(), doc: "Who is told of findings, and of changes of the trust anchor."},
 	}}

@@ -154,7 +154,7 @@ func BenchmarkStatusWith10000Certificates(b *testing.B) {
 	if err := j.Close(); err != nil {
 		b.Fatal(err)
 	}
-	d := Daemon{Getenv: os.Getenv, Stdout: io.Discard, Log: func(slog.Leveler) *slog.Logger { return quiet }, Version: "bench"}
+	d := Daemon{Getenv: os.Getenv, Stdout: io.Discard, Log: func(slog.Leveler, string) *slog.Logger { return quiet }, Version: "bench"}
 	for b.Loop() {
 		svc, _, done, err := d.Open(b.Context(), file, false)
 		if err != nil {
@@ -205,7 +205,7 @@ func BenchmarkStartUp(b *testing.B) {
 	for b.Loop() {
 		dir := b.TempDir()
 		b.Chdir(dir)
-		d := Daemon{Getenv: os.Getenv, Stdout: io.Discard, Log: func(slog.Leveler) *slog.Logger { return quiet }, Version: "bench"}
+		d := Daemon{Getenv: os.Getenv, Stdout: io.Discard, Log: func(slog.Leveler, string) *slog.Logger { return quiet }, Version: "bench"}
 		ctx, stop := context.WithCancel(b.Context())
 		done := make(chan error, 1)
 		go func() { done <- d.Run(ctx, "", true) }()

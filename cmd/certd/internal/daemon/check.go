@@ -51,7 +51,7 @@ func (d Daemon) Check(ctx context.Context, path string, s check.Select, pre bool
 		}
 		return check.Judge(e, s), nil
 	}
-	f := &fleet{log: d.Log(c.LogLevel), getenv: d.Getenv}
+	f := &fleet{log: d.Log(c.LogLevel, c.LogFormat), getenv: d.Getenv}
 	f.arrange(c)
 	defer f.Close()
 	f.journal, e.Journal = journalOf(c, pre)

@@ -29,7 +29,7 @@ func folders(t *testing.T) (d Daemon, file string) {
 			t.Fatal(err)
 		}
 	}
-	return Daemon{Getenv: func(string) string { return "" }, Stdout: io.Discard, Log: func(slog.Leveler) *slog.Logger { return slog.New(slog.DiscardHandler) }, Version: "1.0.0"}, filepath.Join(dir, "certd.yaml")
+	return Daemon{Getenv: func(string) string { return "" }, Stdout: io.Discard, Log: func(slog.Leveler, string) *slog.Logger { return slog.New(slog.DiscardHandler) }, Version: "1.0.0"}, filepath.Join(dir, "certd.yaml")
 }
 
 // tree is everything under a folder, with its content.

@@ -52,7 +52,7 @@ func (d Daemon) TestClusters(ctx context.Context, path string, names []string) (
 	}
 	tests := make([]api.ClusterTest, len(chosen))
 	slots, testing := make(chan struct{}, testsAtOnce), sync.WaitGroup{}
-	log := d.Log(c.LogLevel)
+	log := d.Log(c.LogLevel, c.LogFormat)
 	for i, cc := range chosen {
 		testing.Go(func() {
 			slots <- struct{}{}

@@ -30,7 +30,7 @@ clusters:
 		}
 	}
 	path := filepath.Join(dir, "certd.yaml")
-	d := Daemon{Getenv: func(string) string { return "" }, Log: func(slog.Leveler) *slog.Logger { return quiet }}
+	d := Daemon{Getenv: func(string) string { return "" }, Log: func(slog.Leveler, string) *slog.Logger { return quiet }}
 	list, err := d.Clusters(path)
 	if err != nil || len(list) != 2 || list[0].Namespace != "mesh" || list[0].Target != "kubeconfig "+filepath.Join(dir, "kube") || list[1].Target != "directory "+filepath.Join(dir, "folder") {
 		t.Errorf("%+v, %v", list, err)

@@ -39,9 +39,10 @@ var ErrConfig = errors.New("the configuration is invalid")
 
 // Daemon runs certd.
 type Daemon struct {
-	Getenv  func(string) string
-	Stdout  io.Writer
-	Log     func(level slog.Leveler) *slog.Logger
+	Getenv func(string) string
+	Stdout io.Writer
+	// Log makes a logger of a format that is config.Config's LogFormat.
+	Log     func(level slog.Leveler, format string) *slog.Logger
 	Version string
 	// Revision is the commit that it was built from.
 	Revision string
@@ -85,7 +86,7 @@ func (d Daemon) open(ctx context.Context, path string, write bool) (f *fleet, no
 	if err != nil {
 		return nil, "", err
 	}
-	log := d.Log(c.LogLevel)
+	log := d.Log(c.LogLevel, c.LogFormat)
 	f = &fleet{log: log, getenv: d.Getenv}
 	f.arrange(c)
 	if write {
@@ -132,7 +133,7 @@ func (d Daemon) Live(ctx context.Context, path string) (rotation.FleetStatus, er
 	if err != nil {
 		return rotation.FleetStatus{}, err
 	}
-	f := &fleet{log: d.Log(c.LogLevel), getenv: d.Getenv}
+	f := &fleet{log: d.Log(c.LogLevel, c.LogFormat), getenv: d.Getenv}
 	defer f.Close()
 	f.arrange(c)
 	if f.journal, _, err = readJournal(c); err != nil {
@@ -164,7 +165,7 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	}
 	level := &slog.LevelVar{} // a reload may change it
 	level.Set(c.LogLevel)
-	logs := newLogging(d.Log, level)
+	logs := newLogging(d.Log, level, c.LogFormat)
 	log := logs.Logger
 	for _, w := range c.Warnings {
 		log.Warn("configuration", "at", w.Position.String(), "path", w.Path, "warning", w.Message)
@@ -413,6 +414,7 @@ func needsRestart(old, c *config.Config) error {
 		{"stateDir", old.StateDir != c.StateDir},
 		{"server.socket", old.Server.Socket != c.Server.Socket},
 		{"server.listen", old.Server.Listen != c.Server.Listen},
+		{"log.format", old.LogFormat != c.LogFormat},
 		{"keys", keysLike(old) != keysLike(c)},
 	} {
 		if x.different {

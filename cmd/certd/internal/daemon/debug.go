@@ -35,9 +35,9 @@ type logging struct {
 
 // newLogging logs as open does. What Kubernetes' client library has to say goes
 // there, too, and not to standard error in a form of its own.
-func newLogging(open func(slog.Leveler) *slog.Logger, configured slog.Leveler) logging {
+func newLogging(open func(slog.Leveler, string) *slog.Logger, configured slog.Leveler, format string) logging {
 	l := logging{fuse: logs.NewFuse(configured), recent: logs.NewRecent(recentLogs)}
-	l.Logger = slog.New(logs.Events(l.recent.Handler(open(l.fuse).Handler())))
+	l.Logger = slog.New(logs.Events(l.recent.Handler(open(l.fuse, format).Handler())))
 	klog.SetSlogLogger(l.With(logs.EventKey, "kubernetes_client"))
 	return l
 }

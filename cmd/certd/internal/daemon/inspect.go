@@ -29,7 +29,7 @@ func (d Daemon) Certificates(ctx context.Context, path, cluster, part string) ([
 		if cc.Policy.Cluster != cluster {
 			continue
 		}
-		l := newLazyCluster(cc, d.Log(c.LogLevel))
+		l := newLazyCluster(cc, d.Log(c.LogLevel, c.LogFormat))
 		defer l.Close()
 		ctx, cancel := context.WithTimeout(ctx, lookFor)
 		defer cancel()

@@ -88,7 +88,7 @@ func begun(t testing.TB, file string) (address string, ended <-chan struct{}) {
 	t.Helper()
 	said := &addressIn{}
 	d := Daemon{Getenv: func(string) string { return "" }, Stdout: io.Discard, Version: "1.2.3", Revision: "abcdef",
-		Log: func(l slog.Leveler) *slog.Logger { return slog.New(slog.NewJSONHandler(said, nil)) }}
+		Log: func(slog.Leveler, string) *slog.Logger { return slog.New(slog.NewJSONHandler(said, nil)) }}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -396,7 +396,7 @@ func TestATakenPortStopsTheStart(t *testing.T) {
 	}
 	defer l.Close()
 	file := foldersConfig(t, fmt.Sprintf(", listen: %q", l.Addr()), "east")
-	d := Daemon{Getenv: func(string) string { return "" }, Stdout: io.Discard, Log: func(slog.Leveler) *slog.Logger { return quiet }}
+	d := Daemon{Getenv: func(string) string { return "" }, Stdout: io.Discard, Log: func(slog.Leveler, string) *slog.Logger { return quiet }}
 	err = d.Run(t.Context(), file, false)
 	if !errors.Is(err, api.ErrNotNow) || !strings.Contains(err.Error(), "listen on "+l.Addr().String()+" (server.listen): another process listens there") {
 		t.Errorf("started beside it: %v", err)
