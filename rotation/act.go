@@ -393,7 +393,7 @@ func (r *Reconciler) tell(ctx context.Context, m *member, in Intent) {
 	ctx, cancel := context.WithTimeout(ctx, eventTimeout)
 	defer cancel()
 	if err := m.cluster.Event(ctx, e); err != nil {
-		r.log.Warn("event not written", "cluster", m.name, "reason", e.Reason, "err", err)
+		r.log.WarnContext(ctx, "event not written", "cluster", m.name, "reason", e.Reason, "err", err)
 	}
 }
 

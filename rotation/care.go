@@ -40,6 +40,7 @@ func (r *Reconciler) care(ctx context.Context) {
 			next = now.Add(time.Minute)
 		case now.Sub(last) >= canaryEvery:
 			anchor := *a
+			ctx, ended := r.trying(ctx, Attempt{Step: StepCanary, Object: a.ID, Actor: "certd", Why: canaryWhy})
 			err := r.signer.canary(ctx, f.Policy.Fleet, &anchor, now)
 			r.keyOutcome(anchor, err)
 			if err != nil {
@@ -47,8 +48,9 @@ func (r *Reconciler) care(ctx context.Context) {
 				r.keyFails++
 				next = now.Add(backoff(r.keyFails, canaryEvery))
 				r.mu.Unlock()
-				r.log.Error("the signing path does not work", "anchor", a.ID, "err", err)
+				r.log.ErrorContext(ctx, "the signing path does not work", "anchor", a.ID, "err", err)
 			}
+			ended(err)
 		default:
 			next = last.Add(canaryEvery)
 			if next.Sub(now) > canaryEvery {

@@ -65,6 +65,7 @@ type Reconciler struct {
 	atOnce  int
 	resync  time.Duration
 	tried   func(Attempt)
+	trying  func(context.Context, Attempt) (context.Context, func(error))
 
 	wake chan struct{}
 
@@ -111,6 +112,11 @@ type Options struct {
 	// is called from several clusters' passes at once, holds them up while it takes,
 	// and must not ask the Reconciler anything.
 	Tried func(Attempt)
+	// Trying is told of each step before anything of it is done; nil: nobody is. The
+	// context that it returns is the step's: all that the step asks of Keys and of its
+	// Cluster, the look afterwards included, and its lines in the log come with it.
+	// ended is called once, with what came of it. As to the rest it is as Tried.
+	Trying func(context.Context, Attempt) (step context.Context, ended func(error))
 }
 
 // Attempt is one step that was tried, whether or not there is an entry of it in the
@@ -122,6 +128,8 @@ type Attempt struct {
 	Step    Step   // StepTrustChange: a change of the trust anchor that has ended
 	Object  string
 	Webhook string
+	Actor   string        // "certd", or who asked for it
+	Why     string        // as the decision says
 	Writer  string        // for repairs: who wrote last, "" if that cannot be seen
 	Err     error         // nil: it was done
 	Took    time.Duration // signing, writing and looking; 0: not known
@@ -134,10 +142,13 @@ func NewReconciler(o Options) (*Reconciler, error) {
 	if o.WebhookKeys == nil {
 		o.WebhookKeys = o.Keys
 	}
-	r := &Reconciler{journal: o.Journal, signer: signer{o.Journal, o.Keys}, webhook: signer{o.Journal, o.WebhookKeys}, log: o.Log, atOnce: cmp.Or(o.AtOnce, 16), resync: cmp.Or(o.Resync, usualResync), tried: o.Tried,
+	r := &Reconciler{journal: o.Journal, signer: signer{o.Journal, o.Keys}, webhook: signer{o.Journal, o.WebhookKeys}, log: o.Log, atOnce: cmp.Or(o.AtOnce, 16), resync: cmp.Or(o.Resync, usualResync), tried: o.Tried, trying: o.Trying,
 		wake: make(chan struct{}, 1), members: map[string]*member{}, findings: map[string]Finding{}, foreign: map[string]time.Time{}}
 	if r.tried == nil {
 		r.tried = func(Attempt) {}
+	}
+	if r.trying == nil {
+		r.trying = func(ctx context.Context, _ Attempt) (context.Context, func(error)) { return ctx, func(error) {} }
 	}
 	r.beats()
 	var err error
@@ -564,11 +575,14 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 			d.wakeAt(now.Add(passPause))
 			break
 		}
-		sctx, cancel := context.WithTimeout(hand, stepTimeout)
+		step, ended := r.trying(hand, d.attempt(m.name))
+		sctx, cancel := context.WithTimeout(step, stepTimeout)
 		begun := time.Now()
-		err := r.act(sctx, hand, m, f, v, d)
+		err := r.act(sctx, step, m, f, v, d)
 		cancel()
-		if !r.acted(m, d, err, time.Since(begun)) {
+		more := r.acted(step, m, d, err, time.Since(begun))
+		ended(err)
+		if !more {
 			break
 		}
 	}
@@ -709,19 +723,26 @@ func (r *Reconciler) strangers(f Fleet, p Policy, o *Observation) (found []*x509
 	return found
 }
 
+// attempt is what is told of carrying the decision out.
+func (d Decision) attempt(cluster string) Attempt {
+	return Attempt{Cluster: cluster, Step: d.Step, Object: d.Object, Webhook: d.Webhook, Actor: d.Actor, Why: d.Why, Writer: d.Writer}
+}
+
 // acted takes note of how a step ended and says whether to go on at once.
-func (r *Reconciler) acted(m *member, d Decision, err error, took time.Duration) bool {
+func (r *Reconciler) acted(ctx context.Context, m *member, d Decision, err error, took time.Duration) bool {
 	now, told := wall(), true
 	defer func() { // without the lock
 		if told {
-			r.tried(Attempt{Cluster: m.name, Step: d.Step, Object: d.Object, Webhook: d.Webhook, Writer: d.Writer, Err: err, Took: took})
+			a := d.attempt(m.name)
+			a.Err, a.Took = err, took
+			r.tried(a)
 		}
 	}()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	l := d.lane()
 	if err == nil {
-		r.log.Info("step done", "cluster", m.name, "step", d.Step, "object", d.Object, "why", d.Why)
+		r.log.InfoContext(ctx, "step done", "cluster", m.name, "step", d.Step, "object", d.Object, "why", d.Why)
 		delete(m.failures, l)
 		delete(m.raced, l)
 		if d.contested() || d.Step == StepPodEvict {
@@ -730,11 +751,11 @@ func (r *Reconciler) acted(m *member, d Decision, err error, took time.Duration)
 		return true
 	}
 	if errors.Is(err, ErrNotNow) {
-		r.log.Info("step put off", "cluster", m.name, "step", d.Step, "object", d.Object, "why", d.Why, "err", err)
+		r.log.InfoContext(ctx, "step put off", "cluster", m.name, "step", d.Step, "object", d.Object, "why", d.Why, "err", err)
 		m.failed(d.Action, err, now, d.hurry())
 		return true
 	}
-	r.log.Error("step failed", "cluster", m.name, "step", d.Step, "object", d.Object, "why", d.Why, "err", err)
+	r.log.ErrorContext(ctx, "step failed", "cluster", m.name, "step", d.Step, "object", d.Object, "why", d.Why, "err", err)
 	// Somebody else was quicker: that is no failure, only a reason to look
 	// again, unless it keeps happening.
 	if errors.Is(err, ErrChanged) && m.raced[l] < 3 {

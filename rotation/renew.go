@@ -19,9 +19,11 @@ var ErrNoGain = fmt.Errorf("nothing to gain: %w", ErrUnsupported)
 // pod has to be restarted for it; linkerd-identity is, in time (judgeDates).
 func (r *Reconciler) RenewAnchor(ctx context.Context, actor, reason string) (Anchor, error) {
 	begun := time.Now()
+	ctx, ended := r.trying(ctx, Attempt{Step: StepTrustRenew, Actor: actor, Why: reason})
 	a, err := r.renewAnchor(ctx, actor, reason)
+	ended(err)
 	if !errors.Is(err, ErrUnsupported) { // else there was nothing to try
-		r.tried(Attempt{Step: StepTrustRenew, Object: a.ID, Err: err, Took: time.Since(begun)})
+		r.tried(Attempt{Step: StepTrustRenew, Object: a.ID, Actor: actor, Why: reason, Err: err, Took: time.Since(begun)})
 	}
 	return a, err
 }
@@ -70,7 +72,7 @@ func (r *Reconciler) renewAnchor(ctx context.Context, actor, reason string) (Anc
 	r.mu.Lock()
 	r.rememberAnchor(a)
 	r.mu.Unlock()
-	r.log.Info("trust anchor renewed", "anchor", a.ID, "not_after", renewed.NotAfter, "serial", rec.Serial, "actor", actor)
+	r.log.InfoContext(ctx, "trust anchor renewed", "anchor", a.ID, "not_after", renewed.NotAfter, "serial", rec.Serial, "actor", actor)
 	r.lookAgain()
 	r.poke()
 	return a, nil

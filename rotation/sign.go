@@ -277,6 +277,8 @@ func (s signer) askIssuer(ctx context.Context, a *Anchor, k IssuerSigner, p pki.
 	}
 }
 
+const canaryWhy = "no signature by this key in the last day"
+
 // canary signs a digest that stands for no certificate, so that a signing path
 // that broke is noticed long before it is needed.
 func (s signer) canary(ctx context.Context, fleet string, a *Anchor, now time.Time) error {
@@ -290,7 +292,7 @@ func (s signer) canary(ctx context.Context, fleet string, a *Anchor, now time.Ti
 	}
 	digest := sha256.Sum256(fmt.Appendf(nil, "certd canary v1\x00%s\x00%s\x00%s", fleet, a.Key, now.UTC().Format(time.RFC3339)))
 	rs := &recordedSigner{ctx: ctx, journal: s.journal, key: k, intent: Intent{
-		Step: StepCanary, Actor: "certd", Reason: "no signature by this key in the last day", Anchor: a.ID, Key: a.Key}}
+		Step: StepCanary, Actor: "certd", Reason: canaryWhy, Anchor: a.ID, Key: a.Key}}
 	sig, err := rs.Sign(nil, digest[:], crypto.SHA256)
 	if err != nil {
 		return fmt.Errorf("canary signature with %s: %w", a.Key, err)

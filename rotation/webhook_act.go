@@ -244,10 +244,10 @@ func (r *Reconciler) webhookKey(ctx context.Context, m *member, f Fleet, v View,
 			r.remember(m, Intent{}, Outcome{Result: OK, WebhookCA: &ca})
 			return ca, key, nil
 		case err == nil:
-			r.log.Warn("a webhook CA's key is there that this journal did not make; the next name is taken", "cluster", m.name, "key", ca.Key)
+			r.log.WarnContext(ctx, "a webhook CA's key is there that this journal did not make; the next name is taken", "cluster", m.name, "key", ca.Key)
 			continue
 		case errors.Is(err, ErrKeyUnfit):
-			r.log.Warn("a key of a webhook CA's name is there that must not sign; the next name is taken", "cluster", m.name, "key", ca.Key, "err", err)
+			r.log.WarnContext(ctx, "a key of a webhook CA's name is there that must not sign; the next name is taken", "cluster", m.name, "key", ca.Key, "err", err)
 			continue
 		case !errors.Is(err, ErrKeyNotFound):
 			return ca, nil, fmt.Errorf("look for key %s: %w", ca.Key, err)
@@ -301,7 +301,7 @@ func (r *Reconciler) recoverWebhookCAs(ctx context.Context, m *member, f Fleet, 
 			return found, fmt.Errorf("record the recovery of webhook CA %s of %s: %w", ca.ID, m.name, err)
 		}
 		r.remember(m, in, out)
-		r.log.Warn("webhook CA recovered from the cluster", "cluster", m.name, "anchor", ca.ID, "key", ca.Key)
+		r.log.WarnContext(ctx, "webhook CA recovered from the cluster", "cluster", m.name, "anchor", ca.ID, "key", ca.Key)
 		found = true
 	}
 	return found, nil

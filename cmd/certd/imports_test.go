@@ -42,6 +42,9 @@ func TestImportsPointOneWay(t *testing.T) {
 				if strings.HasPrefix(name, "github.com/chromedp/") {
 					t.Errorf("%s imports %s: a browser is for tests", path, name)
 				}
+				if strings.HasPrefix(name, "go.opentelemetry.io/") && filepath.Base(filepath.Dir(path)) != "traces" {
+					t.Errorf("%s imports %s: whoever is traced does not know it", path, name)
+				}
 				inside, ok := strings.CutPrefix(name, module)
 				if !ok {
 					continue

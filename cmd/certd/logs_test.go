@@ -19,8 +19,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite what is made from the code")
 
-// logged are the messages of all calls like log.Info("…") in the program, with
-// their level: what comes out as events.
+// logged are the messages of all calls like log.Info("…") and
+// log.InfoContext(ctx, "…") in the program, with their level: what comes out as events.
 func logged(t *testing.T) map[string]string {
 	t.Helper()
 	found := map[string]string{}
@@ -39,10 +39,18 @@ func logged(t *testing.T) map[string]string {
 					return true
 				}
 				method, ok := call.Fun.(*ast.SelectorExpr)
-				if !ok || !slices.Contains([]string{"Debug", "Info", "Warn", "Error"}, method.Sel.Name) || !isLog(method.X) {
+				if !ok || !isLog(method.X) {
 					return true
 				}
-				message, ok := call.Args[0].(*ast.BasicLit)
+				args := call.Args
+				name, withContext := strings.CutSuffix(method.Sel.Name, "Context")
+				if withContext && len(args) > 1 {
+					args = args[1:]
+				}
+				if !slices.Contains([]string{"Debug", "Info", "Warn", "Error"}, name) {
+					return true
+				}
+				message, ok := args[0].(*ast.BasicLit)
 				if !ok || message.Kind != token.STRING {
 					t.Errorf("%s: a message that is no fixed phrase", path)
 					return true
@@ -51,7 +59,7 @@ func logged(t *testing.T) map[string]string {
 				if err != nil {
 					t.Fatal(err)
 				}
-				event, level := logs.Event(text), strings.ToLower(method.Sel.Name)
+				event, level := logs.Event(text), strings.ToLower(name)
 				if before, known := found[event]; known && before != level {
 					level = before + ", " + level
 				}

@@ -24,8 +24,10 @@ import (
 
 	"certd.internal/cmd/certd/internal/api"
 	"certd.internal/cmd/certd/internal/config"
+	"certd.internal/cmd/certd/internal/logs"
 	"certd.internal/cmd/certd/internal/metrics"
 	"certd.internal/cmd/certd/internal/notify"
+	"certd.internal/cmd/certd/internal/traces"
 	"certd.internal/rotation"
 	"certd.internal/state"
 )
@@ -165,16 +167,20 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	}
 	level := &slog.LevelVar{} // a reload may change it
 	level.Set(c.LogLevel)
-	logs := newLogging(d.Log, level, c.LogFormat)
-	log := logs.Logger
+	logging := newLogging(d.Log, level, c.LogFormat)
+	log := logging.Logger
 	for _, w := range c.Warnings {
 		log.Warn("configuration", "at", w.Position.String(), "path", w.Path, "warning", w.Message)
 	}
 	counts := metrics.NewRecorder()
-	f := &fleet{log: log, getenv: d.Getenv, observe: counts.VaultRequest}
+	spans := traces.Start(ctx, traces.Options{Getenv: d.Getenv, Fleet: c.Name, Version: d.Version, Log: log, Scrubber: func() logs.Scrubber { return scrubber(c, d.Getenv) }})
+	f := &fleet{log: log, getenv: d.Getenv, observe: counts.VaultRequest, spans: spans}
 	defer func() {
 		if err := f.Close(); err != nil {
 			log.Error("closed with an error", "err", err)
+		}
+		if err := spans.Close(); err != nil {
+			log.Warn("traces not sent", "err", err)
 		}
 	}()
 	if f.journal, err = d.openJournal(c, lockTimeout); err != nil {
@@ -197,16 +203,17 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	if err := rotation.Started(f.journal, rotation.StepStart, "certd "+d.Version+" started"); err != nil {
 		return err
 	}
-	r, err := rotation.NewReconciler(rotation.Options{Journal: f.journal, Keys: f.keys, WebhookKeys: f.webhookKeys, Policy: c.Fleet(), Clusters: clusters, Log: log, Tried: counts.Tried})
+	r, err := rotation.NewReconciler(rotation.Options{Journal: f.journal, Keys: spans.Keys(f.keys, keySystem(c)), WebhookKeys: spans.Keys(f.webhookKeys, keySystem(c)),
+		Policy: c.Fleet(), Clusters: clusters, Log: log, Tried: counts.Tried, Trying: spans.Step})
 	if err != nil {
 		return err
 	}
 	counts.Keep(names(c))
-	n, err := newNotifier(c, f.journal, r, counts, log)
+	n, err := newNotifier(c, f.journal, r, counts, spans, log)
 	if err != nil {
 		return err
 	}
-	svc := &running{fleet: f, reconciler: r, notifier: n, started: time.Now().UTC().Truncate(time.Second), version: d.Version, logs: logs}
+	svc := &running{fleet: f, reconciler: r, notifier: n, started: time.Now().UTC().Truncate(time.Second), version: d.Version, logs: logging}
 	if dev {
 		reply, err := svc.Init(ctx, api.InitRequest{Actor: "certd", Reason: "run --dev"})
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"certd.internal/cmd/certd/internal/api"
 	"certd.internal/cmd/certd/internal/config"
 	"certd.internal/cmd/certd/internal/logs"
+	"certd.internal/cmd/certd/internal/traces"
 	"certd.internal/rotation"
 )
 
@@ -37,7 +38,7 @@ type logging struct {
 // there, too, and not to standard error in a form of its own.
 func newLogging(open func(slog.Leveler, string) *slog.Logger, configured slog.Leveler, format string) logging {
 	l := logging{fuse: logs.NewFuse(configured), recent: logs.NewRecent(recentLogs)}
-	l.Logger = slog.New(logs.Events(l.recent.Handler(open(l.fuse, format).Handler())))
+	l.Logger = slog.New(traces.Log(logs.Events(l.recent.Handler(open(l.fuse, format).Handler()))))
 	klog.SetSlogLogger(l.With(logs.EventKey, "kubernetes_client"))
 	return l
 }

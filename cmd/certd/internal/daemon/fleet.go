@@ -17,6 +17,7 @@ import (
 	"certd.internal/backends/vault"
 	"certd.internal/cmd/certd/internal/api"
 	"certd.internal/cmd/certd/internal/config"
+	"certd.internal/cmd/certd/internal/traces"
 	"certd.internal/pki"
 	"certd.internal/rotation"
 	"certd.internal/state"
@@ -32,6 +33,7 @@ type fleet struct {
 	webhookKeys rotation.Keys
 	vault       *vault.Vault                                     // nil: the keys are elsewhere
 	observe     func(operation, code string, took time.Duration) // is told of exchanges with Vault; nil: nobody is
+	spans       *traces.Traces                                   // of what the loop asks of clusters
 
 	mu       sync.Mutex
 	config   *config.Config
@@ -97,6 +99,7 @@ type lazyCluster struct {
 	// like tells whether a reloaded configuration still means this very
 	// cluster, reached in this very way.
 	like string
+	loop rotation.Cluster // the same, as the loop is given it
 
 	mu      sync.Mutex
 	cluster rotation.Cluster
@@ -105,6 +108,14 @@ type lazyCluster struct {
 
 func newLazyCluster(cc config.Cluster, log *slog.Logger) *lazyCluster {
 	return &lazyCluster{name: cc.Policy.Cluster, like: likeness(cc), open: func() (rotation.Cluster, error) { return openCluster(cc, log) }}
+}
+
+// clusterSystem is how the spans of what is asked of a cluster begin.
+func clusterSystem(cc config.Cluster) string {
+	if cc.Directory != "" {
+		return "directory"
+	}
+	return "k8s"
 }
 
 // likeness is everything about a cluster that its backend was made of. The
@@ -273,9 +284,10 @@ func (f *fleet) arrange(c *config.Config) (all map[string]rotation.Cluster, gone
 		l := was[name]
 		if l == nil || l.like != likeness(cc) {
 			l = newLazyCluster(cc, f.log)
+			l.loop = f.spans.Cluster(l, name, clusterSystem(cc))
 		}
 		f.clusters[name] = l
-		all[name] = l
+		all[name] = l.loop
 	}
 	for name, l := range was {
 		if f.clusters[name] != l {

@@ -63,6 +63,17 @@ func openVault(c *config.Config, auth vault.Auth, getenv func(string) string, lo
 	return k, nil
 }
 
+// keySystem is how the spans of what is asked of the key backend begin.
+func keySystem(c *config.Config) string {
+	switch {
+	case c.Keys.File != nil:
+		return "file"
+	case c.Keys.KMS != nil:
+		return "kms"
+	}
+	return "vault"
+}
+
 // vaultAuth is the way to log in that the configuration names; without one, a
 // token from the environment, as every Vault client takes it.
 func vaultAuth(a *config.VaultAuth, getenv func(string) string) (vault.Auth, error) {

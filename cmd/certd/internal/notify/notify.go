@@ -51,6 +51,9 @@ type World struct {
 	// that there is, with zeros; nil: nobody asks. It is quick, and may be called at
 	// any time.
 	Counted func(c Count, by int)
+	// Sending is told of each send before it begins; its context is the send's, and
+	// ended is called with what came of it. nil: nobody asks.
+	Sending func(ctx context.Context, name, kind string, m []receiver.Message) (send context.Context, ended func(error))
 	Log     *slog.Logger
 }
 
@@ -583,7 +586,7 @@ func (n *Notifier) Test(ctx context.Context, name, actor string) (receiver.Messa
 	m.Summary = clean(fmt.Sprintf("this is a test of receiver %s, asked for by %s; nothing is wrong", name, actor), maxMessage)
 	ctx, cancel := context.WithTimeout(ctx, sendFor)
 	defer cancel()
-	if err := r.Send(ctx, []receiver.Message{m}); err != nil {
+	if err := n.deliver(ctx, name, r.Receiver, []receiver.Message{m}); err != nil {
 		n.count(name, ResultFailed, 1)
 		return m, err
 	}

@@ -205,9 +205,20 @@ func (n *Notifier) send(hand context.Context, q *queue, letters []*letter, messa
 	go func() {
 		ctx, cancel := context.WithTimeout(hand, sendFor)
 		defer cancel()
-		r.err = to.Send(ctx, messages)
+		r.err = n.deliver(ctx, q.name, to, messages)
 		n.results <- r
 	}()
+}
+
+// deliver is one send.
+func (n *Notifier) deliver(ctx context.Context, name string, to receiver.Receiver, messages []receiver.Message) error {
+	if n.world.Sending == nil {
+		return to.Send(ctx, messages)
+	}
+	ctx, ended := n.world.Sending(ctx, name, to.Traits().Kind, messages)
+	err := to.Send(ctx, messages)
+	ended(err)
+	return err
 }
 
 // settle takes note of how a send ended.
