@@ -210,9 +210,9 @@ func (j *judgement) daemonRuns() []verdict {
 	return []verdict{{result: Error, say: j.Unanswered, hint: "certd run", runbook: "DaemonNotRunning"}}
 }
 
-// cyclesEvery is how long the daemon may go without finishing a look at some
+// CyclesEvery is how long the daemon may go without finishing a look at some
 // cluster: it looks at each once a minute, and a look that hangs takes a quarter.
-const cyclesEvery = 5 * time.Minute
+const CyclesEvery = 5 * time.Minute
 
 func (j *judgement) daemonCycles() []verdict {
 	if j.Daemon == nil || j.Config != nil && len(j.Config.Clusters) == 0 {
@@ -223,7 +223,7 @@ func (j *judgement) daemonCycles() []verdict {
 		last = *j.Daemon.LastCycleAt
 	}
 	switch ago := j.Now.Sub(last); {
-	case ago > cyclesEvery:
+	case ago > CyclesEvery:
 		return []verdict{{result: Error, say: fmt.Sprintf("the last look ended %s ago", left(ago)), hint: "certd status; look at the daemon's log, then start it anew"}}
 	case j.Daemon.LastCycleAt == nil:
 		return holds("it has just started")

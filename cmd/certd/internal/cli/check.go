@@ -174,6 +174,10 @@ func (v checkView) lines() []string {
 		lines = append(lines, head, strings.Repeat("-", cells(head)))
 		lines = append(append(lines, part...), "")
 	}
+	if v.short && v.width == 0 { // in a pipe, for a monitoring plugin: one line holds its performance data
+		s := v.doc.Summary
+		return append(lines, fmt.Sprintf("%s | claims=%d hold=%d warnings=%d;0 errors=%d;;0 unknown=%d", v.clean(v.sum()), s.Claims, s.Hold, s.Warnings, s.Errors, s.Unknown))
+	}
 	return append(lines, v.wrap("", "  ", v.clean(v.sum()))...)
 }
 

@@ -238,3 +238,28 @@ func (w *living) shows(t *testing.T, s story, schemas map[string]func(any) error
 		}
 	}
 }
+
+// Performance data have the thresholds that there are: an issuer's, of which each
+// may be unknown.
+func TestThresholdsOfWhatBreaksFirst(t *testing.T) {
+	at := time.Date(2027, 3, 20, 0, 0, 0, 0, time.UTC)
+	by := at.Add(-48 * time.Hour)
+	for _, row := range []struct {
+		name, kind string
+		issuer     rotation.IssuerStatus
+		want       string
+	}{
+		{"an issuer", "issuer", rotation.IssuerStatus{MustRenewBy: &by, FloorSeconds: 129600}, ";172800:;129600:"},
+		{"an issuer that is watched only", "issuer", rotation.IssuerStatus{FloorSeconds: 129600}, ";;129600:"},
+		{"an issuer whose floor is not known", "issuer", rotation.IssuerStatus{MustRenewBy: &by}, ";172800:;"},
+		{"a webhook", "webhook", rotation.IssuerStatus{MustRenewBy: &by, FloorSeconds: 129600}, ""},
+	} {
+		st := rotation.FleetStatus{FirstToBreak: &rotation.Break{Cluster: "east", Kind: row.kind, At: at}, Clusters: []rotation.ClusterStatus{{Name: "west"}, {Name: "east", Issuer: &row.issuer}}}
+		if got := least(st); got != row.want {
+			t.Errorf("%s: %q, want %q", row.name, got, row.want)
+		}
+	}
+	if got := least(rotation.FleetStatus{}); got != "" {
+		t.Errorf("nothing breaks: %q", got)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"certd.internal/cmd/certd/internal/api"
+	"certd.internal/cmd/certd/internal/check"
 	"certd.internal/rotation"
 )
 
@@ -174,8 +175,12 @@ func narrowed(st rotation.FleetStatus, names []string, selector string) (rotatio
 	return st, nil
 }
 
+// cycleStalled is from which age of the last cycle on alerts fire
+// (CertdCycleStalled).
+const cycleStalled = 30 * time.Minute
+
 // short is one line for a monitoring plugin, with performance data
-// ('label'=value[unit];[warn];[crit];[min]).
+// ('label'=value[unit];[warn];[crit]), thresholds where there are any.
 func short(st rotation.FleetStatus, now time.Time) string {
 	s := style{ascii: true}
 	what := "all " + count(st.Summary.Clusters, "cluster") + " ok"
@@ -193,14 +198,36 @@ func short(st rotation.FleetStatus, now time.Time) string {
 		line += fmt.Sprintf(" (%s left)", coarse(at.Sub(now)))
 	}
 	sum := st.Summary
-	line += fmt.Sprintf(" | clusters=%d ok=%d warning=%d critical=%d unknown=%d", sum.Clusters, sum.OK, sum.Warning, sum.Critical, sum.Unknown)
+	line += fmt.Sprintf(" | clusters=%d ok=%d warning=%d;0 critical=%d;;0 unknown=%d", sum.Clusters, sum.OK, sum.Warning, sum.Critical, sum.Unknown)
 	if at := st.NothingBreaksBefore; at != nil {
-		line += fmt.Sprintf(" min_expiry=%ds", int64(at.Sub(now)/time.Second))
+		line += fmt.Sprintf(" min_expiry=%ds%s", int64(at.Sub(now)/time.Second), least(st))
 	}
 	if d := st.Daemon; d != nil && d.LastCycleAt != nil {
-		line += fmt.Sprintf(" cycle_age=%ds", int64(now.Sub(*d.LastCycleAt)/time.Second))
+		line += fmt.Sprintf(" cycle_age=%ds;%d;%d", int64(now.Sub(*d.LastCycleAt)/time.Second), int64(check.CyclesEvery/time.Second), int64(cycleStalled/time.Second))
 	}
 	return line
+}
+
+// least are the thresholds of the time that is left to what breaks first: renewed
+// by then (RenewalOverdue), and what a repair may take (IssuerBelowFloor). Only
+// issuers have them.
+func least(st rotation.FleetStatus) string {
+	first := st.FirstToBreak
+	if first == nil || first.Kind != "issuer" {
+		return ""
+	}
+	i := slices.IndexFunc(st.Clusters, func(c rotation.ClusterStatus) bool { return c.Name == first.Cluster })
+	if i < 0 || st.Clusters[i].Issuer == nil {
+		return ""
+	}
+	warn, critical := "", ""
+	if by := st.Clusters[i].Issuer.MustRenewBy; by != nil {
+		warn = fmt.Sprintf("%d:", int64(first.At.Sub(*by)/time.Second))
+	}
+	if floor := st.Clusters[i].Issuer.FloorSeconds; floor > 0 {
+		critical = fmt.Sprintf("%d:", floor)
+	}
+	return ";" + warn + ";" + critical
 }
 
 // watch looks again and again: a terminal is redrawn, a pipe gets a line for
