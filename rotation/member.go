@@ -325,7 +325,11 @@ func (r *Reconciler) decided(m *member, v View, d Decision) {
 		for i, f := range d.Findings {
 			ids[i] = f.ID
 		}
-		r.log.Info("decision", "cluster", m.name, "step", d.Step, "why", d.Why, "mode", d.Mode, "findings", ids, "next_run", d.Dates.NextRun)
+		attrs := []any{"cluster", m.name, "step", d.Step, "why", d.Why, "mode", d.Mode, "findings", ids}
+		if !d.Dates.NextRun.IsZero() { // nothing is to be renewed where there is no issuer, or where certd only watches
+			attrs = append(attrs, "next_run", d.Dates.NextRun)
+		}
+		r.log.Info("decision", attrs...)
 	}
 	m.decision = d
 }

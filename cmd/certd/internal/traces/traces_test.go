@@ -149,6 +149,9 @@ func TestARotationIsOneTrace(t *testing.T) {
 		if n := len(w.named("verify.loaded")); n != 1 {
 			t.Errorf("seen in use %d times", n)
 		}
+		if strings.Contains(w.log.String(), "0001-01-01") || !strings.Contains(w.log.String(), `"next_run":`) {
+			t.Errorf("a time that there is not is logged, or none is:\n%s", w.log.String())
+		}
 		found := false
 		for line := range strings.Lines(w.log.String()) {
 			var l struct {
