@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -146,5 +147,50 @@ func TestEachClaimHasARunbook(t *testing.T) {
 				t.Errorf("runbook %s is about claim %s, which certd check never judges", p.Name, id)
 			}
 		}
+	}
+}
+
+// What the threat model says is shown by a test, is: the test is there, and each threat
+// has one.
+func TestEachThreatHasATest(t *testing.T) {
+	there := map[string]bool{}
+	err := filepath.WalkDir("../..", func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`).FindAllSubmatch(text, -1) {
+			there[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := os.ReadFile("../../docs/threat-model.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(doc), "## Threats")
+	table, _, _ = strings.Cut(table, "\n## ")
+	threats := 0
+	for line := range strings.Lines(table) {
+		cells := strings.Split(line, "|")
+		if len(cells) != 5 || strings.HasPrefix(strings.TrimSpace(cells[1]), "---") || strings.TrimSpace(cells[1]) == "threat" {
+			continue
+		}
+		threats++
+		names := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllStringSubmatch(cells[3], -1)
+		if len(names) == 0 {
+			t.Errorf("nothing shows what stands against %q", strings.TrimSpace(cells[1]))
+		}
+		for _, m := range names {
+			if !there[m[1]] {
+				t.Errorf("%s is named, and there is no such test", m[1])
+			}
+		}
+	}
+	if threats < 15 {
+		t.Errorf("%d threats were read", threats)
 	}
 }

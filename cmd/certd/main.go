@@ -18,6 +18,7 @@ import (
 	"certd.internal/cmd/certd/internal/check"
 	"certd.internal/cmd/certd/internal/cli"
 	"certd.internal/cmd/certd/internal/daemon"
+	"certd.internal/cmd/certd/internal/harden"
 	"certd.internal/rotation"
 )
 
@@ -25,6 +26,9 @@ import (
 var version, commit, date string
 
 func main() {
+	if err := harden.Process(); err != nil {
+		fmt.Fprintf(os.Stderr, "certd: harden the process: %v; what is in its memory could be read by other processes of this user, or get into a core dump\n", err)
+	}
 	d := daemon.Daemon{Getenv: os.Getenv, Stdout: os.Stdout, Log: logger, Version: info().Version, Revision: info().Commit, CrashPoint: crashPoint()}
 	app := &cli.App{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Now: time.Now, Version: info(),

@@ -24,6 +24,7 @@ import (
 
 	"certd.internal/cmd/certd/internal/api"
 	"certd.internal/cmd/certd/internal/config"
+	"certd.internal/cmd/certd/internal/harden"
 	"certd.internal/cmd/certd/internal/logs"
 	"certd.internal/cmd/certd/internal/metrics"
 	"certd.internal/cmd/certd/internal/notify"
@@ -226,6 +227,11 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 		return err
 	}
 	log.Info("certd runs", "fleet", c.Name, "clusters", len(c.Clusters), "version", d.Version, "socket", c.Server.Socket, "listen", listen, "config", c.File)
+	if why := harden.Lock(); why != "" {
+		log.Info("memory may be swapped out", "why", why)
+	} else {
+		log.Info("memory is locked")
+	}
 	d.sayWhere(c, dev, listen)
 
 	served := make(chan error, 2)
