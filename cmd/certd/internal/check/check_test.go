@@ -92,6 +92,13 @@ func TestClaims(t *testing.T) {
 			want{"daemon-cycles": check.Error}, "the last look ended 10m ago"},
 		{"the daemon is an older one", func(_ *checktest.World, e *check.Evidence) { e.DaemonVersion = "0.9.0" },
 			want{"daemon-version": check.Warning}, "the daemon is 0.9.0, the command 1.0.0"},
+		{"receivers that are silent", func(_ *checktest.World, e *check.Evidence) {
+			e.Daemon.Receivers = []rotation.ReceiverStatus{{Name: "ops", LastDelivery: at(-40 * 24 * time.Hour)}, {Name: "soc"}, {Name: "pager", LastDelivery: at(-time.Hour)}}
+		}, want{"receivers-tested": check.Warning}, "soc has never taken a notification"},
+		{"a receiver that fails", func(_ *checktest.World, e *check.Evidence) {
+			e.Daemon.Receivers = []rotation.ReceiverStatus{{Name: "ops", FailingSince: at(-time.Hour)}}
+			e.Findings = []check.Finding{{Finding: rotation.Finding{ID: "NotifyFailing", Severity: rotation.StateWarning, Message: "ops answers 503"}}}
+		}, want{"receivers-tested": check.Warning}, "ops answers 503"},
 		{"a reload was refused", func(_ *checktest.World, e *check.Evidence) {
 			e.Findings = []check.Finding{{Finding: rotation.Finding{ID: "ConfigReloadFailed", Severity: rotation.StateWarning, Message: "the old one is in force"}}}
 		}, want{"daemon-config": check.Warning}, "the old one is in force"},

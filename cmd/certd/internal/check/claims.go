@@ -67,6 +67,7 @@ func Claims() []Claim {
 		{ID: "daemon-config", Category: CategoryDaemon, Says: "the daemon goes by the configuration as it is", Findings: []string{"ConfigReloadFailed"}, judge: (*judgement).daemonOnly},
 		{ID: "one-daemon", Category: CategoryDaemon, Says: "no other certd has taken over", Findings: []string{"Deposed"}, judge: (*judgement).eachSeen},
 		{ID: "anchors-recovered", Category: CategoryDaemon, Says: "nothing of a lost journal is missing", Findings: []string{"AnchorNotRecovered"}, judge: (*judgement).daemonOnly},
+		{ID: "receivers-tested", Category: CategoryDaemon, Says: "each receiver of notifications has taken one lately", Findings: []string{"NotifyFailing"}, judge: (*judgement).receivers},
 		{ID: "other-findings", Category: CategoryDaemon, Says: "certd finds nothing else", judge: (*judgement).others},
 
 		{ID: keysReachable, Category: CategoryKeys, Says: "the key backend answers", Findings: []string{"KeysUnavailable"}, Pre: true, judge: (*judgement).keysReachable},

@@ -232,6 +232,31 @@ func (j *judgement) daemonCycles() []verdict {
 	}
 }
 
+// silence is how long a receiver of notifications may have taken none before it is worth
+// a test: a fleet that is well has nothing to tell.
+const silence = 30 * 24 * time.Hour
+
+func (j *judgement) receivers() []verdict {
+	if j.Daemon == nil || len(j.Daemon.Receivers) == 0 {
+		return nil
+	}
+	var silent []verdict
+	for _, r := range j.Daemon.Receivers {
+		hint := "certd debug notify " + r.Name
+		switch {
+		case r.FailingSince != nil: // a finding says so
+		case r.LastDelivery == nil:
+			silent = append(silent, verdict{result: Warning, say: r.Name + " has never taken a notification", hint: hint})
+		case j.Now.Sub(*r.LastDelivery) > silence:
+			silent = append(silent, verdict{result: Warning, say: fmt.Sprintf("%s last took a notification %s ago", r.Name, left(j.Now.Sub(*r.LastDelivery))), hint: hint})
+		}
+	}
+	if len(silent) > 0 {
+		return silent
+	}
+	return holds("%d", len(j.Daemon.Receivers))
+}
+
 func (j *judgement) daemonVersion() []verdict {
 	switch {
 	case j.Daemon == nil:
