@@ -43,6 +43,8 @@ generate:
 	$(GO) run ./cmd/certd config example > docs/reference/certd.yaml
 	$(GO) test ./cmd/certd/internal/metrics -run '^TestTheReferenceIsWhatIsRegistered$$' -update
 	$(GO) run ./cmd/certd/internal/alert/generate .
+	$(GO) -C deploy/helm run ./generate ../.. ../..
+	$(GO) -C deploy/helm test . -run TestWhatTheExamplesRenderTo -update
 	$(GO) test ./cmd/certd/internal/cli -run TestSchemasAreUpToDate -update
 	$(GO) test ./cmd/certd -run TestEachEventIsDocumented -update
 
