@@ -2,18 +2,31 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	authv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/yaml"
 
 	"certd.internal/deploy/rbac"
+	"certd.internal/rotation"
 )
 
 // installed are the objects of a file that the chart was rendered to: those for people
@@ -116,4 +129,179 @@ func rights(t *testing.T, all []*unstructured.Unstructured, subject rbacv1.Subje
 		of[o.GetKind()+" "+o.GetNamespace()+"/"+o.GetName()] = o.Object
 	}
 	return of
+}
+
+// applier applies objects as helm does, by server-side apply, which leaves no field
+// aside that the API server does not know.
+type applier struct {
+	t      testing.TB
+	client dynamic.Interface
+	mapper *restmapper.DeferredDiscoveryRESTMapper
+}
+
+func (s *site) applier(i int) applier {
+	s.t.Helper()
+	rc, err := clientcmd.BuildConfigFromFlags("", s.lab.Clusters[i].Kubeconfig)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	rc.QPS = -1
+	client, err := dynamic.NewForConfig(rc)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return applier{s.t, client, restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(s.kube[i].Discovery()))}
+}
+
+func (a applier) resource(o *unstructured.Unstructured) dynamic.ResourceInterface {
+	a.t.Helper()
+	kind := o.GroupVersionKind()
+	m, err := a.mapper.RESTMapping(kind.GroupKind(), kind.Version)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	if o.GetNamespace() == "" {
+		return a.client.Resource(m.Resource)
+	}
+	return a.client.Resource(m.Resource).Namespace(o.GetNamespace())
+}
+
+// apply has an object until the test ends; as a dry run, not even now.
+func (a applier) apply(o *unstructured.Unstructured, dryRun ...string) {
+	a.t.Helper()
+	to := a.resource(o)
+	_, err := to.Apply(context.Background(), o.GetName(), o, metav1.ApplyOptions{FieldManager: "helm", DryRun: dryRun})
+	if err != nil {
+		a.t.Fatalf("%s %s/%s: %v", o.GetKind(), o.GetNamespace(), o.GetName(), err)
+	}
+	if len(dryRun) == 0 {
+		a.t.Cleanup(func() {
+			now := int64(0)
+			if err := to.Delete(context.Background(), o.GetName(), metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil && !apierrors.IsNotFound(err) {
+				a.t.Error(err)
+			}
+		})
+	}
+}
+
+// ownName gives roles and bindings names of their own: the lab has given another certd the
+// same.
+func (s *site) ownName(o *unstructured.Unstructured) {
+	s.t.Helper()
+	if !strings.HasPrefix(o.GetAPIVersion(), "rbac.authorization.k8s.io/") {
+		return
+	}
+	o.SetName("chart-" + o.GetName())
+	if role, binds, _ := unstructured.NestedString(o.Object, "roleRef", "name"); binds {
+		if err := unstructured.SetNestedField(o.Object, "chart-"+role, "roleRef", "name"); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+// The API server takes every object of the chart.
+func TestTheChartsObjectsAreAccepted(t *testing.T) {
+	s := newSite(t, 1, daily)
+	a := s.applier(0)
+	for _, file := range renderings {
+		for _, o := range installed(t, file) {
+			if strings.HasPrefix(o.GetAPIVersion(), "monitoring.coreos.com/") {
+				continue // of the Prometheus operator
+			}
+			if o.GetNamespace() != "" {
+				o.SetNamespace("default")
+			}
+			s.ownName(o)
+			a.apply(o, metav1.DryRunAll)
+		}
+	}
+}
+
+// certd does all its work in the cluster that the chart is installed in with the token of
+// the chart's ServiceAccount, under the chart's configuration, and can do no grave thing
+// that it does not need.
+func TestTheChartInstalled(t *testing.T) {
+	s := newSite(t, 1, daily)
+	a := s.applier(0)
+	ctx := context.Background()
+	for _, name := range []string{"linkerd", "pki"} {
+		_, err := s.kube[0].CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		if err := s.kube[0].CoreV1().Namespaces().Delete(ctx, "pki", metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	all := installed(t, "helm/testdata/rendered/home.yaml")
+	for _, o := range all {
+		s.ownName(o)
+		a.apply(o)
+	}
+
+	// The pod comes, and what it mounts is certd's configuration.
+	var settings map[string]any
+	s.eventually(30*time.Second, func() string {
+		text, err := os.ReadFile(filepath.Join(s.lab.Clusters[0].Projections, "pki", "mesh-certd-0", "etc", "certd.yaml"))
+		if err != nil {
+			return err.Error()
+		}
+		if err := yaml.Unmarshal(text, &settings); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	token, err := s.kube[0].CoreV1().ServiceAccounts("pki").CreateToken(ctx, "mesh-certd", &authv1.TokenRequest{}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kubeconfig := s.kubeconfig(0, func(c *api.Config) {
+		for _, a := range c.AuthInfos {
+			*a = api.AuthInfo{Token: token.Status.Token}
+		}
+	})
+	settings["name"] = s.fleet
+	settings["stateDir"] = "state"
+	settings["server"] = map[string]any{"socket": "certd.sock"}
+	settings["clusters"] = []any{map[string]any{"name": "home", "kubeconfig": map[string]any{"file": kubeconfig}}}
+	settings["keys"] = map[string]any{"vault": map[string]any{"address": s.lab.Vault.Address, "caFile": s.lab.Vault.CAFile,
+		"auth": map[string]any{"appRole": map[string]any{"roleID": s.lab.Vault.RoleID, "secretIDFrom": map[string]any{"file": s.lab.Vault.SecretIDFile}}}}}
+	defaults := settings["defaults"].(map[string]any)
+	if defaults["webhooks"].(map[string]any)["probeNamespace"] != "pki" {
+		t.Fatalf("dry runs are made elsewhere than in the release's namespace: %v", defaults)
+	}
+	long := map[string]any{"lifetime": "90d", "renewBefore": "61d"}
+	defaults["issuer"] = long
+	defaults["webhooks"] = map[string]any{"probeNamespace": "pki", "lifetime": "90d", "renewBefore": "61d"}
+	text, err := yaml.Marshal(settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write("certd.yaml", string(text))
+
+	s.must("init", "--config", "certd.yaml", "--yes")
+	s.must("clusters", "test", "--config", "certd.yaml")
+	s.run()
+	s.converged()
+	s.installIdentity(0)
+	s.installWebhooks(0, "control-plane")
+	s.eventually(90*time.Second, func() string {
+		st, _ := s.status()
+		c := st.Clusters[0]
+		for _, h := range c.Webhooks {
+			if h.Mode != "managed" || h.Served == nil || h.Served.State != "yes" {
+				return h.Name + " is not served as it was delivered"
+			}
+		}
+		if len(c.Webhooks) != 3 || st.State != rotation.StateOK || c.Issuer == nil || c.Issuer.Loaded == nil || c.Issuer.Loaded.State != "yes" {
+			return fmt.Sprintf("%d webhooks, %s, issuer %+v", len(c.Webhooks), st.State, c.Issuer)
+		}
+		return ""
+	})
+	s.must("rotate", "issuer", "home", "--config", "certd.yaml", "--wait", "--yes", "--reason", "test")
+	if r, code := s.checked("--wait", "60s"); code != 0 {
+		t.Errorf("check: exit %d, %v", code, troubles(r))
+	}
 }

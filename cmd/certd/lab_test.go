@@ -62,6 +62,7 @@ type lab struct {
 		Kubeconfig      string `json:"kubeconfig"`
 		CertdKubeconfig string `json:"certdKubeconfig"`
 		PID             int    `json:"pid"`
+		Projections     string `json:"projections"`
 	} `json:"clusters"`
 	Vault struct {
 		Address       string `json:"address"`

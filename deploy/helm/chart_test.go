@@ -18,6 +18,8 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/pod-security-admission/api"
+	"k8s.io/pod-security-admission/policy"
 	"sigs.k8s.io/yaml"
 )
 
@@ -187,9 +189,19 @@ func only[T any](t *testing.T, all map[string][]any, kind string) *T {
 
 // The pod is as the "restricted" Pod Security Standard asks, and goes further.
 func TestThePodMayDoLittle(t *testing.T) {
+	standard, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, values := range examples(t) {
 		all := objects(t, mustRender(t, string(values)))
-		pod := only[appsv1.StatefulSet](t, all, "StatefulSet").Spec.Template.Spec
+		template := only[appsv1.StatefulSet](t, all, "StatefulSet").Spec.Template
+		for _, r := range standard.EvaluatePod(api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}, &template.ObjectMeta, &template.Spec) {
+			if !r.Allowed {
+				t.Errorf("%s: %s %s", name, r.ForbiddenReason, r.ForbiddenDetail)
+			}
+		}
+		pod := template.Spec
 		sc := pod.SecurityContext
 		if sc == nil || sc.RunAsNonRoot == nil || !*sc.RunAsNonRoot || *sc.RunAsUser != 65532 || *sc.RunAsGroup != 65532 || sc.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
 			t.Errorf("%s: the pod runs as %+v", name, sc)
