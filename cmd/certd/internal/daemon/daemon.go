@@ -247,10 +247,15 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	if page != nil && f.vault != nil {
 		go watchVault(ctx, f.vault.Health, counts)
 	}
+	systemd, told := d.manager(log), make(chan struct{})
+	go func() {
+		defer close(told)
+		systemd.until(ctx, fmt.Sprintf("fleet %s, %s", c.Name, several(len(c.Clusters), "cluster")), svc.alive)
+	}()
 	reloaded := make(chan struct{})
 	go func() {
 		defer close(reloaded)
-		d.reloads(ctx, f, r, n, counts, log, level)
+		d.reloads(ctx, f, r, n, counts, log, level, systemd)
 	}()
 	notified := make(chan struct{})
 	go func() {
@@ -267,6 +272,7 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 		stop()
 		err = errors.Join(err, <-looped, <-served)
 	}
+	<-told
 	<-reloaded
 	<-notified
 	log.Info("certd has stopped", "fleet", c.Name)
@@ -297,7 +303,7 @@ func newPassphrase() (string, error) {
 // changes. A change is noticed by the folder's events, since editors and
 // kubelets replace files, and once a minute by content, since events can be
 // lost.
-func (d Daemon) reloads(ctx context.Context, f *fleet, r *rotation.Reconciler, n *notify.Notifier, counts *metrics.Recorder, log *slog.Logger, level *slog.LevelVar) {
+func (d Daemon) reloads(ctx context.Context, f *fleet, r *rotation.Reconciler, n *notify.Notifier, counts *metrics.Recorder, log *slog.Logger, level *slog.LevelVar, systemd manager) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
@@ -358,7 +364,9 @@ func (d Daemon) reloads(ctx context.Context, f *fleet, r *rotation.Reconciler, n
 			continue
 		}
 		last = now
+		done := systemd.reloads()
 		d.reload(ctx, f, r, n, counts, log, level)
+		done()
 		follow()
 		last = digest(read())
 	}
