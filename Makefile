@@ -3,6 +3,7 @@
 # make lab    real API servers and a real Vault in the foreground (CLUSTERS, DIR, SCHEDULE)
 # make check  what needs no lab: formatting, vet, linters, drift, cross builds
 # make bench  the benchmarks
+# make image  a container image, without a container engine
 
 GO      ?= go
 CLUSTERS ?= 3
@@ -13,10 +14,14 @@ COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
 DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null)
 LDFLAGS  = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 
-.PHONY: build build-pkcs11 test check bench lab deps generate clean
+.PHONY: build image build-pkcs11 test check bench lab deps generate clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/certd ./cmd/certd
+
+# bin/certd-image.tar, for docker load, podman load and ctr image import.
+image: build
+	$(GO) -C deploy/container run . -program $(CURDIR)/bin/certd -out $(CURDIR)/bin/certd-image.tar -tag certd:$(VERSION)
 
 # PKCS#11 needs C: a build of its own.
 build-pkcs11:
