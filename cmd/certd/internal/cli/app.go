@@ -68,6 +68,7 @@ type App struct {
 	colorFlag  string
 	asciiFlag  bool
 	utcFlag    bool
+	tokenStdin bool
 	poll       time.Duration // between looks of --watch and --follow
 }
 

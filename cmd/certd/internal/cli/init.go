@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -54,6 +55,7 @@ func (a *App) initCommand() *cobra.Command {
 	f.BoolVar(&o.yes, "yes", false, "do not ask for the fleet's name")
 	f.StringVar(&o.answers, "answers", "", "YAML `file` with fleet, operator, witnesses, reason")
 	f.StringVar(&o.transcript, "transcript", "", "write the record to this new `file`: JSON if it ends in .json, else Markdown")
+	a.tokenFlag(cmd)
 	outputFlag(cmd, &format, "text", "json")
 	return cmd
 }
@@ -241,9 +243,29 @@ func readAnswers(path string) (initAnswers, error) {
 	return answers, nil
 }
 
-// creationToken is what creates the anchor key: $VAULT_TOKEN, then the file
-// that `vault login` leaves, else "".
+// tokenFlag lets a command take the token that creates a key from standard input: into a
+// container without a shell comes no environment variable, and arguments are seen by others.
+func (a *App) tokenFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&a.tokenStdin, "token-stdin", false, "read the token that creates the key from standard input, and not from $VAULT_TOKEN")
+}
+
+// maxToken is more than any token of Vault has.
+const maxToken = 64 << 10
+
+// creationToken is what creates the anchor key: with --token-stdin what standard input
+// has, else $VAULT_TOKEN, then the file that `vault login` leaves, else "".
 func (a *App) creationToken() (string, error) {
+	if a.tokenStdin {
+		b, err := io.ReadAll(io.LimitReader(a.Stdin, maxToken+1))
+		if err != nil {
+			return "", fmt.Errorf("read the token from standard input: %w", err)
+		}
+		token := strings.TrimSpace(string(b))
+		if token == "" || len(b) > maxToken || strings.ContainsAny(token, " \r\n") {
+			return "", usage("--token-stdin: standard input is to be one token and nothing else")
+		}
+		return token, nil
+	}
 	if token := strings.TrimSpace(a.Getenv("VAULT_TOKEN")); token != "" {
 		return token, nil
 	}

@@ -63,6 +63,7 @@ vault login left, as by certd init.`,
 	f.BoolVar(&compromised, "compromised", false, "the anchor's key, or an issuer's, is in the hands of others: away from it at once, at whatever cost")
 	f.BoolVar(&outsiders, "outsiders", false, "whoever talks to the fleet's meshes without certd looking after them has been seen to")
 	f.BoolVar(&manual, "manual", false, "wait after each stage for certd trust advance")
+	a.tokenFlag(cmd)
 	return cmd
 }
 
