@@ -4,6 +4,7 @@
 # make check  what needs no lab: formatting, vet, linters, drift, cross builds
 # make bench  the benchmarks
 # make image  a container image, without a container engine
+# make manual man pages and shell completions
 
 GO      ?= go
 CLUSTERS ?= 3
@@ -14,7 +15,7 @@ COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
 DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null)
 LDFLAGS  = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 
-.PHONY: build image build-pkcs11 test check bench lab deps generate clean
+.PHONY: build image manual build-pkcs11 test check bench lab deps generate clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/certd ./cmd/certd
@@ -22,6 +23,14 @@ build:
 # bin/certd-image.tar, for docker load, podman load and ctr image import.
 image: build
 	$(GO) -C deploy/container run . -program $(CURDIR)/bin/certd -out $(CURDIR)/bin/certd-image.tar -tag certd:$(VERSION)
+
+# Man pages and shell completions, for packages.
+manual: build
+	$(GO) run ./cmd/certd/internal/cli/manual bin/man '$(VERSION)' '$(DATE)'
+	mkdir -p bin/completions
+	bin/certd completion bash > bin/completions/certd.bash
+	bin/certd completion zsh > bin/completions/_certd
+	bin/certd completion fish > bin/completions/certd.fish
 
 # PKCS#11 needs C: a build of its own.
 build-pkcs11:

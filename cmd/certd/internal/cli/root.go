@@ -248,3 +248,7 @@ VAULT_TOKEN                   creates the anchor key (certd init, trust rotate, 
                               ~/.vault-token does; signing always uses keys.vault.auth`},
 	}
 }
+
+// Root is the command certd with all others below it, for what is made from them. It is not
+// to be executed.
+func (a *App) Root() *cobra.Command { return a.root() }
