@@ -12,6 +12,11 @@ func process() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		dump = fmt.Errorf("make the process undumpable (PR_SET_DUMPABLE): %w", err)
 	}
+	// A unit with LimitCORE=0 may forbid to set limits at all.
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_CORE, &limit); err == nil && limit == (unix.Rlimit{}) {
+		return dump
+	}
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		core = fmt.Errorf("set the limit on core dumps to 0 (RLIMIT_CORE): %w", err)
 	}
