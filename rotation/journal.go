@@ -102,6 +102,7 @@ const (
 	StepRecover         Step = "recover"          // learn an anchor from the world after the journal was lost
 	StepStart           Step = "start"            // the daemon started
 	StepReload          Step = "reload"           // the configuration was reloaded
+	StepRestore         Step = "restore"          // a copy of the journal took the place of the journal
 )
 
 // Intent is what certd is about to do.

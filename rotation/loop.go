@@ -185,7 +185,7 @@ func SettleFleet(j Journal) ([]PendingIntent, error) {
 		out := Outcome{Result: Unknown, Detail: "certd ended before the answer was recorded"}
 		switch p.Step {
 		case StepSign, StepCanary:
-		case StepAnchor, StepTrustChange, StepRecover, StepStart, StepReload, StepPause, StepResume:
+		case StepAnchor, StepTrustChange, StepRecover, StepStart, StepReload, StepPause, StepResume, StepRestore:
 			out = Outcome{Result: Abandoned, Detail: "certd ended before it took effect"}
 		default:
 			rest = append(rest, p)

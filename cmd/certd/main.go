@@ -60,6 +60,7 @@ func main() {
 			return c.Server.Socket, nil
 		},
 		Scrub:    d.Scrub,
+		Backups:  backupCommands{d},
 		Clusters: clusterCommands{d},
 		Config:   configCommands{d},
 		InspectCluster: func(ctx context.Context, path, cluster, part string) ([]byte, error) {
@@ -148,6 +149,19 @@ func info() cli.VersionInfo {
 		v.Version = "dev"
 	}
 	return v
+}
+
+// backupCommands adapts the daemon package to backup and restore.
+type backupCommands struct{ d daemon.Daemon }
+
+func (c backupCommands) SaveBackup(path, file string, s api.Snapshot, replace bool) (api.BackupReply, error) {
+	reply, err := c.d.SaveBackup(path, file, s, replace)
+	return reply, invalid(err)
+}
+
+func (c backupCommands) RestoreBackup(path string, r api.RestoreRequest) (api.RestoreReply, error) {
+	reply, err := c.d.RestoreBackup(path, r)
+	return reply, invalid(err)
 }
 
 // clusterCommands adapts the daemon package to the clusters commands.

@@ -113,6 +113,10 @@ func (s *scripted) Diagnosis(context.Context) (Diagnosis, error) {
 	return Diagnosis{Kind: "Diagnosis", PID: 7, Logs: []string{"{}"}}, s.err
 }
 
+func (s *scripted) Snapshot(context.Context) (Snapshot, error) {
+	return Snapshot{Kind: "JournalSnapshot", Fleet: "acme", Data: []byte("\x00pages")}, s.err
+}
+
 func (s *scripted) Rotate(ctx context.Context, r RotateRequest) (RotateReply, error) {
 	if s.rotate != nil {
 		return s.rotate(ctx, r)
@@ -223,6 +227,9 @@ func TestEveryQuestionTravelsAndItsAnswerComesBack(t *testing.T) {
 	}
 	if got, err := c.LogLevel(ctx, LogLevelRequest{Level: "debug", Seconds: 60, Actor: "root@evil"}); err != nil || got.Level != "debug" || got.Configured != s.init.Actor {
 		t.Errorf("LogLevel: %+v %v", got, err)
+	}
+	if got, err := c.Snapshot(ctx); err != nil || got.Fleet != "acme" || string(got.Data) != "\x00pages" {
+		t.Errorf("Snapshot: %+v %v", got, err)
 	}
 	if got, err := c.Diagnosis(ctx); err != nil || got.PID != 7 || len(got.Logs) != 1 {
 		t.Errorf("Diagnosis: %+v %v", got, err)

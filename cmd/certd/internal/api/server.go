@@ -98,6 +98,9 @@ func (s *Server) handler(socket string) http.Handler {
 	mux.HandleFunc("GET /v1/diagnosis", read(s, nil, func(ctx context.Context, _ url.Values) (any, error) {
 		return s.service.Diagnosis(ctx)
 	}))
+	mux.HandleFunc("GET /v1/snapshot", read(s, nil, func(ctx context.Context, _ url.Values) (any, error) {
+		return s.service.Snapshot(ctx)
+	}))
 	mux.HandleFunc("POST /v1/log-level", write(s, func(ctx context.Context, r LogLevelRequest, actor string) (any, error) {
 		r.Actor = actor
 		return s.service.LogLevel(ctx, r)

@@ -58,6 +58,8 @@ type Service interface {
 	LogLevel(ctx context.Context, r LogLevelRequest) (LogLevel, error)
 	// Diagnosis is what the daemon says of itself. It needs the daemon.
 	Diagnosis(ctx context.Context) (Diagnosis, error)
+	// Snapshot is a copy of the journal.
+	Snapshot(ctx context.Context) (Snapshot, error)
 	// Init makes the trust anchor.
 	Init(ctx context.Context, r InitRequest) (InitReply, error)
 }

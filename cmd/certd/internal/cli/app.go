@@ -55,6 +55,8 @@ type App struct {
 	// Scrub is what takes secrets out of a text: those that the configuration
 	// names, as far as they can be read, and what looks like one. May be nil.
 	Scrub func(configPath string) func(text string) string
+	// Backups is what backup and restore work with.
+	Backups BackupCommands
 	// Clusters is what the clusters commands work on.
 	Clusters ClusterCommands
 	// Config is what the config commands work on.

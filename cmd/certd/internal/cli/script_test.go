@@ -287,6 +287,10 @@ func (s *scripted) Diagnosis(context.Context) (api.Diagnosis, error) {
 	return api.Diagnosis{APIVersion: rotation.APIVersion, Kind: "Diagnosis", At: now, Version: "1.0.0", PID: 812, Goroutines: "goroutine 1 [running]:", Logs: []string{`{"msg":"certd runs"}`}}, nil
 }
 
+func (s *scripted) Snapshot(context.Context) (api.Snapshot, error) {
+	return api.Snapshot{APIVersion: rotation.APIVersion, Kind: "JournalSnapshot", Fleet: "acme-mesh", Data: []byte("pages")}, nil
+}
+
 func (s *scripted) Init(_ context.Context, r api.InitRequest) (api.InitReply, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

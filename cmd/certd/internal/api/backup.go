@@ -1,0 +1,78 @@
+package api
+
+import (
+	"context"
+	"time"
+)
+
+// Snapshot is the journal's file between two writes. Nothing in it is secret,
+// and nothing of it is for people.
+type Snapshot struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"` // JournalSnapshot
+	Fleet      string `json:"fleet"`
+	Data       []byte `json:"data"`
+}
+
+// JournalCopy says what a copy of the journal holds. All of it was verified.
+type JournalCopy struct {
+	Fleet    string         `json:"fleet"`
+	Schema   int            `json:"schema"`
+	Epoch    uint64         `json:"epoch"`
+	Entries  uint64         `json:"entries"`
+	First    uint64         `json:"first"`
+	Last     uint64         `json:"last"`
+	Head     string         `json:"head"` // hash of the last entry
+	At       time.Time      `json:"at,omitzero"`
+	Anchors  []CopiedAnchor `json:"anchors"`          // the newest generation first
+	Change   string         `json:"change,omitempty"` // of the trust anchor, under way, in words
+	Clusters int            `json:"clusters"`
+	Bytes    int64          `json:"bytes"`
+}
+
+// CopiedAnchor is a generation of the trust anchor in a copy of the journal.
+type CopiedAnchor struct {
+	ID       string    `json:"id"`
+	State    string    `json:"state"` // as in TrustAnchor
+	NotAfter time.Time `json:"notAfter,omitzero"`
+	SHA256   string    `json:"sha256,omitempty"`
+}
+
+// BackupReply is the document behind `certd backup -o json`.
+type BackupReply struct {
+	APIVersion string    `json:"apiVersion"`
+	Kind       string    `json:"kind"` // JournalBackup
+	File       string    `json:"file"`
+	SavedAt    time.Time `json:"savedAt"`
+	JournalCopy
+}
+
+// RestoreRequest asks to put a copy into the place of the journal. It never
+// goes over the socket: no daemon may run.
+type RestoreRequest struct {
+	File   string
+	Actor  string
+	Reason string
+	DryRun bool
+}
+
+// RestoreReply says what took the place of what or, in a dry run, would.
+type RestoreReply struct {
+	APIVersion string       `json:"apiVersion"`
+	Kind       string       `json:"kind"` // JournalRestore
+	File       string       `json:"file"`
+	StateDir   string       `json:"stateDir"`
+	DryRun     bool         `json:"dryRun"`
+	Copy       JournalCopy  `json:"copy"`
+	Present    *JournalCopy `json:"present,omitempty"`    // what was there; absent: nothing, or nothing readable
+	Unreadable string       `json:"unreadable,omitempty"` // why it cannot be read
+	Aside      string       `json:"aside,omitempty"`      // where that is kept
+	Epoch      uint64       `json:"epoch,omitempty"`      // of the restored journal
+	// Daemon says which certd holds the journal; only a dry run gets that far.
+	Daemon string `json:"daemon,omitempty"`
+}
+
+// Snapshot asks the daemon for its journal.
+func (c *Client) Snapshot(ctx context.Context) (doc Snapshot, err error) {
+	return doc, c.ask(ctx, "/v1/snapshot", nil, &doc)
+}
