@@ -408,7 +408,7 @@ func (r *Reconciler) fleet() Fleet {
 func (r *Reconciler) Problem(id string, err error) {
 	fix := map[string]string{"KeyUnfit": "certd history", "KeysDenied": "vault policy write certd-run deploy/vault/certd-run.hcl",
 		"KeysUnavailable": "vault status", "ConfigReloadFailed": "certd config validate", "JournalFailed": "certd history --verify", "AnchorNotRenewed": "certd trust renew",
-		"NotifyFailing": "certd debug notify NAME"}[id]
+		"NotifyFailing": "certd debug notify NAME", "BackupFailed": "certd backup FILE"}[id]
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	severity := StateWarning

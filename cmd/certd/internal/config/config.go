@@ -29,6 +29,7 @@ type Config struct {
 	Trust    rotation.TrustPolicy
 	Clusters []Cluster // in the order of the file, then those of clustersDir by file name
 	Server   Server
+	Backup   *Backup // nil: none
 	Notify   notify.Policy
 	LogLevel slog.Level
 	// LogFormat is "json" or "text"; "" is text on a terminal, JSON elsewhere.
@@ -110,6 +111,14 @@ type KMS struct{ URI string }
 type Server struct {
 	Socket string
 	Listen string // host:port; "": nowhere
+}
+
+// Backup is where and when the daemon saves its journal, and how many copies it
+// keeps.
+type Backup struct {
+	Dir      string
+	Schedule rotation.Schedule
+	Keep     int
 }
 
 // Cluster is one cluster, with exactly one of Kubeconfig, InCluster and
@@ -255,6 +264,7 @@ func (b *builder) build() {
 	_ = c.LogLevel.UnmarshalText([]byte(b.text(fleet, "log", "level"))) // one of four words
 	c.LogFormat = b.text(fleet, "log", "format")
 	b.keys(fleet)
+	b.backup(fleet)
 	b.clusters()
 	b.trust(fleet)
 	b.notify()
@@ -267,6 +277,23 @@ func (b *builder) reported(paths ...string) bool {
 	return slices.ContainsFunc(b.problems, func(p Problem) bool {
 		return slices.ContainsFunc(paths, func(path string) bool { return strings.Contains("."+p.Path+".", "."+path+".") })
 	})
+}
+
+// backup reads when the journal is saved, and where.
+func (b *builder) backup(fleet layers) {
+	if b.doc.sub("backup") == nil {
+		return
+	}
+	p := &Backup{Dir: b.path(fleet, "backup", "dir"), Keep: b.value(fleet, b.table, "backup", "keep").count}
+	zone, err := time.LoadLocation(b.value(fleet, b.table, "backup", "timeZone").text)
+	schedule, wrong := rotation.ParseSchedule(b.value(fleet, b.table, "backup", "schedule").text, zone)
+	if err == nil && wrong == nil {
+		p.Schedule = schedule
+	}
+	if p.Dir != "" && p.Dir == b.config.StateDir {
+		b.config.Warnings.add(fleet.at("backup", "dir"), "backup.dir", "is stateDir: what takes the journal takes its copies, too")
+	}
+	b.config.Backup = p
 }
 
 func (b *builder) keys(fleet layers) {

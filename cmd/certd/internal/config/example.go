@@ -89,6 +89,12 @@ clusters:
   - {name: vm-pool, directory: /srv/certd/vm-pool}    # a folder of files instead of a cluster
 # clustersDir: clusters.d         # more clusters, one in each .yaml file
 
+# backup:                         # copies of the journal, made by the daemon and verified; best on another disk
+#   dir: /backup/certd
+#   schedule: "0 4 * * *"         # cron, in timeZone
+#   timeZone: UTC
+#   keep: 7                       # older ones are deleted
+
 server:
   socket: /run/certd/certd.sock   # admin socket; its file mode says who may connect
   listen: 127.0.0.1:9843          # read only: /metrics, /livez, /readyz, /api/v1/status, /bundle.pem; left out: nowhere

@@ -85,6 +85,12 @@ func root() field {
 		{name: "approvals", later: true},
 		{name: "clusters", kind: kindList, fields: clusterFields(), oneOf: clusterTargets(), doc: "The clusters of the fleet."},
 		{name: "clustersDir", kind: kindPath, doc: "Folder with more clusters, one in each .yaml file."},
+		{name: "backup", kind: kindObject, doc: "Copies of the journal that the daemon makes; none if left out.", fields: []field{
+			{name: "dir", kind: kindPath, required: true, doc: "Folder of the copies, made if it is missing; on another disk than stateDir."},
+			{name: "schedule", kind: kindSchedule, builtin: "0 4 * * *", doc: "When: a cron expression of five fields."},
+			{name: "timeZone", kind: kindZone, builtin: "UTC", doc: "Where its wall clock hangs."},
+			{name: "keep", kind: kindCount, builtin: "7", most: 1000, doc: "How many are kept; older ones are deleted."},
+		}},
 		{name: "server", kind: kindObject, doc: "How to reach the daemon.", fields: []field{
 			{name: "socket", kind: kindPath, builtin: "/run/certd/certd.sock", doc: "Admin socket; its file mode says who may connect."},
 			{name: "listen", kind: kindListen, doc: "Where certd answers over HTTP, read only, as HOST:PORT, such as 127.0.0.1:9843: metrics, probes, the status and the trust bundle. Left out: nowhere."},

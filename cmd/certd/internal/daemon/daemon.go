@@ -257,6 +257,12 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 		defer close(reloaded)
 		d.reloads(ctx, f, r, n, counts, log, level, systemd)
 	}()
+	saved := make(chan struct{})
+	go func() {
+		defer close(saved)
+		b := &backups{policy: func() *config.Backup { return f.current().Backup }, fleet: c.Name, journal: f.journal, told: r, log: log}
+		b.run(ctx)
+	}()
 	notified := make(chan struct{})
 	go func() {
 		defer close(notified)
@@ -274,6 +280,7 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	}
 	<-told
 	<-reloaded
+	<-saved
 	<-notified
 	log.Info("certd has stopped", "fleet", c.Name)
 	return err
