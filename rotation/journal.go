@@ -47,6 +47,9 @@ type Journal interface {
 	// Cluster returns what is known of a cluster; a zero record if nothing is.
 	Cluster(name string) (ClusterRecord, error)
 
+	// Clusters returns what is known of all clusters, by name.
+	Clusters() ([]ClusterRecord, error)
+
 	// SaveCluster replaces it. Nothing is appended to the chain.
 	SaveCluster(ClusterRecord) error
 

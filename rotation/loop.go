@@ -59,6 +59,7 @@ const (
 // acts, and observes again; woken by watches, deadlines and requests.
 type Reconciler struct {
 	journal Journal
+	fence   *Fence // nil: there is no mirror
 	signer  signer // with the trust anchors' keys
 	webhook signer // with the webhook CAs' keys
 	log     *slog.Logger
@@ -98,7 +99,10 @@ type Reconciler struct {
 // Options are a Reconciler's parts.
 type Options struct {
 	Journal Journal
-	Keys    Keys // of the trust anchors
+	// Fence, if there is one, keeps the journal's mirror: no step begins once
+	// another daemon has that.
+	Fence *Fence
+	Keys  Keys // of the trust anchors
 	// WebhookKeys has the keys of the webhook CAs, and makes them; nil: as Keys.
 	WebhookKeys Keys
 	Policy      FleetPolicy
@@ -142,7 +146,10 @@ func NewReconciler(o Options) (*Reconciler, error) {
 	if o.WebhookKeys == nil {
 		o.WebhookKeys = o.Keys
 	}
-	r := &Reconciler{journal: o.Journal, signer: signer{o.Journal, o.Keys}, webhook: signer{o.Journal, o.WebhookKeys}, log: o.Log, atOnce: cmp.Or(o.AtOnce, 16), resync: cmp.Or(o.Resync, usualResync), tried: o.Tried, trying: o.Trying,
+	if o.Fence != nil {
+		o.Journal = fenced{o.Journal, o.Fence}
+	}
+	r := &Reconciler{journal: o.Journal, fence: o.Fence, signer: signer{o.Journal, o.Keys}, webhook: signer{o.Journal, o.WebhookKeys}, log: o.Log, atOnce: cmp.Or(o.AtOnce, 16), resync: cmp.Or(o.Resync, usualResync), tried: o.Tried, trying: o.Trying,
 		wake: make(chan struct{}, 1), members: map[string]*member{}, findings: map[string]Finding{}, foreign: map[string]time.Time{}}
 	if r.tried == nil {
 		r.tried = func(Attempt) {}
@@ -306,6 +313,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	r.mu.Lock()
 	r.begun = wall()
 	r.mu.Unlock()
+	if r.fence != nil {
+		working.Go(func() { r.keepMirror(ctx) })
+	}
 	for ctx.Err() == nil {
 		r.beats()
 		now := time.Now()
@@ -573,6 +583,9 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 		}
 		if !v.Record.Enrolled && r.othersUnseen(m, now) {
 			d.wakeAt(now.Add(passPause))
+			break
+		}
+		if r.deposed() {
 			break
 		}
 		step, ended := r.trying(hand, d.attempt(m.name))

@@ -408,11 +408,12 @@ func (r *Reconciler) fleet() Fleet {
 func (r *Reconciler) Problem(id string, err error) {
 	fix := map[string]string{"KeyUnfit": "certd history", "KeysDenied": "vault policy write certd-run deploy/vault/certd-run.hcl",
 		"KeysUnavailable": "vault status", "ConfigReloadFailed": "certd config validate", "JournalFailed": "certd history --verify", "AnchorNotRenewed": "certd trust renew",
-		"NotifyFailing": "certd debug notify NAME", "BackupFailed": "certd backup FILE"}[id]
+		"NotifyFailing": "certd debug notify NAME", "BackupFailed": "certd backup FILE",
+		"MirrorFailed": "vault status", "SecondDaemon": "certd runbook SecondDaemon"}[id]
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	severity := StateWarning
-	if id == "KeyUnfit" || id == "JournalFailed" {
+	if id == "KeyUnfit" || id == "JournalFailed" || id == "SecondDaemon" {
 		severity = StateCritical
 	}
 	r.findings[id] = Finding{ID: id, Severity: severity, Message: err.Error(), Fix: fix}

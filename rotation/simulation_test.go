@@ -28,6 +28,7 @@ type world struct {
 	resync   time.Duration
 	wrap     func(rotation.Journal) rotation.Journal // nil: as it is
 	tried    func(rotation.Attempt)                  // nil: nobody is told
+	mirror   rotation.Mirror                         // nil: there is none
 
 	journal *state.Journal
 	loop    *rotation.Reconciler
@@ -89,7 +90,12 @@ func (w *world) start() {
 	if w.wrap != nil {
 		journal = w.wrap(j)
 	}
-	w.loop, err = rotation.NewReconciler(rotation.Options{Journal: journal, Keys: w.keys, Policy: w.policy, Clusters: clusters, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Resync: w.resync, Tried: w.tried})
+	var fence *rotation.Fence
+	if w.mirror != nil {
+		fence = rotation.NewFence(w.mirror, j, w.keys, w.keys, "acme", "host-"+w.dir)
+		_, _ = fence.TakeOver(w.t.Context()) // one that does not answer is asked again
+	}
+	w.loop, err = rotation.NewReconciler(rotation.Options{Journal: journal, Fence: fence, Keys: w.keys, Policy: w.policy, Clusters: clusters, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Resync: w.resync, Tried: w.tried})
 	if err != nil {
 		w.t.Fatal(err)
 	}

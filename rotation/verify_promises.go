@@ -30,7 +30,7 @@ var concerns = map[string]string{
 	"StepFailed": "I4", "KeysDenied": "I4", "KeysUnavailable": "I4", "ClockSkew": "I4", "IssuerLost": "I4",
 	"WebhookUntrusted": "I5", "WebhookBroken": "I5", "WebhookUnusable": "I5", "WebhookNotServed": "I5", "WebhookMissing": "I5", "WebhookDenied": "I5",
 	"KeyExportable": "I6", "KeyUnfit": "I6", "AnchorKeyElsewhere": "I6", "TrustCompromised": "I6",
-	"Deposed": "I8", "SameCluster": "I8", "RepairHeldBack": "I8", "WebhookManagedElsewhere": "I8", "SecondWriter": "I8",
+	"Deposed": "I8", "SecondDaemon": "I8", "SameCluster": "I8", "RepairHeldBack": "I8", "WebhookManagedElsewhere": "I8", "SecondWriter": "I8",
 	"SignatureBudget": "I9", "AnchorNotRecovered": "I10", "JournalFailed": "I10",
 }
 

@@ -342,7 +342,7 @@ func (j *Journal) Cluster(name string) (rotation.ClusterRecord, error) {
 	return rotation.ClusterRecord(r), nil
 }
 
-// Clusters returns what is known of all clusters, by name.
+// Clusters implements [rotation.Journal].
 func (j *Journal) Clusters() ([]rotation.ClusterRecord, error) {
 	var all []rotation.ClusterRecord
 	err := j.view("read the clusters", func(t *txn) error {

@@ -100,6 +100,8 @@ func (c *client) explain(q call, f *fault) (why string, sentinel error) {
 		return "Vault is not initialised yet (vault operator init)", rotation.ErrUnavailable
 	case f.says("local node not active"):
 		return f.text() + "; Vault is electing a leader", rotation.ErrUnavailable
+	case f.says("check-and-set parameter did not match"):
+		return "somebody else has written it", rotation.ErrChanged
 	case f.says("requested version for signing", "refusing to use soft-deleted key", "no existing key named"):
 		return f.text() + "; somebody rotated or withdrew this key in Vault", rotation.ErrKeyUnfit
 	case f.says("signing key not found"):

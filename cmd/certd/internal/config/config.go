@@ -62,6 +62,7 @@ type Vault struct {
 	Transit   *Transit   // the anchors' keys; exactly one of Transit and PKI
 	PKI       *PKI
 	Webhooks  Transit // the webhook CAs' keys, whatever the anchors' are in
+	Mirror    *Mirror // nil: none
 }
 
 // VaultAuth has exactly one of its fields set.
@@ -94,6 +95,9 @@ type JWTAuth struct {
 
 // Transit is a Transit engine with keys of certd's, and how their names begin.
 type Transit struct{ Mount, KeyPrefix string }
+
+// Mirror is a secret of a KV engine of version 2.
+type Mirror struct{ Mount, Path string }
 
 // PKI is the root that Vault's PKI engine signs with.
 type PKI struct{ Mount, Issuer string }
@@ -337,6 +341,9 @@ func (b *builder) keys(fleet layers) {
 	}
 	if b.doc.sub("keys", "vault", "auth") != nil {
 		vault.Auth = b.auth(fleet)
+	}
+	if b.doc.sub("keys", "vault", "mirror") != nil {
+		vault.Mirror = &Mirror{b.text(fleet, "keys", "vault", "mirror", "mount"), b.text(fleet, "keys", "vault", "mirror", "path")}
 	}
 	b.engines(fleet, vault)
 }

@@ -23,6 +23,7 @@ keys:                             # exactly one of vault, file, kms
       # jwt: {role: certd, tokenFrom: {file: /run/spire/jwt}, mount: jwt}
     transit: {mount: certd-transit, webhookMount: certd-transit-webhooks, keyPrefix: acme-mesh}   # keys: acme-mesh-anchor-1, …
     # pki: {mount: pki-root, issuer: default}         # instead of transit's mount: issuers from an existing root of the PKI engine
+    # mirror: {mount: secret, path: certd/acme-mesh}  # KV v2: what a lost journal is rebuilt from, and what stops a second daemon
   # file: {dir: /var/lib/certd/keys, passphraseFrom: {file: /etc/certd/passphrase}}
   # kms: {uri: "pkcs11:module-path=/usr/lib/softhsm/libsofthsm2.so;token=certd?pin-source=/etc/certd/pin"}
 

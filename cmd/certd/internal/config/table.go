@@ -145,7 +145,10 @@ func keyFields() []field {
 				{name: "mount", kind: kindMount, required: true, doc: "Mount of the PKI engine."},
 				{name: "issuer", kind: kindID, builtin: "default", doc: "Which of the engine's issuers, by name or id."},
 			}},
-			{name: "mirror", later: true},
+			{name: "mirror", kind: kindObject, doc: "A copy of what certd knows of anchors and their change, outside of stateDir: a lost journal is rebuilt from it, and a second daemon is kept from writing by it. Nothing in it is secret.", fields: []field{
+				{name: "mount", kind: kindMount, required: true, doc: "Mount of a KV engine of version 2."},
+				{name: "path", kind: kindMount, required: true, doc: "Path of the one secret in it that is this fleet's."},
+			}},
 		}},
 		{name: "file", kind: kindObject, doc: "Encrypted key files.", fields: []field{
 			{name: "dir", kind: kindPath, required: true, doc: "Folder of the key files."},

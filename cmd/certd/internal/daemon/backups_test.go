@@ -15,11 +15,11 @@ import (
 	"certd.internal/state"
 )
 
-// told are the findings that stand.
-type told map[string]string
+// standing are the findings that stand.
+type standing map[string]string
 
-func (s told) Problem(id string, err error) { s[id] = err.Error() }
-func (s told) Solved(ids ...string) {
+func (s standing) Problem(id string, err error) { s[id] = err.Error() }
+func (s standing) Solved(ids ...string) {
 	for _, id := range ids {
 		delete(s, id)
 	}
@@ -43,7 +43,7 @@ func TestBackupsBySchedule(t *testing.T) {
 			t.Fatal(err)
 		}
 		dir := filepath.Join(t.TempDir(), "backups")
-		p, findings := &config.Backup{Dir: dir, Schedule: daily, Keep: 3}, told{}
+		p, findings := &config.Backup{Dir: dir, Schedule: daily, Keep: 3}, standing{}
 		b := &backups{policy: func() *config.Backup { return p }, fleet: "acme", journal: j, told: findings, log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 		files := func() (names []string) {
 			all, err := os.ReadDir(dir)

@@ -204,7 +204,8 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	if err := rotation.Started(f.journal, rotation.StepStart, "certd "+d.Version+" started"); err != nil {
 		return err
 	}
-	r, err := rotation.NewReconciler(rotation.Options{Journal: f.journal, Keys: spans.Keys(f.keys, keySystem(c)), WebhookKeys: spans.Keys(f.webhookKeys, keySystem(c)),
+	fence := d.takeOver(ctx, f, c, log)
+	r, err := rotation.NewReconciler(rotation.Options{Journal: f.journal, Fence: fence, Keys: spans.Keys(f.keys, keySystem(c)), WebhookKeys: spans.Keys(f.webhookKeys, keySystem(c)),
 		Policy: c.Fleet(), Clusters: clusters, Log: log, Tried: counts.Tried, Trying: spans.Step})
 	if err != nil {
 		return err
@@ -214,7 +215,7 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	if err != nil {
 		return err
 	}
-	svc := &running{fleet: f, reconciler: r, notifier: n, started: time.Now().UTC().Truncate(time.Second), version: d.Version, logs: logging}
+	svc := &running{fleet: f, reconciler: r, fence: fence, notifier: n, started: time.Now().UTC().Truncate(time.Second), version: d.Version, logs: logging}
 	if dev {
 		reply, err := svc.Init(ctx, api.InitRequest{Actor: "certd", Reason: "run --dev"})
 		if err != nil {

@@ -25,6 +25,7 @@ type running struct {
 	*fleet
 	reconciler *rotation.Reconciler
 	notifier   *notify.Notifier
+	fence      *rotation.Fence // nil: there is no mirror
 	started    time.Time
 	version    string
 	logs       logging

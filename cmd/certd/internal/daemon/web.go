@@ -64,7 +64,7 @@ func (s *running) web(log *slog.Logger, counts *metrics.Recorder, revision strin
 		Bundle:  s.bundlePEM,
 		Metrics: metrics.Handler(source, slog.NewLogLogger(log.Handler(), slog.LevelError)),
 		Live:    []web.Check{{Name: "loop", Ask: s.loopBeats}, journal},
-		Ready:   []web.Check{{Name: "config", Ask: s.configLoaded}, journal, {Name: "socket", Ask: s.socketAnswers}},
+		Ready:   []web.Check{{Name: "config", Ask: s.configLoaded}, journal, {Name: "socket", Ask: s.socketAnswers}, {Name: "alone", Ask: s.alone}},
 		Page:    page.New(page.Options{Source: s, Zone: time.Local, Runbook: func(f rotation.Finding) string { return f.Runbook }, Log: log}),
 		Log:     log,
 	})

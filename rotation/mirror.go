@@ -1,0 +1,502 @@
+package rotation
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A Mirror is one small document outside of the state directory, written by
+// check-and-set. It is what a lost journal is rebuilt from, and whoever wrote it
+// last is the one daemon of the fleet.
+type Mirror interface {
+	// Load returns the document and its version; nil and a version if what was
+	// there was deleted, nil and 0 if nothing ever was. The errors are those of
+	// Keys.
+	Load(ctx context.Context) (doc []byte, version uint64, err error)
+
+	// Version returns the version alone: a cheap Load.
+	Version(ctx context.Context) (uint64, error)
+
+	// Save replaces the document, a JSON object, if it still has the version was,
+	// and returns the new one. Otherwise it changes nothing and returns an error
+	// wrapping ErrChanged. After one wrapping ErrOutcomeUnknown it may have been
+	// replaced.
+	Save(ctx context.Context, doc []byte, was uint64) (version uint64, err error)
+}
+
+// MirrorLimit is how large a document in a mirror may be: what Vault's storage
+// takes for one entry, whichever it is.
+const MirrorLimit = 500 << 10
+
+// mirrorTimeout bounds one exchange with the mirror: it stands before each step.
+const mirrorTimeout = 3 * time.Second
+
+const (
+	// mirrorPause is how long recorded steps are collected before they are saved.
+	mirrorPause = time.Second
+	// mirrorEvery is how often it is looked whether the mirror is still this
+	// daemon's, where nothing is to be done.
+	mirrorEvery = time.Minute
+	// mirrorAgain lies between tries where the mirror does not answer: until then
+	// no step waits for it.
+	mirrorAgain = 15 * time.Second
+)
+
+// ErrSecondDaemon: another certd has taken the mirror over, so this one writes
+// nothing any more.
+var ErrSecondDaemon = errors.New("another certd looks after this fleet")
+
+// mirrored is the document. There is no field for a private key. Fields are only
+// added.
+type mirrored struct {
+	Fleet      string            `json:"fleet"`
+	Epoch      uint64            `json:"epoch"`  // of the daemon that wrote it
+	Holder     string            `json:"holder"` // where that runs, for people
+	Nonce      string            `json:"nonce"`  // tells it from all others
+	Since      time.Time         `json:"since"`  // when it took the mirror over
+	Anchors    []mirroredAnchor  `json:"anchors"`
+	WebhookCAs []mirroredAnchor  `json:"webhookCAs"`
+	Change     *Change           `json:"change,omitempty"`
+	Clusters   []mirroredCluster `json:"clusters"`
+}
+
+// mirroredAnchor is an anchor, or a webhook CA of a cluster.
+type mirroredAnchor struct {
+	Cluster     string    `json:"cluster,omitempty"`
+	ID          string    `json:"id"`
+	Key         string    `json:"key"`
+	Backend     string    `json:"backend"`
+	Imported    bool      `json:"imported,omitempty"`
+	Certificate []byte    `json:"certificate,omitempty"` // DER
+	Formerly    []byte    `json:"formerly,omitempty"`    // DER
+	CreatedAt   time.Time `json:"createdAt,omitzero"`
+	RetiredAt   time.Time `json:"retiredAt,omitzero"`
+}
+
+// mirroredCluster is a cluster that is certd's.
+type mirroredCluster struct {
+	Name    string `json:"name"`
+	Adopted string `json:"adopted,omitempty"` // the generation it came with
+}
+
+func mirrorAnchor(a Anchor, cluster string) mirroredAnchor {
+	m := mirroredAnchor{Cluster: cluster, ID: a.ID, Key: a.Key, Backend: a.Backend, Imported: a.Imported, CreatedAt: a.CreatedAt, RetiredAt: a.RetiredAt}
+	if a.Certificate != nil {
+		m.Certificate = a.Certificate.Raw
+	}
+	if a.Formerly != nil {
+		m.Formerly = a.Formerly.Raw
+	}
+	return m
+}
+
+func (m mirroredAnchor) anchor() (a Anchor, err error) {
+	a = Anchor{ID: m.ID, Key: m.Key, Backend: m.Backend, Imported: m.Imported, CreatedAt: m.CreatedAt, RetiredAt: m.RetiredAt}
+	for _, c := range []struct {
+		der  []byte
+		into **x509.Certificate
+	}{{m.Certificate, &a.Certificate}, {m.Formerly, &a.Formerly}} {
+		if len(c.der) == 0 {
+			continue
+		}
+		if *c.into, err = x509.ParseCertificate(c.der); err != nil {
+			return a, fmt.Errorf("the certificate of %s: %w", m.ID, err)
+		}
+	}
+	return a, nil
+}
+
+// A Fence keeps a mirror, and tells whether this daemon is still the one that
+// may write. It is safe for concurrent use.
+type Fence struct {
+	mirror            Mirror
+	journal           Journal
+	keys, webhookKeys Keys
+	fleet             string
+	holder            string
+	nonce             string // tells this daemon from all others
+
+	mu      sync.Mutex
+	taken   bool // by this daemon, once
+	version uint64
+	wrote   []byte // at that version
+	since   time.Time
+	lost    error     // why this daemon writes no more
+	away    time.Time // when the mirror last did not answer; zero: it does
+
+	dirty chan struct{} // something was recorded
+}
+
+// NewFence returns a fence that has not looked at the mirror yet. holder says
+// where this daemon runs, for people. The keys prove what the mirror says.
+func NewFence(m Mirror, j Journal, keys, webhookKeys Keys, fleet, holder string) *Fence {
+	return &Fence{mirror: m, journal: j, keys: keys, webhookKeys: webhookKeys, fleet: fleet, holder: holder, nonce: rand.Text(), dirty: make(chan struct{}, 1)}
+}
+
+// TakeOver makes this daemon the mirror's: its epoch rises above the one there,
+// and whoever had it finds out before its next step. A journal that knows no
+// anchor is given what the mirror has; recovered says how many records those
+// were. After an error, Check tries again.
+func (f *Fence) TakeOver(ctx context.Context) (recovered int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.takeOver(ctx, true)
+}
+
+func (f *Fence) takeOver(ctx context.Context, recover bool) (recovered int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 4*mirrorTimeout)
+	defer cancel()
+	for range 3 {
+		text, version, err := f.mirror.Load(ctx)
+		if err != nil {
+			return recovered, fmt.Errorf("read the mirror: %w", err)
+		}
+		var there mirrored
+		if text != nil {
+			if err := json.Unmarshal(text, &there); err != nil {
+				return recovered, fmt.Errorf("read the mirror: what is there is no document of certd's: %w; name another path, or delete it", err)
+			}
+			if there.Fleet != f.fleet {
+				return recovered, fmt.Errorf("the mirror belongs to fleet %q, and the configuration says %q: %w; name another path", there.Fleet, f.fleet, ErrUnsupported)
+			}
+			if _, err := f.journal.RaiseEpoch(there.Epoch); err != nil {
+				return recovered, err
+			}
+			if recover {
+				n, err := f.recover(ctx, there)
+				recovered += n
+				if err != nil {
+					return recovered, fmt.Errorf("take over what the mirror has: %w", err)
+				}
+			}
+		}
+		f.since = wall().Truncate(time.Second)
+		doc, err := f.document()
+		if err != nil {
+			return recovered, err
+		}
+		switch now, err := f.mirror.Save(ctx, doc, version); {
+		case errors.Is(err, ErrChanged), errors.Is(err, ErrOutcomeUnknown):
+			continue // another one starts now, or was this one's own: look again
+		case err != nil:
+			return recovered, fmt.Errorf("take the mirror over: %w", err)
+		default:
+			f.taken, f.version, f.wrote = true, now, doc
+			return recovered, nil
+		}
+	}
+	return recovered, fmt.Errorf("take the mirror over: it keeps changing: %w", ErrUnavailable)
+}
+
+// Check says whether this daemon may still write: an error wrapping
+// ErrSecondDaemon says that it may not, now and from now on. Where the mirror
+// does not answer within three seconds, it may: the epoch in each object stands
+// against a late write; the error says what is wrong.
+func (f *Fence) Check(ctx context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.lost != nil:
+		return f.lost
+	case !f.taken:
+		_, err := f.takeOver(ctx, false)
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, mirrorTimeout)
+	defer cancel()
+	version, err := f.mirror.Version(ctx)
+	if err != nil {
+		return fmt.Errorf("look at the mirror: %w", err)
+	}
+	if version == f.version {
+		return nil
+	}
+	return f.differs(ctx)
+}
+
+// Keep saves what the journal holds now, if that is something else than what
+// was saved. The errors are those of Check.
+func (f *Fence) Keep(ctx context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.lost != nil {
+		return f.lost
+	}
+	if !f.taken {
+		_, err := f.takeOver(ctx, false)
+		return err
+	}
+	doc, err := f.document()
+	if err != nil {
+		return err
+	}
+	if bytes.Equal(doc, f.wrote) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*mirrorTimeout)
+	defer cancel()
+	version, err := f.mirror.Save(ctx, doc, f.version)
+	switch {
+	case errors.Is(err, ErrChanged):
+		return f.differs(ctx)
+	case err != nil: // if it took effect all the same, the next Check finds this daemon's nonce
+		return fmt.Errorf("save the mirror: %w", err)
+	}
+	f.version, f.wrote = version, doc
+	return nil
+}
+
+// differs looks at what is there in the place of what this daemon wrote: its own
+// document after all, if the answer to a write was lost, or another daemon's.
+func (f *Fence) differs(ctx context.Context) error {
+	text, version, err := f.mirror.Load(ctx)
+	if err != nil {
+		return fmt.Errorf("look at the mirror: %w", err)
+	}
+	var there mirrored
+	if text != nil && json.Unmarshal(text, &there) == nil && there.Nonce == f.nonce {
+		f.version, f.wrote = version, nil
+		return nil
+	}
+	who := "somebody has changed or deleted it"
+	if there.Fleet != "" {
+		who = fmt.Sprintf("the one on %s has had it since %s, with epoch %d, and this one's is %d", there.Holder, there.Since.UTC().Format(time.RFC3339), there.Epoch, f.journal.Epoch())
+	}
+	f.lost = fmt.Errorf("the mirror is no longer this daemon's: %s; nothing is written any more: %w", who, ErrSecondDaemon)
+	return f.lost
+}
+
+// Lost is why this daemon writes no more, nil while it may.
+func (f *Fence) Lost() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.lost
+}
+
+// document is what the journal holds, for the mirror.
+func (f *Fence) document() ([]byte, error) {
+	doc := mirrored{Fleet: f.fleet, Epoch: f.journal.Epoch(), Holder: f.holder, Nonce: f.nonce, Since: f.since, Anchors: []mirroredAnchor{}, WebhookCAs: []mirroredAnchor{}, Clusters: []mirroredCluster{}}
+	anchors, err := f.journal.Anchors()
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range anchors {
+		doc.Anchors = append(doc.Anchors, mirrorAnchor(a, ""))
+	}
+	if doc.Change, err = f.journal.Change(); err != nil {
+		return nil, err
+	}
+	clusters, err := f.journal.Clusters()
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range clusters {
+		if c.Enrolled {
+			doc.Clusters = append(doc.Clusters, mirroredCluster{Name: c.Name, Adopted: c.Adopted})
+		}
+		cas, err := f.journal.WebhookCAs(c.Name)
+		if err != nil {
+			return nil, err
+		}
+		for _, ca := range cas {
+			doc.WebhookCAs = append(doc.WebhookCAs, mirrorAnchor(ca.Anchor, ca.Cluster))
+		}
+	}
+	text, err := json.Marshal(doc)
+	if err == nil && len(text) > MirrorLimit {
+		err = fmt.Errorf("what is to be mirrored has %d bytes, and Vault takes %d: %w", len(text), MirrorLimit, ErrUnsupported)
+	}
+	return text, err
+}
+
+// recover gives a journal that knows no anchor what the mirror has. It takes no
+// more on the mirror's word than the key backend bears out: an anchor's or CA's
+// key has to be there, and to be the certificate's. What came with a mesh, whose
+// key is elsewhere, the clusters tell; so they do of a compromised anchor.
+func (f *Fence) recover(ctx context.Context, m mirrored) (n int, err error) {
+	if known, err := f.journal.Anchors(); err != nil || len(known) > 0 {
+		return 0, err
+	}
+	enter := func(in Intent, out Outcome) error {
+		in.Step, in.Actor = StepRecover, "certd"
+		in.Reason = fmt.Sprintf("the journal is new: %s, from the mirror that %s wrote", in.Reason, m.Holder)
+		id, err := f.journal.Begin(in)
+		if err != nil {
+			return err
+		}
+		out.Result = OK
+		n++
+		return f.journal.Finish(id, out)
+	}
+	for _, ma := range m.WebhookCAs {
+		switch a, err := ma.proved(ctx, f.webhookKeys); {
+		case err != nil:
+			return n, err
+		case a != nil:
+			if err := enter(Intent{Reason: "webhook CA " + a.ID, Cluster: ma.Cluster, Anchor: a.ID, Key: a.Key}, Outcome{WebhookCA: &WebhookCA{Cluster: ma.Cluster, Anchor: *a}}); err != nil {
+				return n, err
+			}
+		}
+	}
+	var proved []Anchor
+	for _, ma := range m.Anchors {
+		switch a, err := ma.proved(ctx, f.keys); {
+		case err != nil:
+			return n, err
+		case a != nil:
+			proved = append(proved, *a)
+		}
+	}
+	knows := func(id string) bool { return slices.ContainsFunc(proved, func(a Anchor) bool { return a.ID == id }) }
+	for i, a := range proved {
+		out := Outcome{Anchor: &a}
+		if c := m.Change; c != nil && i == len(proved)-1 && !c.Compromised && knows(c.From) && knows(c.To) {
+			out.Change = c
+		}
+		if err := enter(Intent{Reason: "trust anchor " + a.ID, Anchor: a.ID, Key: a.Key}, out); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// proved is the anchor if the key backend has its key, nil if not. An error says
+// that it could not be asked.
+func (m mirroredAnchor) proved(ctx context.Context, keys Keys) (*Anchor, error) {
+	a, err := m.anchor()
+	if err != nil || a.Key == "" || a.Certificate == nil {
+		return nil, err
+	}
+	switch key, err := keys.OpenKey(ctx, a.Key, a.Certificate.PublicKey); {
+	case errors.Is(err, ErrKeyNotFound), errors.Is(err, ErrKeyUnfit):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("look whether the key of %s from the mirror is there: %w", m.ID, err)
+	default:
+		a.Backend, a.Exportable, a.CheckedAt = key.Info().Backend, key.Info().Exportable, wall()
+		return &a, nil
+	}
+}
+
+// fenced is a journal whose intents are recorded only while the mirror is this
+// daemon's: without an intent there is no effect, of any kind and anywhere.
+type fenced struct {
+	Journal
+	fence *Fence
+}
+
+// Begin implements Journal. Its error wraps ErrSecondDaemon once another daemon
+// has the mirror.
+func (j fenced) Begin(in Intent) (uint64, error) {
+	if err := j.fence.mayWrite(); err != nil {
+		return 0, fmt.Errorf("record an intent: %w", err)
+	}
+	return j.Journal.Begin(in)
+}
+
+// Finish implements Journal. What came of a step is recorded whoever has the
+// mirror by then.
+func (j fenced) Finish(id uint64, out Outcome) error {
+	err := j.Journal.Finish(id, out)
+	if err == nil {
+		select {
+		case j.fence.dirty <- struct{}{}:
+		default:
+		}
+	}
+	return err
+}
+
+// mayWrite is Check for a step that is about to begin. A mirror that has just
+// failed to answer is not asked again for a while.
+func (f *Fence) mayWrite() error {
+	f.mu.Lock()
+	away, lost := f.away, f.lost
+	f.mu.Unlock()
+	if lost == nil && (away.IsZero() || wall().Sub(away).Abs() >= mirrorAgain) {
+		lost = f.Check(context.Background())
+		f.answered(lost)
+	}
+	if errors.Is(lost, ErrSecondDaemon) {
+		return lost
+	}
+	return nil
+}
+
+// answered keeps whether the mirror could be asked.
+func (f *Fence) answered(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.away = (time.Time{}); err != nil {
+		f.away = wall()
+	}
+}
+
+// keepMirror saves what was recorded, soon after, and looks every minute whether
+// the mirror is still this daemon's.
+func (r *Reconciler) keepMirror(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-r.fence.dirty:
+			select {
+			case <-ctx.Done():
+			case <-time.After(mirrorPause):
+			}
+		}
+		err := r.fence.Keep(context.WithoutCancel(ctx))
+		if err == nil {
+			err = r.fence.Check(context.WithoutCancel(ctx))
+		}
+		r.fence.answered(err)
+		r.mirrorTold(err)
+		if err != nil {
+			timer.Reset(mirrorAgain)
+		} else {
+			timer.Reset(mirrorEvery)
+		}
+	}
+}
+
+// mirrorTold turns what became of the mirror into findings.
+func (r *Reconciler) mirrorTold(err error) {
+	r.mu.Lock()
+	r.epoch = max(r.epoch, r.journal.Epoch())
+	r.mu.Unlock()
+	switch {
+	case err == nil:
+		r.Solved("MirrorFailed", "SecondDaemon")
+	case errors.Is(err, ErrSecondDaemon):
+		if !r.has("SecondDaemon") {
+			r.log.Error("another certd looks after this fleet: nothing is written any more", "err", err)
+		}
+		r.Solved("MirrorFailed")
+		r.Problem("SecondDaemon", err)
+	default:
+		if !r.has("MirrorFailed") {
+			r.log.Warn("the mirror of the journal is not kept", "err", err)
+		}
+		r.Problem("MirrorFailed", err)
+	}
+}
+
+// deposed says that another daemon looks after the fleet, and so reports it.
+func (r *Reconciler) deposed() bool {
+	if r.fence == nil || r.fence.Lost() == nil {
+		return false
+	}
+	r.mirrorTold(r.fence.Lost())
+	return true
+}
