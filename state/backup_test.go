@@ -3,7 +3,9 @@ package state
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -231,4 +233,50 @@ func TestRestoreACopyOfSchema1(t *testing.T) {
 	if c := must[Contents](t)(Inspect(filepath.Join(dir, fileName), "acme")); c.Schema != currentLayout().version || c.Last != r.From.Last+1 {
 		t.Errorf("%+v", c)
 	}
+}
+
+// A copy with one bit flipped, or cut off, at any of two thousand places: it is
+// refused, or it is the journal to the last record.
+func TestDamagedCopiesAreNoticedOrHarmless(t *testing.T) {
+	dir := t.TempDir()
+	sample(t, dir)
+	good := must[[]byte](t)(os.ReadFile(saved(t, dir)))
+	open := func(data []byte) (string, error) {
+		writeJournal(t, dir, data)
+		if _, err := Inspect(filepath.Join(dir, fileName), "acme"); err != nil {
+			return "", err
+		}
+		j, err := Open(dir, Options{ReadOnly: true})
+		if err != nil {
+			return "", err
+		}
+		defer j.Close()
+		return readAll(j)
+	}
+	want := must[string](t)(open(good))
+	random := rand.New(rand.NewPCG(3, 4))
+	noticed := 0
+	for n := range 2000 {
+		data, what := bytes.Clone(good), ""
+		if n%4 == 0 {
+			at := random.IntN(len(data))
+			data, what = data[:at], fmt.Sprintf("cut off after %d bytes", at)
+		} else {
+			at, bit := random.IntN(len(data)), byte(1)<<random.IntN(8)
+			data[at] ^= bit
+			what = fmt.Sprintf("bit %#x at %d", bit, at)
+		}
+		switch got, err := open(data); {
+		case err != nil && !isKnown(err):
+			t.Errorf("%s: %v", what, err)
+		case err != nil:
+			noticed++
+		case got != want:
+			t.Errorf("%s: read as something else, without an error", what)
+		}
+	}
+	if noticed < 500 {
+		t.Errorf("only %d were noticed", noticed)
+	}
+	t.Logf("%d of 2000 were noticed, the others in unused space", noticed)
 }
