@@ -170,8 +170,8 @@ func TestARunningDaemonAnswersOverHTTP(t *testing.T) {
 func answersOf(t *testing.T, at, file string) {
 	for path, want := range map[string]string{
 		"/livez?verbose":   "[+]loop ok\n[+]journal ok\nlivez check passed\n",
-		"/readyz?verbose":  "[+]config ok\n[+]journal ok\n[+]socket ok\nreadyz check passed\n",
-		"/healthz?verbose": "[+]config ok\n[+]journal ok\n[+]socket ok\nreadyz check passed\n",
+		"/readyz?verbose":  "[+]config ok\n[+]journal ok\n[+]socket ok\n[+]alone ok\nreadyz check passed\n",
+		"/healthz?verbose": "[+]config ok\n[+]journal ok\n[+]socket ok\n[+]alone ok\nreadyz check passed\n",
 	} {
 		if status, body := get(t, at+path); status != 200 || body != want {
 			t.Errorf("%s: %d %q", path, status, body)
