@@ -2,6 +2,7 @@ package vault
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -74,7 +75,7 @@ func (l *lab) call(t *testing.T, token, method, path string, body any) (int, map
 			t.Fatal(err)
 		}
 	}
-	req, err := http.NewRequestWithContext(t.Context(), method, l.address+"/v1/"+path, bytes.NewReader(text))
+	req, err := http.NewRequestWithContext(context.WithoutCancel(t.Context()), method, l.address+"/v1/"+path, bytes.NewReader(text))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,8 @@ import (
 )
 
 // Mirror is one secret of a KV engine of version 2, written by check-and-set.
-// Nothing in it is secret.
+// Nothing in it is secret. The document is one string in it, under "document": Vault
+// would read large numbers in an object of its own as floating point.
 type Mirror struct {
 	vault *Vault
 	mount string
@@ -43,7 +44,9 @@ func (m *Mirror) Load(ctx context.Context) ([]byte, uint64, error) {
 		return nil, 0, err
 	}
 	var data struct {
-		Data     json.RawMessage `json:"data"`
+		Data struct {
+			Document *string `json:"document"`
+		} `json:"data"`
 		Metadata struct {
 			Version uint64 `json:"version"`
 		} `json:"metadata"`
@@ -51,7 +54,10 @@ func (m *Mirror) Load(ctx context.Context) ([]byte, uint64, error) {
 	if err := json.Unmarshal(r.Data, &data); err != nil || data.Metadata.Version == 0 {
 		return nil, 0, fmt.Errorf("read the mirror %s: the answer is not that of a KV engine of version 2 (%v); vault secrets list shows what %s is", path, err, m.mount)
 	}
-	return data.Data, data.Metadata.Version, nil
+	if data.Data.Document == nil {
+		return nil, 0, fmt.Errorf("read the mirror %s: it has no field \"document\": something else than certd wrote it; vault kv metadata get -mount=%s %s shows when, and keys.vault.mirror may name another path", path, m.mount, m.path)
+	}
+	return []byte(*data.Data.Document), data.Metadata.Version, nil
 }
 
 // Version implements rotation.Mirror.
@@ -78,7 +84,7 @@ func (m *Mirror) Save(ctx context.Context, doc []byte, was uint64) (uint64, erro
 	path := m.mount + "/data/" + m.path
 	r, err := m.vault.do(ctx, call{
 		op: "write-mirror", doing: "write the mirror " + path, path: path, capability: "update", policy: mirrorPolicy, once: true,
-		body: map[string]any{"options": map[string]any{"cas": was}, "data": json.RawMessage(doc)},
+		body: map[string]any{"options": map[string]any{"cas": was}, "data": map[string]string{"document": string(doc)}},
 	})
 	if err != nil {
 		return 0, err

@@ -48,7 +48,7 @@ func labelled() [][2]string {
 		{"state", "`ok`, `warning`, `critical` or `unknown`, as `certd status` says it"},
 		{"id, severity", "of a [finding](findings.md)"},
 		{"phase", "`idle`, `create`, `bridge`, `spread`, `restart`, `finish`, `retire` or `rollback`; exactly one is 1"},
-		{"operation", "what Vault was asked: `sign`, `sign-issuer`, `read-key`, `read-ca`, `create-key`, `import-key`, `wrapping-key`, `login`, `renew-token`, `lookup-token`, `lookup-wrapping`, `unwrap`, `capabilities`, `list-audit` or `health`"},
+		{"operation", "what Vault was asked: `sign`, `sign-issuer`, `read-key`, `read-ca`, `create-key`, `import-key`, `wrapping-key`, `login`, `renew-token`, `lookup-token`, `lookup-wrapping`, `unwrap`, `capabilities`, `list-audit`, `read-mirror`, `read-mirror-version`, `write-mirror` or `health`"},
 		{"code", "HTTP status of Vault's answer; `none` if there was none"},
 		{"receiver", "of notifications, by its name in the configuration"},
 		{"version, revision, goversion", "of this build"},
