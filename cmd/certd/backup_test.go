@@ -112,7 +112,7 @@ func TestBackupAndRestore(t *testing.T) {
 	if reply.Unreadable == "" || reply.Aside == "" || reply.Copy.Entries == 0 || reply.Epoch <= reply.Copy.Epoch {
 		t.Errorf("%+v", reply)
 	}
-	d = s.dev()
+	s.dev()
 	s.eventually(90*time.Second, func() string { // an issuer at the next minute
 		out, errs, code := s.certd("status", "--config", devConfig)
 		if code != 0 || strings.Contains(errs, "; reading ") {
