@@ -155,27 +155,15 @@ func (f *Fence) takeOver(ctx context.Context, recover bool) (recovered int, err 
 	ctx, cancel := context.WithTimeout(ctx, 4*mirrorTimeout)
 	defer cancel()
 	for range 3 {
-		text, version, err := f.mirror.Load(ctx)
+		there, version, err := f.load(ctx)
 		if err != nil {
-			return recovered, fmt.Errorf("read the mirror: %w", err)
+			return recovered, err
 		}
-		var there mirrored
-		if text != nil {
-			if err := json.Unmarshal(text, &there); err != nil {
-				return recovered, fmt.Errorf("read the mirror: what is there is no document of certd's: %w; name another path, or delete it", err)
-			}
-			if there.Fleet != f.fleet {
-				return recovered, fmt.Errorf("the mirror belongs to fleet %q, and the configuration says %q: %w; name another path", there.Fleet, f.fleet, ErrUnsupported)
-			}
-			if _, err := f.journal.RaiseEpoch(there.Epoch); err != nil {
-				return recovered, err
-			}
-			if recover {
-				n, err := f.recover(ctx, there)
-				recovered += n
-				if err != nil {
-					return recovered, fmt.Errorf("take over what the mirror has: %w", err)
-				}
+		if there != nil && recover {
+			n, err := f.recover(ctx, *there)
+			recovered += n
+			if err != nil {
+				return recovered, fmt.Errorf("take over what the mirror has: %w", err)
 			}
 		}
 		f.since = wall().Truncate(time.Second)
@@ -194,6 +182,45 @@ func (f *Fence) takeOver(ctx context.Context, recover bool) (recovered int, err 
 		}
 	}
 	return recovered, fmt.Errorf("take the mirror over: it keeps changing: %w", ErrUnavailable)
+}
+
+// Copy gives a journal that knows no anchor what the mirror has, and leaves the mirror to
+// whoever has it. It returns how many records those were, and who wrote it; "" says that
+// nothing is there.
+func (f *Fence) Copy(ctx context.Context) (recovered int, holder string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, 4*mirrorTimeout)
+	defer cancel()
+	there, _, err := f.load(ctx)
+	if err != nil || there == nil {
+		return 0, "", err
+	}
+	if recovered, err = f.recover(ctx, *there); err != nil {
+		return recovered, there.Holder, fmt.Errorf("take over what the mirror has: %w", err)
+	}
+	return recovered, there.Holder, nil
+}
+
+// load reads the mirror, and raises the epoch above that of who wrote it; nil says that
+// nothing is there.
+func (f *Fence) load(ctx context.Context) (*mirrored, uint64, error) {
+	text, version, err := f.mirror.Load(ctx)
+	if err != nil {
+		return nil, version, fmt.Errorf("read the mirror: %w", err)
+	}
+	if text == nil {
+		return nil, version, nil
+	}
+	var there mirrored
+	if err := json.Unmarshal(text, &there); err != nil {
+		return nil, version, fmt.Errorf("read the mirror: what is there is no document of certd's: %w; name another path, or delete it", err)
+	}
+	if there.Fleet != f.fleet {
+		return nil, version, fmt.Errorf("the mirror belongs to fleet %q, and the configuration says %q: %w; name another path", there.Fleet, f.fleet, ErrUnsupported)
+	}
+	_, err = f.journal.RaiseEpoch(there.Epoch)
+	return &there, version, err
 }
 
 // Check says whether this daemon may still write: an error wrapping

@@ -242,6 +242,19 @@ func Restore(dir, from string, o Options, actor, reason string, dryRun bool) (r 
 	return r, r.replace(dir, from, o, actor, reason)
 }
 
+// Free says whether no process has the journal in dir for writing: an error wrapping
+// ErrLocked says which one has. A directory that is not there is free.
+func Free(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, lockName)); err != nil {
+		return nil
+	}
+	lock, err := lockDir(dir, 0)
+	if err != nil {
+		return explain(filepath.Join(dir, fileName), "take it", err)
+	}
+	return lock.Close()
+}
+
 // sameFile says whether two names mean one file. What does not exist is no file.
 func sameFile(a, b string) (bool, error) {
 	x, err := os.Stat(a)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -144,5 +145,73 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 	if restored != 1 {
 		t.Errorf("%d entries of it", restored)
+	}
+}
+
+// A journal that is gone, or is no journal any more, is rebuilt from what the clusters
+// show and the key backend bears out; a daemon that runs is not deposed for it, and
+// without the keys nothing is believed.
+func TestRecover(t *testing.T) {
+	s := alone(t)
+	d := s.dev()
+	s.eventually(20*time.Second, func() string {
+		if out, errs, code := s.certd("status", "--config", devConfig); code != 0 || strings.Contains(errs, "; reading ") {
+			return out + errs
+		}
+		return ""
+	})
+	for _, args := range [][]string{{"--yes"}, {"--dry-run"}} {
+		if _, errs, code := s.certd(append([]string{"recover", "--config", devConfig}, args...)...); code != 75 || !strings.Contains(errs, "another process holds the journal") {
+			t.Errorf("recover %v under a running daemon: exit %d\n%s", args, code, errs)
+		}
+	}
+	was := s.must("trust", "export", "--config", devConfig)
+	d.stop()
+	bundle, issuer := s.file(devBundle), s.file(devIssuer)
+	s.write(devJournal, "no journal at all")
+
+	keys := filepath.Join(s.dir, "certd-dev", "keys")
+	if err := os.Rename(keys, keys+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if _, errs, code := s.certd("recover", "--config", devConfig, "--yes"); code == 0 {
+		t.Errorf("without the keys: exit %d\n%s", code, errs)
+	}
+	if got := s.file(devJournal); got != "no journal at all" {
+		t.Errorf("without the keys the journal became %d bytes", len(got))
+	}
+	if err := errors.Join(os.RemoveAll(keys), os.Rename(keys+".away", keys)); err != nil {
+		t.Fatal(err)
+	}
+
+	if out := s.must("recover", "--config", devConfig, "--dry-run"); !strings.Contains(out, "east  looked at") || !strings.Contains(out, "anchors  g1 active") || !strings.Contains(out, "cannot be read") {
+		t.Errorf("the rehearsal says\n%s", out)
+	}
+	if got := s.file(devJournal); got != "no journal at all" {
+		t.Errorf("a rehearsal made the journal %d bytes", len(got))
+	}
+	var reply api.RecoverReply
+	if out := s.must("recover", "--config", devConfig, "--yes", "--reason", "the disk was lost", "-o", "json"); json.Unmarshal([]byte(out), &reply) != nil || reply.Aside == "" || reply.Epoch == 0 || len(reply.Clusters) != 2 {
+		t.Errorf("the reply is\n%s", out)
+	}
+	if s.file(devBundle) != bundle || s.file(devIssuer) != issuer {
+		t.Error("a cluster was written to")
+	}
+	if now := s.must("trust", "export", "--config", devConfig); now != was {
+		t.Errorf("the bundle is now\n%s", now)
+	}
+	s.dev()
+	s.eventually(90*time.Second, func() string {
+		out, errs, code := s.certd("status", "--config", devConfig)
+		if code != 0 || strings.Contains(errs, "; reading ") {
+			return out + errs
+		}
+		return ""
+	})
+	if s.file(devBundle) != bundle {
+		t.Error("the trust bundle was changed")
+	}
+	if out := s.must("history", "--config", devConfig); !strings.Contains(out, "certd recover: the disk was lost") {
+		t.Errorf("the history does not tell:\n%s", out)
 	}
 }

@@ -327,7 +327,7 @@ func TestTooShortLifetimeNamesTheSmallestOneThatPasses(t *testing.T) {
 
 func TestWhatIsNotBuiltYetIsRefused(t *testing.T) {
 	s := newFolders(t)
-	for _, command := range []string{"simulate", "recover"} {
+	for _, command := range []string{"simulate"} {
 		s.refused(64, "not supported yet", nil, strings.Fields(command)...)
 	}
 	s.refused(64, `no command "rotat".*certd rotate`, nil, "rotat")

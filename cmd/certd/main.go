@@ -164,6 +164,11 @@ func (c backupCommands) RestoreBackup(path string, r api.RestoreRequest) (api.Re
 	return reply, invalid(err)
 }
 
+func (c backupCommands) Recover(ctx context.Context, path string, r api.RecoverRequest) (api.RecoverReply, error) {
+	reply, err := c.d.Recover(ctx, path, r)
+	return reply, invalid(err)
+}
+
 // clusterCommands adapts the daemon package to the clusters commands.
 type clusterCommands struct{ d daemon.Daemon }
 

@@ -72,6 +72,45 @@ type RestoreReply struct {
 	Daemon string `json:"daemon,omitempty"`
 }
 
+// RecoverRequest asks to rebuild the journal. It never goes over the socket: no daemon
+// may run.
+type RecoverRequest struct {
+	Actor  string
+	Reason string
+	DryRun bool
+}
+
+// RecoverReply says what the journal was rebuilt from and holds now or, in a dry run,
+// would.
+type RecoverReply struct {
+	APIVersion string             `json:"apiVersion"`
+	Kind       string             `json:"kind"` // JournalRecovery
+	StateDir   string             `json:"stateDir"`
+	DryRun     bool               `json:"dryRun"`
+	Mirror     *RecoveredMirror   `json:"mirror,omitempty"` // absent: none is configured
+	Clusters   []RecoveredCluster `json:"clusters"`
+	WebhookCAs int                `json:"webhookCAs"`
+	Journal    JournalCopy        `json:"journal"`              // as it is rebuilt
+	Present    *JournalCopy       `json:"present,omitempty"`    // what was there; absent: nothing, or nothing readable
+	Unreadable string             `json:"unreadable,omitempty"` // why it cannot be read
+	Aside      string             `json:"aside,omitempty"`      // where that is kept
+	Epoch      uint64             `json:"epoch,omitempty"`
+	Daemon     string             `json:"daemon,omitempty"` // which certd holds the journal; only a dry run gets that far
+}
+
+// RecoveredMirror is what the mirror had.
+type RecoveredMirror struct {
+	Records int    `json:"records"`          // that were taken over
+	Holder  string `json:"holder,omitempty"` // who wrote it; absent: nothing is there
+	Problem string `json:"problem,omitempty"`
+}
+
+// RecoveredCluster is a cluster that was looked at.
+type RecoveredCluster struct {
+	Name    string `json:"name"`
+	Problem string `json:"problem,omitempty"` // why what it has is not known
+}
+
 // Snapshot asks the daemon for its journal.
 func (c *Client) Snapshot(ctx context.Context) (doc Snapshot, err error) {
 	return doc, c.ask(ctx, "/v1/snapshot", nil, &doc)

@@ -22,6 +22,8 @@ type BackupCommands interface {
 	// RestoreBackup puts a copy into the place of the journal. It wraps
 	// api.ErrNotNow while a daemon has that.
 	RestoreBackup(configPath string, r api.RestoreRequest) (api.RestoreReply, error)
+	// Recover rebuilds the journal. It wraps api.ErrNotNow while a daemon has that.
+	Recover(ctx context.Context, configPath string, r api.RecoverRequest) (api.RecoverReply, error)
 }
 
 func (a *App) backupCommand() *cobra.Command {

@@ -45,6 +45,22 @@ func (s *shelf) RestoreBackup(_ string, r api.RestoreRequest) (api.RestoreReply,
 	return reply, nil
 }
 
+func (s *shelf) Recover(_ context.Context, _ string, r api.RecoverRequest) (api.RecoverReply, error) {
+	reply := api.RecoverReply{StateDir: "/var/lib/certd", DryRun: r.DryRun, Mirror: &api.RecoveredMirror{Records: 2, Holder: "old, pid 7"}, Journal: aCopy(3), Unreadable: "page 3 is damaged",
+		Clusters: []api.RecoveredCluster{{Name: "prod-eu-1"}, {Name: "prod-us-1", Problem: "no answer"}}, WebhookCAs: 1}
+	switch {
+	case s.broken != nil:
+		return reply, s.broken
+	case s.held && r.DryRun:
+		reply.Daemon = "another process holds the journal (pid 812)"
+	case s.held:
+		return reply, fmt.Errorf("another process holds the journal (pid 812): %w", api.ErrNotNow)
+	case !r.DryRun:
+		reply.Epoch, reply.Aside = 1795884527, "/var/lib/certd/certd.db.replaced-20261128T164846Z"
+	}
+	return reply, nil
+}
+
 func aCopy(entries uint64) api.JournalCopy {
 	return api.JournalCopy{Fleet: "acme-mesh", Schema: 5, Epoch: 1795884501, Entries: entries, First: 1, Last: entries, Head: digest, At: now.Add(-26 * time.Hour), Clusters: 3, Bytes: 57344,
 		Change: "g1 to g2, stage bridge", Anchors: []api.CopiedAnchor{{ID: "g2", State: api.AnchorTrusted}, {ID: "g1", State: api.AnchorActive}}}
@@ -71,6 +87,10 @@ func TestBackupAndRestore(t *testing.T) {
 		{"what comes next and how to undo it is told", func(a *App) { a.Interactive, a.Stdin = true, strings.NewReader("yes\n") }, []string{"restore", "a.db"}, 0,
 			"the journal in /var/lib/certd is the one saved in /backup/a.db\n  epoch    1795884527\n  kept     /var/lib/certd/certd.db.replaced-20261128T164846Z", "→ certd run\n  Undo: with the daemon stopped, certd restore"},
 		{"a script gets what was restored", nil, []string{"restore", "a.db", "--yes", "-o", "json", "--reason", "new disk"}, 0, `"aside": "/var/lib`, ""},
+		{"a rehearsal of a recovery says what was found, and what was not", nil, []string{"recover", "--dry-run"}, 0, "✓ mirror  2 records, written by old, pid 7\n✓ prod-eu-1  looked at\n! prod-us-1  not known: no answer; certd run learns of it", "Nothing was changed."},
+		{"without a terminal nothing is rebuilt", nil, []string{"recover"}, 64, "", "add --yes"},
+		{"what comes after a recovery and how to undo it is told", nil, []string{"recover", "--yes"}, 0, "webhooks 1 webhook CA\n", "→ certd run\n  Undo: with the daemon stopped, certd restore"},
+		{"a daemon runs while the journal is to be rebuilt", func(*App) { s.held = true }, []string{"recover", "--yes"}, 75, "", "pid 812"},
 		{"a daemon runs", func(*App) { s.held = true }, []string{"restore", "a.db", "--yes"}, 75, "", "pid 812"},
 		{"a rehearsal while it runs says so", nil, []string{"restore", "a.db", "--dry-run"}, 75, "The copy  /backup/a.db, verified", "stop certd run"},
 		{"a copy that does not hold", func(*App) { s.held, s.broken = false, fmt.Errorf("entry 7: it does not match its hash") }, []string{"restore", "a.db", "--yes"}, 1, "", "entry 7"},

@@ -16,7 +16,6 @@ var later = [...]struct {
 	subs string
 }{
 	{"simulate", ""},
-	{"recover", ""},
 }
 
 func (a *App) root() *cobra.Command {
@@ -57,7 +56,7 @@ func (a *App) root() *cobra.Command {
 	}
 	root.AddCommand(
 		a.initCommand(), a.runCommand(), a.statusCommand(), a.checkCommand(), a.verifyCommand(), a.planCommand(), a.rotateCommand(), a.pauseCommand(), a.resumeCommand(), a.historyCommand(),
-		a.inspectCommand(), a.trustCommand(), a.adoptCommand(), a.exportCommand(), a.clustersCommand(), a.configCommand(), a.backupCommand(), a.restoreCommand(), a.runbookCommand(), a.debugCommand(), a.versionCommand(), a.completionCommand(root),
+		a.inspectCommand(), a.trustCommand(), a.adoptCommand(), a.exportCommand(), a.clustersCommand(), a.configCommand(), a.backupCommand(), a.restoreCommand(), a.recoverCommand(), a.runbookCommand(), a.debugCommand(), a.versionCommand(), a.completionCommand(root),
 	)
 	root.AddCommand(helpTopics()...)
 	root.SetHelpCommand(helpCommand(root))
