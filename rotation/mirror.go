@@ -65,6 +65,7 @@ type mirrored struct {
 	Anchors    []mirroredAnchor  `json:"anchors"`
 	WebhookCAs []mirroredAnchor  `json:"webhookCAs"`
 	Change     *Change           `json:"change,omitempty"`
+	Pauses     []Pause           `json:"pauses,omitempty"`
 	Clusters   []mirroredCluster `json:"clusters"`
 }
 
@@ -321,6 +322,9 @@ func (f *Fence) document() ([]byte, error) {
 	if doc.Change, err = f.journal.Change(); err != nil {
 		return nil, err
 	}
+	if doc.Pauses, err = f.journal.Pauses(); err != nil {
+		return nil, err
+	}
 	clusters, err := f.journal.Clusters()
 	if err != nil {
 		return nil, err
@@ -389,6 +393,11 @@ func (f *Fence) recover(ctx context.Context, m mirrored) (n int, err error) {
 			out.Change = c
 		}
 		if err := enter(Intent{Reason: "trust anchor " + a.ID, Anchor: a.ID, Key: a.Key}, out); err != nil {
+			return n, err
+		}
+	}
+	if len(m.Pauses) > 0 {
+		if err := enter(Intent{Reason: "what is paused"}, Outcome{Pauses: &m.Pauses}); err != nil {
 			return n, err
 		}
 	}

@@ -161,10 +161,17 @@ func TestTheStateDirectoryIsLostAndTheMirrorIsNot(t *testing.T) {
 				c.begin()
 				c.until(stage, 10*day)
 				time.Sleep(time.Duration(1+c.chance.IntN(9)) * time.Minute)
+				if _, err := c.loop.Pause([]string{"west"}, time.Now().Add(time.Hour), "lee@cli", "its disk"); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(10 * time.Second)
 				was := c.rotation()
 				c.end()
 				c.dir = journalDir(t)
 				c.start()
+				if all := c.loop.Pauses(); len(all) != 1 || all[0].Cluster != "west" || all[0].Reason != "its disk" {
+					t.Errorf("paused is %+v", all)
+				}
 				if r := c.rotation(); r.Stage != was.Stage {
 					t.Errorf("it is in stage %q, and was in %q", r.Stage, was.Stage)
 				}
