@@ -105,6 +105,11 @@ func TestFromEmptyToValid(t *testing.T) {
 	if out, _, code := s.certd("history", "--config", "certd.yaml", "--verify"); code != 0 {
 		t.Errorf("history --verify: exit %d\n%s", code, out)
 	}
+	// Somebody who may use the anchor's key signs with it.
+	s.vaultDo(http.MethodPut, "certd-transit/sign/"+s.fleet+"-anchor-1/sha2-256", map[string]any{"input": base64.StdEncoding.EncodeToString(make([]byte, 32)), "prehashed": true})
+	if out, errs, code := s.certd("verify", "--config", "certd.yaml", "--vault-audit-log", s.lab.Vault.AuditLog); code != 2 || !strings.Contains(out, "a signature that the history does not have: certd-transit/sign/"+s.fleet+"-anchor-1") {
+		t.Errorf("a signature that certd did not ask for: exit %d\n%s%s", code, out, errs)
+	}
 	if st, code := s.status(); code != 1 || st.Source != "journal" || st.State != rotation.StateWarning {
 		t.Errorf("without a daemon status is %s from %s, exit %d", st.State, st.Source, code)
 	}
@@ -130,6 +135,9 @@ func (s *site) auditMatchesHistory() {
 	slices.Sort(journalled)
 	if !slices.Equal(logged, journalled) || len(logged) == 0 {
 		s.t.Errorf("Vault logged these signing requests\n%q\nand the history has\n%q", logged, journalled)
+	}
+	if out, errs, code := s.certd("verify", "--config", "certd.yaml", "--vault-audit-log", s.lab.Vault.AuditLog); code != 0 || !strings.Contains(out, fmt.Sprintf("%d signatures by the fleet's keys, each in the history", len(logged))) {
+		s.t.Errorf("verify of the audit log: exit %d\n%s%s", code, out, errs)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"certd.internal/cmd/certd/internal/api"
+	"certd.internal/cmd/certd/internal/audit"
 	"certd.internal/cmd/certd/internal/check"
 	"certd.internal/cmd/certd/internal/cli"
 	"certd.internal/cmd/certd/internal/daemon"
@@ -59,7 +60,11 @@ func main() {
 			}
 			return c.Server.Socket, nil
 		},
-		Scrub:    d.Scrub,
+		Scrub: d.Scrub,
+		AuditKeys: func(path string) (audit.Keys, error) {
+			keys, err := d.AuditKeys(path)
+			return keys, invalid(err)
+		},
 		Backups:  backupCommands{d},
 		Clusters: clusterCommands{d},
 		Config:   configCommands{d},

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"certd.internal/cmd/certd/internal/api"
+	"certd.internal/cmd/certd/internal/audit"
 	"certd.internal/cmd/certd/internal/check"
 	"certd.internal/rotation"
 )
@@ -55,6 +56,8 @@ type App struct {
 	// Scrub is what takes secrets out of a text: those that the configuration
 	// names, as far as they can be read, and what looks like one. May be nil.
 	Scrub func(configPath string) func(text string) string
+	// AuditKeys says which requests in Vault's audit log sign with the fleet's keys.
+	AuditKeys func(configPath string) (audit.Keys, error)
 	// Backups is what backup and restore work with.
 	Backups BackupCommands
 	// Clusters is what the clusters commands work on.
