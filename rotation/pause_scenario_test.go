@@ -40,6 +40,10 @@ func TestAPausedFleetLivesAtItsFloors(t *testing.T) {
 		if i := slices.IndexFunc(plan.Items, func(i rotation.PlanItem) bool { return i.Step == rotation.StepIssuer }); i < 0 || !plan.Items[i].At.Equal(*c.Issuer.MustRenewBy) || !strings.Contains(plan.Items[i].Reason, "paused") {
 			t.Errorf("the plan is %+v", plan.Items)
 		}
+		renewals := slices.DeleteFunc(slices.Clone(w.loop.Plan(time.Now().Add(20*day), false).Items), func(i rotation.PlanItem) bool { return i.Step != rotation.StepIssuer })
+		if n := len(renewals); n != 5 { // one for each 84h
+			t.Errorf("%d issuers are planned for 20 days: %+v", n, renewals)
+		}
 		w.clusters["east"].Edit(rotation.BundleObject, "kubectl-label", func(_ map[string][]byte, m *rotation.Marks) { m.Label = false })
 		least, leaf := 365*day, 365*day
 		for range 39 * 4 {

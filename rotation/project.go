@@ -150,7 +150,7 @@ func renewals(c ClusterStatus, p Policy, anchor *AnchorStatus, now, until time.T
 	if c.Issuer == nil || c.Issuer.Delivered == nil || anchor == nil {
 		return nil
 	}
-	return series(PlanItem{Cluster: c.Name, Step: StepIssuer}, p.Issuer, c.Issuer.NextRun, c.Issuer.MustRenewBy, c.Issuer.Delivered.NotAfter, anchor.NotAfter, now, until)
+	return series(c.Pause, PlanItem{Cluster: c.Name, Step: StepIssuer}, p.Issuer, c.Issuer.NextRun, c.Issuer.MustRenewBy, c.Issuer.Delivered.NotAfter, anchor.NotAfter, now, until)
 }
 
 // webhookRenewals lists the coming serving certificates of one cluster, and the
@@ -163,12 +163,12 @@ func webhookRenewals(c ClusterStatus, p Policy, now, until time.Time) (items []P
 	if !slices.ContainsFunc(c.Webhooks, func(w WebhookStatus) bool { return w.Mode == string(Managed) }) {
 		return nil
 	}
-	items = series(PlanItem{Cluster: c.Name, Step: StepWebhookCA}, p.Webhooks.CA, c.WebhookCA.NextRun, c.WebhookCA.MustRenewBy, c.WebhookCA.NotAfter, never.Add(p.Webhooks.CA.Lifetime), now, until)
+	items = series(c.Pause, PlanItem{Cluster: c.Name, Step: StepWebhookCA}, p.Webhooks.CA, c.WebhookCA.NextRun, c.WebhookCA.MustRenewBy, c.WebhookCA.NotAfter, never.Add(p.Webhooks.CA.Lifetime), now, until)
 	for _, w := range c.Webhooks {
 		if w.Delivered == nil || w.Mode != string(Managed) {
 			continue
 		}
-		next := series(PlanItem{Cluster: c.Name, Step: StepWebhook, Webhook: w.Name}, p.Webhooks.Leaf, w.NextRun, w.MustRenewBy, w.Delivered.NotAfter, never.Add(p.Webhooks.Leaf.Lifetime), now, until)
+		next := series(c.Pause, PlanItem{Cluster: c.Name, Step: StepWebhook, Webhook: w.Name}, p.Webhooks.Leaf, w.NextRun, w.MustRenewBy, w.Delivered.NotAfter, never.Add(p.Webhooks.Leaf.Lifetime), now, until)
 		if n := c.NextStep; n != nil && n.Webhook == w.Name && n.Step == StepWebhook && len(next) > 0 && !next[0].Due.After(now) {
 			next = next[1:] // the same step
 		}
@@ -179,7 +179,7 @@ func webhookRenewals(c ClusterStatus, p Policy, now, until time.Time) (items []P
 
 // series lists what comes of one kind, as if each succeeded at its time, until
 // one would outlive what it is under.
-func series(like PlanItem, p RenewalPolicy, nextRun, mustRenewBy *time.Time, notAfter, parentEnds, now, until time.Time) (items []PlanItem) {
+func series(pause *PauseStatus, like PlanItem, p RenewalPolicy, nextRun, mustRenewBy *time.Time, notAfter, parentEnds, now, until time.Time) (items []PlanItem) {
 	if nextRun == nil || mustRenewBy == nil {
 		return nil
 	}
@@ -200,6 +200,9 @@ func series(like PlanItem, p RenewalPolicy, nextRun, mustRenewBy *time.Time, not
 			break
 		}
 		at, must = dates.NextRun, dates.MustRenewBy
+		if pause != nil {
+			at = *pause.putOff(&at, &must)
+		}
 	}
 	return items
 }
