@@ -158,6 +158,7 @@ func TestDrills(t *testing.T) {
 		"hidden-retire":     func(t *testing.T) { hiddenUntil(t, "retire") },
 		"restless":          restless,
 		"wave":              waveOfTwoThousand,
+		"story":             toldAlike,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
