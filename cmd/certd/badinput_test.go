@@ -283,7 +283,6 @@ func TestInvalidConfigurationIsRefused(t *testing.T) {
 		{"a misspelt way to manage webhooks", "defaults:\n", "defaults:\n  webhooks: {manage: auot}\n", line + `defaults\.webhooks\.manage: "auot" is not one of auto, none, did you mean "auto"\?`},
 		{"an address without a port", "{socket: certd.sock}", "{socket: certd.sock, listen: 127.0.0.1}", line + `server\.listen: "127\.0\.0\.1" is not HOST:PORT`},
 		{"a misspelt format of the log", "server:", "log: {format: jsno}\nserver:", line + `log\.format: "jsno" is not one of json, text, did you mean "json"\?`},
-		{"a mirror, not built yet", "file: {dir: keys, passphraseFrom: {file: passphrase}}", "vault: {address: \"https://127.0.0.1:1\", mirror: {mount: secret, path: x}}", line + `keys\.vault\.mirror: not supported yet`},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			s := *s

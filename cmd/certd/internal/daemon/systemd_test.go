@@ -4,20 +4,32 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// told keeps what a manager was told, and when.
-type told []string
-
-func (l *told) manager(watch time.Duration) manager {
-	return manager{watch: watch, tell: func(state string) { *l = append(*l, state) }}
+// told keeps what a manager was told.
+type told struct {
+	mu  sync.Mutex
+	all []string
 }
 
-// last is what it was told last.
-func (l told) last() string { return l[len(l)-1] }
+func (l *told) manager(watch time.Duration) manager {
+	return manager{watch: watch, tell: func(state string) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.all = append(l.all, state)
+	}}
+}
+
+func (l *told) so() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.all)
+}
 
 func TestTheWatchdogHearsOfALoopThatComesRound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -30,8 +42,8 @@ func TestTheWatchdogHearsOfALoopThatComesRound(t *testing.T) {
 		go func() { defer close(done); l.manager(time.Minute).until(ctx, "fleet acme, 0 clusters", s.alive) }()
 		time.Sleep(time.Hour + time.Second)
 		synctest.Wait()
-		if l[0] != "READY=1\nSTATUS=fleet acme, 0 clusters" || len(l) != 121 || l.last() != "WATCHDOG=1" {
-			t.Errorf("in an hour: %d messages, first %q, last %q", len(l), l[0], l.last())
+		if all := l.so(); len(all) != 121 || all[0] != "READY=1\nSTATUS=fleet acme, 0 clusters" || all[120] != "WATCHDOG=1" {
+			t.Errorf("in an hour: %q", all)
 		}
 
 		// A loop that stands still is not vouched for.
@@ -39,16 +51,16 @@ func TestTheWatchdogHearsOfALoopThatComesRound(t *testing.T) {
 		<-ended
 		time.Sleep(stuckAfter + time.Minute)
 		synctest.Wait()
-		before := len(l)
+		before := len(l.so())
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if len(l) != before {
-			t.Errorf("the loop stands still, and the watchdog was told %q", l[before:])
+		if all := l.so(); len(all) != before {
+			t.Errorf("the loop stands still, and the watchdog was told %q", all[before:])
 		}
 		stop()
 		<-done
-		if l.last() != "STOPPING=1" {
-			t.Errorf("at the end: %q", l.last())
+		if all := l.so(); all[len(all)-1] != "STOPPING=1" {
+			t.Errorf("at the end: %q", all[len(all)-1])
 		}
 	})
 }
@@ -57,18 +69,18 @@ func TestTheWatchdogHearsOfALoopThatComesRound(t *testing.T) {
 func TestAnAnswerThatHangsIsNoSignOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l told
-		asked := 0
+		var asked atomic.Int32
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		hang := make(chan struct{})
 		go func() {
 			defer close(done)
-			l.manager(time.Minute).until(ctx, "", func(context.Context) error { asked++; <-hang; return nil })
+			l.manager(time.Minute).until(ctx, "", func(context.Context) error { asked.Add(1); <-hang; return nil })
 		}()
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if len(l) != 1 || asked != 1 {
-			t.Errorf("asked %d times, told %q", asked, l)
+		if all := l.so(); len(all) != 1 || asked.Load() != 1 {
+			t.Errorf("asked %d times, told %q", asked.Load(), all)
 		}
 		stop()
 		<-done
@@ -82,8 +94,8 @@ func TestWithoutAWatchdogNobodyIsAsked(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		time.AfterFunc(time.Hour, stop)
 		l.manager(0).until(ctx, "up", func(context.Context) error { return errors.New("asked") })
-		if !slices.Equal(l, told{"READY=1\nSTATUS=up", "STOPPING=1"}) {
-			t.Errorf("told %q", l)
+		if all := l.so(); !slices.Equal(all, []string{"READY=1\nSTATUS=up", "STOPPING=1"}) {
+			t.Errorf("told %q", all)
 		}
 	})
 }
