@@ -3,6 +3,7 @@
 # make lab    real API servers and a real Vault in the foreground (CLUSTERS, DIR, SCHEDULE)
 # make check  what needs no lab: formatting, vet, linters, drift, cross builds
 # make bench  the benchmarks
+# make release  what is published of a version (VERSION), in dist
 # make image  a container image, without a container engine
 # make manual man pages and shell completions
 
@@ -15,7 +16,7 @@ COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
 DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null)
 LDFLAGS  = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 
-.PHONY: build image manual build-pkcs11 test check bench lab deps generate clean
+.PHONY: build image manual build-pkcs11 test check bench lab deps generate release clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/certd ./cmd/certd
@@ -62,5 +63,9 @@ generate:
 	$(GO) test ./cmd/certd/internal/cli -run TestSchemasAreUpToDate -update
 	$(GO) test ./cmd/certd -run TestEachEventIsDocumented -update
 
+# What is published: programs, SBOM, licences, checksums, in dist.
+release:
+	.ci/release '$(VERSION)'
+
 clean:
-	rm -rf bin
+	rm -rf bin dist
