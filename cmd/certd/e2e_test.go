@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -136,7 +137,7 @@ func (s *site) auditMatchesHistory() {
 	if !slices.Equal(logged, journalled) || len(logged) == 0 {
 		s.t.Errorf("Vault logged these signing requests\n%q\nand the history has\n%q", logged, journalled)
 	}
-	if out, errs, code := s.certd("verify", "--config", "certd.yaml", "--vault-audit-log", s.lab.Vault.AuditLog); code != 0 || !strings.Contains(out, fmt.Sprintf("%d signatures by the fleet's keys, each in the history", len(logged))) {
+	if out, errs, code := s.certd("verify", "--config", "certd.yaml", "--vault-audit-log", s.lab.Vault.AuditLog); code != 0 || !regexp.MustCompile(fmt.Sprintf("(?m)^✓ %d signatures? by the fleet's keys, each in the history", len(logged))).MatchString(out) {
 		s.t.Errorf("verify of the audit log: exit %d\n%s%s", code, out, errs)
 	}
 }

@@ -536,7 +536,7 @@ func TestLookingAround(t *testing.T) {
 		{"status", `folders`, 0},
 		{"status east", `east`, 0},
 		{"status -l tier=prod -o wide", `east`, 0},
-		{"status -o short", `^CERTD OK - all 2 clusters ok .*clusters=2 ok=2 warning=0 critical=0 unknown=0 min_expiry=\d+s`, 0},
+		{"status -o short", `^CERTD OK - all 2 clusters ok .*clusters=2 ok=2 warning=0;0 critical=0;;0 unknown=0 min_expiry=\d+s`, 0},
 		{"status -o jsonpath={.clusters[*].name}", `^east west\s*$`, 0},
 		{"status -o yaml", `kind: FleetStatus`, 0},
 		{"status --live -o json", `"source": "live"`, 0},

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -367,7 +368,8 @@ func (d Daemon) reloads(ctx context.Context, f *fleet, r *rotation.Reconciler, n
 		case <-settle.C:
 		case <-compare.C:
 		}
-		now := digest(read())
+		files := read()
+		now := digest(files)
 		if now == last && !asked {
 			continue
 		}
@@ -376,7 +378,11 @@ func (d Daemon) reloads(ctx context.Context, f *fleet, r *rotation.Reconciler, n
 		d.reload(ctx, f, r, n, counts, log, level)
 		done()
 		follow()
-		last = digest(read())
+		// What was written meanwhile is found by the next look; only other files are
+		// compared from here on.
+		if others := read(); !slices.Equal(others, files) {
+			last = digest(others)
+		}
 	}
 }
 
