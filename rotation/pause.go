@@ -56,16 +56,16 @@ func (p Pause) words() string {
 // pause leaves of what is to be done what cannot wait, and tells of the rest.
 func (d *Decision) pause(f Fleet, v View, p Pause, now time.Time) {
 	d.Paused = &p
-	var now1, later []Action
+	var kept, later []Action
 	for _, a := range d.Wanted {
 		if why := d.cannotWait(f, v, a, now); why != "" {
 			a.Why += "; the cluster is paused, and " + why
-			now1 = append(now1, a)
+			kept = append(kept, a)
 			continue
 		}
 		later = append(later, a)
 	}
-	d.Wanted = now1
+	d.Wanted = kept
 	text := p.words() + ": certd only does what cannot wait"
 	if len(later) > 0 {
 		text += fmt.Sprintf("; %s waits (%s)", later[0].Step, later[0].Why)
@@ -123,9 +123,7 @@ func (d *Decision) cannotWait(f Fleet, v View, a Action, now time.Time) string {
 	over := func(by time.Time) bool { return !by.IsZero() && !now.Before(by) }
 	const floor, broken = "the floor holds all the same", "what is there does not serve"
 	switch a.Step {
-	case StepRepairTrust:
-		return broken
-	case StepRepairIssuer:
+	case StepRepairTrust, StepRepairIssuer:
 		return broken
 	case StepIssuer:
 		_, issued := v.delivered()

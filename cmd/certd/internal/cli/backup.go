@@ -185,15 +185,22 @@ func (a *App) restore(ctx context.Context, r api.RestoreRequest, yes bool, o out
 		return a.document(o, reply)
 	}
 	a.tell(s.wrap(fmt.Sprintf("%s  %s ", s.clean(reply.Copy.Fleet), s.mark(markOK)), "  ", fmt.Sprintf("the journal in %s is the one saved in %s", s.clean(reply.StateDir), s.clean(reply.File)))...)
-	a.tell(s.fields([][2]string{{"epoch", fmt.Sprint(reply.Epoch)}})...)
-	if reply.Aside != "" {
-		a.tell(s.fields([][2]string{{"kept", reply.Aside}})...)
+	a.replacedJournal(reply.Epoch, reply.Aside)
+	return nil
+}
+
+// replacedJournal tells of a journal that has taken another one's place: what comes next,
+// and how to undo it where that one is kept (aside; "": there was none).
+func (a *App) replacedJournal(epoch uint64, aside string) {
+	s := a.style()
+	a.tell(s.fields([][2]string{{"epoch", fmt.Sprint(epoch)}})...)
+	if aside != "" {
+		a.tell(s.fields([][2]string{{"kept", aside}})...)
 	}
 	a.aside(s.next("certd run")...)
-	if reply.Aside != "" {
-		a.aside(s.wrap("  Undo: ", "  ", "with the daemon stopped, "+s.clean(a.command("restore "+reply.Aside)))...)
+	if aside != "" {
+		a.aside(s.wrap("  Undo: ", "  ", "with the daemon stopped, "+s.clean(a.command("restore "+aside)))...)
 	}
-	return nil
 }
 
 // restoreLines say what would take the place of what.

@@ -74,14 +74,7 @@ func (a *App) recover(ctx context.Context, r api.RecoverRequest, yes bool, o out
 	}
 	a.tell(s.recoverLines(reply)...)
 	a.tell(s.wrap(fmt.Sprintf("%s  %s ", s.clean(reply.Journal.Fleet), s.mark(markOK)), "  ", "the journal in "+s.clean(reply.StateDir)+" is rebuilt")...)
-	a.tell(s.fields([][2]string{{"epoch", fmt.Sprint(reply.Epoch)}})...)
-	if reply.Aside != "" {
-		a.tell(s.fields([][2]string{{"kept", reply.Aside}})...)
-	}
-	a.aside(s.next("certd run")...)
-	if reply.Aside != "" {
-		a.aside(s.wrap("  Undo: ", "  ", "with the daemon stopped, "+s.clean(a.command("restore "+reply.Aside)))...)
-	}
+	a.replacedJournal(reply.Epoch, reply.Aside)
 	return nil
 }
 

@@ -28,7 +28,10 @@ func (s *running) Pause(_ context.Context, req api.PauseRequest) (api.PauseReply
 			return reply, fmt.Errorf("%s: cluster %q is not configured: %w", verb, name, api.ErrUsage)
 		}
 	}
-	limit := time.Duration(req.Seconds) * time.Second
+	var until time.Time // zero: until somebody resumes
+	if req.Seconds > 0 {
+		until = time.Now().Add(time.Duration(req.Seconds) * time.Second)
+	}
 	switch {
 	case req.Seconds < 0 || req.Seconds > int64(longestPause/time.Second):
 		return reply, fmt.Errorf("pause: for %d seconds: from one second to %s: %w", req.Seconds, rotation.FormatDuration(longestPause), api.ErrUsage)
@@ -47,17 +50,9 @@ func (s *running) Pause(_ context.Context, req api.PauseRequest) (api.PauseReply
 			names = []string{""}
 		}
 		for _, name := range names {
-			p := rotation.Pause{Cluster: name, At: time.Now(), Actor: req.Actor, Reason: req.Reason}
-			if limit > 0 {
-				p.Until = p.At.Add(limit)
-			}
-			now = append(now, p)
+			now = append(now, rotation.Pause{Cluster: name, At: time.Now(), Until: until, Actor: req.Actor, Reason: req.Reason})
 		}
 	default:
-		var until time.Time
-		if limit > 0 {
-			until = time.Now().Add(limit)
-		}
 		now, err = s.reconciler.Pause(req.Clusters, until, req.Actor, req.Reason)
 	}
 	for _, p := range now {
