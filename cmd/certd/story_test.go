@@ -224,7 +224,9 @@ func sameTime(seconds string, at time.Time) bool {
 // clock is wrong: status, metrics and notifications tell the same story each time, with
 // the same deadline, and say so when it is over.
 func toldAlike(t *testing.T) {
-	s := &story{site: newSiteIn(t, "drill-story", 3, replaced(t, quick, "linkerd: {", "linkerd: {namespace: drill-story, ")), told: newListener(t)}
+	// Webhooks' registrations have no namespace: those of another drill are not its own.
+	settings := replaced(t, quick, "linkerd: {", "linkerd: {namespace: drill-story, ", "webhooks: {projection: 10s}", "webhooks: {manage: none}")
+	s := &story{site: newSiteIn(t, "drill-story", 3, settings), told: newListener(t)}
 	c1, c2, c3 := s.lab.Clusters[0].Name, s.lab.Clusters[1].Name, s.lab.Clusters[2].Name
 	var ways []*wayThere
 	for i := range 3 {
