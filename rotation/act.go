@@ -124,13 +124,13 @@ func (r *Reconciler) publishIssuer(ctx, hand context.Context, m *member, f Fleet
 	if d.Issuer != nil {
 		p.NotAfterTaken = append(p.NotAfterTaken, d.Issuer.NotAfter)
 	}
-	cred, rec, err := r.signer.issuer(ctx, signers, d.Bundle, p, caller{m.name, d.Actor, d.Why}, wall())
+	cred, rec, err := r.signer.issuer(ctx, signers, d.Bundle, p, caller{m.name, d.Actor, d.Why}, r.wall())
 	for _, a := range signers {
 		r.keyOutcome(a, err)
 	}
 	a := signers[0]
 	if !notSigned(err) {
-		m.hasSigned(d.Action, wall())
+		m.hasSigned(d.Action, r.wall())
 	}
 	if err != nil {
 		return err
@@ -139,7 +139,7 @@ func (r *Reconciler) publishIssuer(ctx, hand context.Context, m *member, f Fleet
 	in.Serial, in.Anchor, in.Key = rec.Serial, a.ID, a.Key
 	return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
 		rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: v.Observed.Issuer.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: rec.Serial, Credential: &cred, Bundle: d.beside})
-		rec.DeliveredAt = wall()
+		rec.DeliveredAt = r.wall()
 		out := Outcome{Revision: rev, Certificate: &rec, Checked: &a, Enrolled: true}
 		if home := f.home(v); home.keyless() && !home.RetiredAt.IsZero() {
 			out.Adopted = &Adoption{} // nothing is left of what the cluster came with
@@ -170,22 +170,22 @@ func (r *Reconciler) publishChain(ctx, hand context.Context, m *member, f Fleet,
 			continue
 		}
 		a := *s
-		c, err := r.signer.second(ctx, &a, came[0], taken, caller{m.name, d.Actor, d.Why}, wall())
+		c, err := r.signer.second(ctx, &a, came[0], taken, caller{m.name, d.Actor, d.Why}, r.wall())
 		r.keyOutcome(a, err)
 		if !notSigned(err) {
-			m.hasSigned(d.Action, wall())
+			m.hasSigned(d.Action, r.wall())
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", doing, err)
 		}
 		chain, used = append(chain, c), &a
 	}
-	if err := proveChain(v.Observed.IssuerFacts.With(chain...), d.signers, d.Bundle, wall()); err != nil {
+	if err := proveChain(v.Observed.IssuerFacts.With(chain...), d.signers, d.Bundle, r.wall()); err != nil {
 		return fmt.Errorf("%s: prove them: %w; they were thrown away", doing, err)
 	}
 	rec := certificateRecord(m.name, "issuer", d.signers[0].ID, chain[0], time.Time{})
 	if used != nil && !d.signers[0].keyless() {
-		rec.SignedAt = wall()
+		rec.SignedAt = r.wall()
 	}
 	if len(d.signers) > 1 {
 		rec.Second = d.signers[1].ID
@@ -193,7 +193,7 @@ func (r *Reconciler) publishChain(ctx, hand context.Context, m *member, f Fleet,
 	in.Serial, in.Anchor, in.Wanted = rec.Serial, rec.Anchor, chainDigest(chain)
 	return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
 		rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: v.Observed.Issuer.Revision, Scheme: v.Observed.scheme(), Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: rec.Serial, Chain: chain, Bundle: d.beside})
-		rec.DeliveredAt = wall()
+		rec.DeliveredAt = r.wall()
 		return Outcome{Revision: rev, Certificate: &rec, Checked: used, Enrolled: true}, err
 	})
 }
@@ -237,7 +237,7 @@ func notSigned(err error) bool {
 // effect begins; when the answer was lost, another look at the cluster tells
 // what came of it, and until one succeeds the intent stays open.
 func (r *Reconciler) recorded(ctx, hand context.Context, m *member, f Fleet, in Intent, effect func() (Outcome, error)) error {
-	begun := wall()
+	begun := r.wall()
 	id, err := r.journal.Begin(in)
 	if err != nil {
 		return fmt.Errorf("record the intent: %w", err)

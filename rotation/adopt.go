@@ -56,7 +56,7 @@ func (f Fleet) adoptedMark(v View) string {
 // names the anchor. Where that is nowhere to be seen any more, the cluster has left
 // it behind.
 func (r *Reconciler) relearn(m *member, o *Observation) (known bool) {
-	f, v, now := r.fleet(), m.view(), wall()
+	f, v, now := r.fleet(), m.view(), r.wall()
 	if o.Bundle.Marks.Adopted == "" || v.Record.Adopted != "" {
 		return true
 	}
@@ -313,7 +313,7 @@ func (r *Reconciler) Adopt(cluster, actor, reason string, dryRun bool) (Adopted,
 	if m == nil {
 		return Adopted{}, fmt.Errorf("adopt %s: no cluster of this name is configured: %w", cluster, ErrUnsupported)
 	}
-	f, v, now := r.fleet(), m.view(), wall()
+	f, v, now := r.fleet(), m.view(), r.wall()
 	v.SameTarget = r.twin(m)
 	a, ad, err := f.adopt(v, now)
 	if err != nil {
@@ -725,7 +725,7 @@ func (f Fleet) left(views map[string]View, progress map[string]Progress, now tim
 // welcome brings a cluster along that the others were changed without, now that it
 // is back.
 func (r *Reconciler) welcome(m *member) {
-	f, v, now := r.fleet(), m.view(), wall()
+	f, v, now := r.fleet(), m.view(), r.wall()
 	active := f.Active()
 	if f.Change != nil || active == nil || v.Err != nil || v.Observed == nil || !f.leftBehind(v) || !r.renewing.TryLock() {
 		return

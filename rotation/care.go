@@ -29,7 +29,7 @@ func (r *Reconciler) careDue(now time.Time) bool {
 func (r *Reconciler) care(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
-	now := wall()
+	now := r.wall()
 	next := now.Add(canaryEvery)
 	f := r.fleet()
 	if a := f.Active(); a != nil {
@@ -115,11 +115,11 @@ func (r *Reconciler) recoverAnchors(ctx context.Context, cluster string, strange
 		}
 		if key == nil {
 			r.mu.Lock()
-			r.foreign[pki.Fingerprint(c)] = wall()
+			r.foreign[pki.Fingerprint(c)] = r.wall()
 			r.mu.Unlock()
 			continue
 		}
-		found = append(found, Anchor{ID: generationID(n), Key: anchorKeyName(f.Policy.KeyPrefix, n), Backend: key.Info().Backend, Exportable: key.Info().Exportable, CheckedAt: wall(), Certificate: c, CreatedAt: c.NotBefore})
+		found = append(found, Anchor{ID: generationID(n), Key: anchorKeyName(f.Policy.KeyPrefix, n), Backend: key.Info().Backend, Exportable: key.Info().Exportable, CheckedAt: r.wall(), Certificate: c, CreatedAt: c.NotBefore})
 	}
 	slices.SortFunc(found, func(a, b Anchor) int { return generationOf(a.ID) - generationOf(b.ID) })
 	for _, a := range found {
@@ -135,7 +135,7 @@ func (r *Reconciler) recoverAnchors(ctx context.Context, cluster string, strange
 func (r *Reconciler) recoverAnchor(cluster string, a Anchor) error {
 	r.renewing.Lock()
 	defer r.renewing.Unlock()
-	f, now := r.fleet(), wall()
+	f, now := r.fleet(), r.wall()
 	if f.anchor(a.ID) != nil {
 		return nil // another cluster showed it at the same time
 	}

@@ -53,7 +53,7 @@ func (c Ceremony) Run(ctx context.Context) (a Anchor, created bool, err error) {
 	s := signer{c.Journal, c.Signer}
 	if active := f.Active(); active != nil {
 		a := *active
-		if _, err := s.open(ctx, &a, wall()); err != nil {
+		if _, err := s.open(ctx, &a, c.Journal.Now()); err != nil {
 			return a, false, err
 		}
 		c.Say("trust anchor %s is there already; its key %s answers and is fit to sign", a.ID, a.Key)
@@ -74,9 +74,9 @@ func (c Ceremony) Run(ctx context.Context) (a Anchor, created bool, err error) {
 		return a, false, err
 	}
 	if a.CreatedAt.IsZero() {
-		a.CreatedAt = wall()
+		a.CreatedAt = c.Journal.Now()
 	}
-	rec := certificateRecord("", "anchor", a.ID, a.Certificate, wall())
+	rec := certificateRecord("", "anchor", a.ID, a.Certificate, c.Journal.Now())
 	rec.DeliveredAt = rec.SignedAt
 	id, err := c.Journal.Begin(Intent{Step: StepAnchor, Actor: c.Actor, Reason: c.Reason, Anchor: a.ID, Serial: rec.Serial, Key: a.Key})
 	if err == nil {
@@ -105,7 +105,7 @@ func (c Ceremony) key(ctx context.Context, s signer, a *Anchor) (Key, error) {
 				"if it is this fleet's and the journal was lost, `certd run` recovers the anchor from the clusters; else give keys another prefix, or have it removed", a.Key, ErrKeyExists)
 		}
 		c.Say("key %s is there and fit to sign", a.Key)
-		a.Backend, a.Exportable, a.CheckedAt = key.Info().Backend, key.Info().Exportable, wall()
+		a.Backend, a.Exportable, a.CheckedAt = key.Info().Backend, key.Info().Exportable, c.Journal.Now()
 		return key, nil
 	case !errors.Is(err, ErrKeyNotFound):
 		return nil, fmt.Errorf("look for key %s: %w", a.Key, err)
@@ -130,7 +130,7 @@ func (c Ceremony) key(ctx context.Context, s signer, a *Anchor) (Key, error) {
 
 // entered is what becomes known with a new key, as an outcome for the journal.
 func (a *Anchor) entered(info KeyInfo, at time.Time) Outcome {
-	a.Backend, a.Exportable, a.CheckedAt, a.CreatedAt = info.Backend, info.Exportable, wall(), at
+	a.Backend, a.Exportable, a.CheckedAt, a.CreatedAt = info.Backend, info.Exportable, at, at
 	return Outcome{Anchor: a}
 }
 
@@ -144,7 +144,7 @@ func createKey(ctx context.Context, j Journal, keys Keys, in Intent, entered fun
 	made, err := keys.CreateKey(ctx, in.Key)
 	out := outcome(err)
 	if err == nil {
-		out = entered(made.Info(), wall())
+		out = entered(made.Info(), j.Now())
 		out.Result = OK
 	}
 	if ferr := j.Finish(id, out); ferr != nil || err != nil {
@@ -184,7 +184,7 @@ func settleKeyIntents(ctx context.Context, j Journal, keys Keys, name string, en
 // certificate has the anchor's certificate signed by its own key, or takes the
 // one that the backend already has.
 func (c Ceremony) certificate(ctx context.Context, key Key, a Anchor, generation int) (*x509.Certificate, error) {
-	now := wall()
+	now := c.Journal.Now()
 	switch k := key.(type) {
 	case IssuerSigner:
 		crt := k.Anchor()

@@ -22,7 +22,7 @@ const marginOfChange = 60 * 24 * time.Hour
 // CheckChange says whether the trust anchor can be changed now: one error that
 // names everything that stands against it.
 func (r *Reconciler) CheckChange() error {
-	f, now := r.fleet(), wall()
+	f, now := r.fleet(), r.wall()
 	active := f.Active()
 	switch {
 	case f.Change != nil:
@@ -114,7 +114,7 @@ func (r *Reconciler) BeginChange(a Anchor, actor, reason string, manual bool) er
 	}
 	r.renewing.Lock()
 	defer r.renewing.Unlock()
-	f, now := r.fleet(), wall()
+	f, now := r.fleet(), r.wall()
 	if f.Change != nil {
 		return fmt.Errorf("the trust anchor is being changed already: %w", ErrNotNow)
 	}
@@ -193,7 +193,7 @@ func (r *Reconciler) BeginCompromised(ctx context.Context, a Anchor, actor, reas
 	}
 	r.renewing.Lock()
 	defer r.renewing.Unlock()
-	f, now := r.fleet(), wall()
+	f, now := r.fleet(), r.wall()
 	c := Change{To: a.ID, Actor: actor, Reason: reason, StartedAt: now}
 	switch active := f.Active(); {
 	case f.Change != nil:
@@ -272,7 +272,7 @@ func (r *Reconciler) moveOn() {
 		return
 	}
 	defer r.renewing.Unlock()
-	f, now := r.fleet(), wall()
+	f, now := r.fleet(), r.wall()
 	if f.Change == nil {
 		return
 	}
@@ -347,7 +347,7 @@ func (n *nearer) note(c Change, progress map[string]Progress, now time.Time) {
 func (r *Reconciler) SteerChange(how ChangeOrder, clusters []string, actor, reason string) (Change, error) {
 	r.renewing.Lock()
 	defer r.renewing.Unlock()
-	f, now := r.fleet(), wall()
+	f, now := r.fleet(), r.wall()
 	if f.Change == nil {
 		return Change{}, fmt.Errorf("the trust anchor is not being changed: %w", ErrNotNow)
 	}
@@ -368,7 +368,7 @@ func (r *Reconciler) CanSteer(how ChangeOrder, clusters []string) (Change, error
 	if f.Change == nil {
 		return Change{}, fmt.Errorf("the trust anchor is not being changed: %w", ErrNotNow)
 	}
-	return f.steered(how, clusters, wall())
+	return f.steered(how, clusters, r.wall())
 }
 
 // ChangeOrder is what a person may have a change do.
@@ -459,7 +459,7 @@ func (c Ceremony) Next(ctx context.Context) (Anchor, error) {
 		return a, err
 	}
 	if a.CreatedAt.IsZero() {
-		a.CreatedAt = wall()
+		a.CreatedAt = c.Journal.Now()
 	}
 	return a, nil
 }

@@ -8,14 +8,15 @@ import (
 // The loop's idea of a step of the clock: forwards when the wall clock gained
 // on the monotonic one, which also stands still while a host sleeps.
 func TestClockStep(t *testing.T) {
-	now := time.Now()
-	if got := clockStep(now, now.Add(20*time.Second)); got != 0 {
+	last := reading{hours(1), hours(1)}
+	if got := (reading{hours(3), hours(3)}).step(last); got != 0 {
 		t.Errorf("time that passed on both clocks counts as a step of %s", got)
 	}
-	// Without a monotonic reading on one side, both differences are of the
-	// wall clock: no step can be seen, and none is made up.
-	if got := clockStep(now.Round(0), now.Add(time.Hour)); got != 0 {
-		t.Errorf("a step of %s out of nothing", got)
+	if got := (reading{hours(3), hours(1)}).step(last); got != 2*time.Hour {
+		t.Errorf("a sleep of two hours counts as a step of %s", got)
+	}
+	if got := (reading{hours(0), hours(2)}).step(last); got != -2*time.Hour {
+		t.Errorf("a clock that was set back by two hours counts as a step of %s", got)
 	}
 }
 

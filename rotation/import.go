@@ -63,7 +63,7 @@ func (c Import) Run(ctx context.Context) (a Anchor, imported bool, err error) {
 		if a.Certificate == nil {
 			continue
 		}
-		if _, err := s.open(ctx, &a, wall()); err != nil {
+		if _, err := s.open(ctx, &a, c.Journal.Now()); err != nil {
 			return a, false, err
 		}
 		c.Say("trust anchor %s is there already; its key %s answers and is fit to sign", a.ID, a.Key)
@@ -72,7 +72,7 @@ func (c Import) Run(ctx context.Context) (a Anchor, imported bool, err error) {
 	if len(anchors) > 0 {
 		return anchors[0], false, fmt.Errorf("trust anchor %s was begun by certd init, which has made or asked for key %s: end it with certd init, or begin with another stateDir and keyPrefix; nothing was changed", anchors[0].ID, anchors[0].Key)
 	}
-	now := wall()
+	now := c.Journal.Now()
 	warnings, err := pki.CheckImported(c.Certificate, now)
 	if err != nil {
 		return Anchor{}, false, fmt.Errorf("%w; nothing was changed", err)
@@ -90,14 +90,14 @@ func (c Import) Run(ctx context.Context) (a Anchor, imported bool, err error) {
 		a.Certificate = c.Certificate
 		return a, false, err
 	}
-	a.Backend, a.Exportable, a.CheckedAt, a.CreatedAt = key.Info().Backend, key.Info().Exportable, wall(), wall()
+	a.Backend, a.Exportable, a.CheckedAt, a.CreatedAt = key.Info().Backend, key.Info().Exportable, c.Journal.Now(), c.Journal.Now()
 	a.Certificate = c.Certificate
 	// The daemon's login is tried before anything is built on it.
-	if err := s.canary(ctx, c.Policy.Fleet, &a, wall()); err != nil {
+	if err := s.canary(ctx, c.Policy.Fleet, &a, c.Journal.Now()); err != nil {
 		return a, false, fmt.Errorf("key %s is in %s, but cannot be used; when that is mended, type the same again: %w", a.Key, a.Backend, err)
 	}
 	c.Say("a signature by it verifies under the certificate")
-	rec := certificateRecord("", "anchor", a.ID, a.Certificate, wall())
+	rec := certificateRecord("", "anchor", a.ID, a.Certificate, c.Journal.Now())
 	rec.DeliveredAt = rec.SignedAt
 	id, err := c.Journal.Begin(Intent{Step: StepAnchor, Actor: c.Actor, Reason: c.Reason, Anchor: a.ID, Serial: rec.Serial, Key: a.Key})
 	if err == nil {

@@ -8,6 +8,10 @@ import (
 // A Journal keeps what certd set out to do and what came of it. Each method
 // is one durable transaction: when it returns nil, the record is on disk.
 type Journal interface {
+	// Now is the time by the daemon's clock, by which entries are dated and
+	// everything is decided: UTC, without a monotonic reading.
+	Now() time.Time
+
 	// Begin records an intent before its effect. If it fails, the effect must
 	// not happen. The id is unique for the journal's whole life.
 	Begin(Intent) (id uint64, err error)

@@ -171,7 +171,7 @@ func NewReconciler(o Options) (*Reconciler, error) {
 	// A journal begun anew would count from 1 again, below what an earlier one
 	// left in the clusters: the clock puts a daemon above all that started
 	// before it.
-	if r.epoch, err = o.Journal.RaiseEpoch(uint64(wall().Unix())); err != nil {
+	if r.epoch, err = o.Journal.RaiseEpoch(uint64(r.wall().Unix())); err != nil {
 		return nil, fmt.Errorf("raise the epoch: %w", err)
 	}
 	if r.pendings, err = SettleFleet(o.Journal); err != nil {
@@ -233,7 +233,7 @@ func (r *Reconciler) Apply(p FleetPolicy, clusters map[string]Cluster) error {
 				return fmt.Errorf("read the webhook CAs of %s from the journal: %w", cp.Cluster, err)
 			}
 			m.record.Name = cp.Cluster
-			m.remind(restarts, from)
+			m.remind(restarts, from, r.wall())
 			for _, c := range m.certificates {
 				m.signed[lane{"", IssuerObject}] = append(m.signed[lane{"", IssuerObject}], c.SignedAt)
 			}
@@ -274,7 +274,7 @@ var restartSteps = []Step{StepIdentityRestart, StepControlRestart, StepWorkloadR
 // lastRestarts are the restarts that count now: of the last hour, since what was under
 // way when certd ended still is, and during a change of the trust anchor all of it.
 func (r *Reconciler) lastRestarts() (entries []Entry, from time.Time) {
-	from = wall().Add(-time.Hour)
+	from = r.wall().Add(-time.Hour)
 	if c := r.change; c != nil && c.StartedAt.Before(from) {
 		from = c.StartedAt
 	}
@@ -284,7 +284,7 @@ func (r *Reconciler) lastRestarts() (entries []Entry, from time.Time) {
 		return nil, time.Time{}
 	}
 	if from.IsZero() { // it begins now
-		from = wall()
+		from = r.wall()
 	}
 	return entries, from
 }
@@ -308,18 +308,18 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	hand, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	var working sync.WaitGroup
-	last, timer := time.Now(), time.NewTimer(0)
+	last, timer := r.clock(), time.NewTimer(0)
 	defer timer.Stop()
 	r.mu.Lock()
-	r.begun = wall()
+	r.begun = r.wall()
 	r.mu.Unlock()
 	if r.fence != nil {
 		working.Go(func() { r.keepMirror(ctx) })
 	}
 	for ctx.Err() == nil {
 		r.beats()
-		now := time.Now()
-		if by := clockStep(last, now); by.Abs() > clockJump {
+		now := r.clock()
+		if by := now.step(last); by.Abs() > clockJump {
 			r.log.Warn("the wall clock stepped or the host slept: looking at everything again", "by", by)
 			r.lookAgain()
 		}
@@ -334,10 +334,10 @@ func (r *Reconciler) Run(ctx context.Context) error {
 				r.release(m)
 			})
 		}
-		if r.careDue(wall()) {
+		if r.careDue(r.wall()) {
 			working.Go(func() { r.care(hand); r.poke() })
 		}
-		timer.Reset(max(0, min(r.resync/3, next.Sub(wall()))))
+		timer.Reset(max(0, min(r.resync/3, next.Sub(r.wall()))))
 		select {
 		case <-ctx.Done():
 		case <-r.wake:
@@ -372,28 +372,34 @@ func (r *Reconciler) beats() {
 // whatever clusters do. Asking waits for nothing, also where the loop is stuck.
 func (r *Reconciler) Beat() time.Time { return *r.beat.Load() }
 
-// clockStep is by how much the wall clock moved beyond the time that passed
-// between two readings: forwards when it was set on or the host slept, since
-// the monotonic clock stands still then.
-func clockStep(last, now time.Time) time.Duration {
-	return now.Round(0).Sub(last.Round(0)) - now.Sub(last)
+// reading is what two clocks said at one moment: the daemon's, which can be set, and
+// the machine's monotonic one.
+type reading struct{ wall, monotonic time.Time }
+
+func (r *Reconciler) clock() reading { return reading{r.wall(), time.Now()} }
+
+// step is by how much the daemon's clock moved beyond the time that passed since an
+// earlier reading: forwards when it was set on or the host slept, since the
+// monotonic clock stands still then.
+func (now reading) step(last reading) time.Duration {
+	return now.wall.Sub(last.wall) - now.monotonic.Sub(last.monotonic)
 }
 
 // due takes the clusters whose time has come, as many as there are slots, and
 // says when the next one's time comes. Those that answer come before those
 // that did not at the last look; among them, the least time to an outage
 // first.
-func (r *Reconciler) due(at time.Time) (due []*member, next time.Time) {
+func (r *Reconciler) due(at reading) (due []*member, next time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now := at.Round(0)
+	now := at.wall
 	next = now.Add(r.resync)
 	if r.nextCare.Before(next) && !r.caring {
 		next = r.nextCare
 	}
 	for _, m := range r.members {
 		begin := m.next
-		if rest := passPause - at.Sub(m.rested); rest > 0 && begin.Before(now.Add(rest)) {
+		if rest := passPause - at.monotonic.Sub(m.rested); rest > 0 && begin.Before(now.Add(rest)) {
 			begin = now.Add(rest)
 		}
 		switch {
@@ -461,7 +467,7 @@ func (r *Reconciler) release(m *member) {
 		r.pendings = append(r.pendings, m.takePending()...)
 		r.adopt()
 	}
-	r.cycleAt = wall()
+	r.cycleAt = r.wall()
 }
 
 // othersUnseen says whether another cluster has yet to be looked at for the
@@ -546,12 +552,12 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 		v := m.view()
 		if v.Err == nil && v.Observed != nil {
 			if !r.learn(hand, m, v.Observed) && len(r.fleet().Anchors) > 0 {
-				d.wakeAt(wall().Add(recoverAgain))
+				d.wakeAt(r.wall().Add(recoverAgain))
 				break
 			}
 			err := r.settle(m, r.fleet())
 			if err == nil {
-				err = r.follow(m, r.fleet(), m.view(), wall())
+				err = r.follow(m, r.fleet(), m.view(), r.wall())
 			}
 			if err != nil {
 				r.log.Error("journal not written", "cluster", m.name, "err", err)
@@ -559,7 +565,7 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 				break
 			}
 		}
-		f, now := r.fleet(), wall()
+		f, now := r.fleet(), r.wall()
 		v = m.view()
 		v.SameTarget = r.twin(m)
 		f.ClockDoubt = r.clockDoubt()
@@ -618,12 +624,12 @@ func (r *Reconciler) count(ctx context.Context, m *member) {
 		return
 	}
 	r.counts.Go(func() {
-		begun := wall()
+		begun := r.wall()
 		p := m.cluster.CountProxies(ctx)
 		if p.At.IsZero() {
 			p.At = begun
 		}
-		p.Took = wall().Sub(begun)
+		p.Took = r.wall().Sub(begun)
 		m.mu.Lock()
 		m.proxies, m.counting = p, false
 		m.mu.Unlock()
@@ -642,12 +648,12 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 	r.mu.Lock()
 	m.again = false
 	r.mu.Unlock()
-	begun := wall()
+	begun := r.wall()
 	o, err := m.cluster.Observe(octx)
 	if ctx.Err() != nil {
 		return ctx.Err() // certd is stopping: that says nothing about the cluster
 	}
-	now := wall()
+	now := r.wall()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.lookedAt = begun
@@ -714,7 +720,7 @@ func (r *Reconciler) strangers(f Fleet, p Policy, o *Observation) (found []*x509
 			here = append(here, b.Anchors()...)
 		}
 	}
-	now := wall()
+	now := r.wall()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, c := range here {
@@ -743,7 +749,7 @@ func (d Decision) attempt(cluster string) Attempt {
 
 // acted takes note of how a step ended and says whether to go on at once.
 func (r *Reconciler) acted(ctx context.Context, m *member, d Decision, err error, took time.Duration) bool {
-	now, told := wall(), true
+	now, told := r.wall(), true
 	defer func() { // without the lock
 		if told {
 			a := d.attempt(m.name)
@@ -783,7 +789,7 @@ func (r *Reconciler) acted(ctx context.Context, m *member, d Decision, err error
 
 // schedule says when the cluster is looked at next.
 func (r *Reconciler) schedule(m *member, d Decision) {
-	now := wall()
+	now := r.wall()
 	next := now.Add(r.resync)
 	if !d.Wake.IsZero() && d.Wake.Before(next) {
 		next = d.Wake
@@ -809,9 +815,9 @@ func (r *Reconciler) schedule(m *member, d Decision) {
 	r.saveStatus(m)
 }
 
-// wall is the wall clock without its monotonic reading: certificates are held
+// wall is the daemon's clock without a monotonic reading: certificates are held
 // against the calendar.
-func wall() time.Time { return time.Now().Round(0).UTC() }
+func (r *Reconciler) wall() time.Time { return r.journal.Now() }
 
 func earlier(a, b time.Time) time.Time {
 	if a.Before(b) {

@@ -103,9 +103,9 @@ func newMember(c Cluster, p Policy) *member {
 
 // remind has a new member know of restarts that an earlier certd has made, and since
 // when none is left out.
-func (m *member) remind(restarts []Entry, from time.Time) {
+func (m *member) remind(restarts []Entry, from, now time.Time) {
 	m.restarts.From = from
-	hour := wall().Add(-time.Hour)
+	hour := now.Add(-time.Hour)
 	for _, e := range restarts {
 		if e.Intent.Cluster != m.name || e.Result != OK && e.Result != Unknown {
 			continue
@@ -192,7 +192,7 @@ func (r *Reconciler) remember(m *member, in Intent, out Outcome) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.record.Enrolled = m.record.Enrolled || out.Enrolled
-	m.restarts.note(in, out.ByOthers, m.policy, wall())
+	m.restarts.note(in, out.ByOthers, m.policy, r.wall())
 	if a := out.Adopted; a != nil {
 		m.record.came(*a)
 	}
@@ -440,7 +440,7 @@ func (r *Reconciler) has(id string) bool {
 // look would be a disk sync a minute and cluster for nothing: it is written
 // when it says something else, or was ten looks ago.
 func (r *Reconciler) saveStatus(m *member) {
-	now := wall()
+	now := r.wall()
 	f := r.fleet()
 	v := m.view()
 	m.mu.Lock()
@@ -493,7 +493,7 @@ type RotateResult struct {
 // configured answers at once.
 func (r *Reconciler) Rotate(target Target, names []string, req Request) <-chan RotateResult {
 	results := make(chan RotateResult, len(names))
-	req.At = wall() // by the clock that issuers are signed by
+	req.At = r.wall() // by the clock that issuers are signed by
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, name := range names {

@@ -167,7 +167,7 @@ func (f *Fence) takeOver(ctx context.Context, recover bool) (recovered int, err 
 				return recovered, fmt.Errorf("take over what the mirror has: %w", err)
 			}
 		}
-		f.since = wall().Truncate(time.Second)
+		f.since = f.journal.Now().Truncate(time.Second)
 		doc, err := f.document()
 		if err != nil {
 			return recovered, err
@@ -368,7 +368,7 @@ func (f *Fence) recover(ctx context.Context, m mirrored) (n int, err error) {
 		return f.journal.Finish(id, out)
 	}
 	for _, ma := range m.WebhookCAs {
-		switch a, err := ma.proved(ctx, f.webhookKeys); {
+		switch a, err := ma.proved(ctx, f.webhookKeys, f.journal.Now()); {
 		case err != nil:
 			return n, err
 		case a != nil:
@@ -379,7 +379,7 @@ func (f *Fence) recover(ctx context.Context, m mirrored) (n int, err error) {
 	}
 	var proved []Anchor
 	for _, ma := range m.Anchors {
-		switch a, err := ma.proved(ctx, f.keys); {
+		switch a, err := ma.proved(ctx, f.keys, f.journal.Now()); {
 		case err != nil:
 			return n, err
 		case a != nil:
@@ -406,7 +406,7 @@ func (f *Fence) recover(ctx context.Context, m mirrored) (n int, err error) {
 
 // proved is the anchor if the key backend has its key, nil if not. An error says
 // that it could not be asked.
-func (m mirroredAnchor) proved(ctx context.Context, keys Keys) (*Anchor, error) {
+func (m mirroredAnchor) proved(ctx context.Context, keys Keys, now time.Time) (*Anchor, error) {
 	a, err := m.anchor()
 	if err != nil || a.Key == "" || a.Certificate == nil {
 		return nil, err
@@ -417,7 +417,7 @@ func (m mirroredAnchor) proved(ctx context.Context, keys Keys) (*Anchor, error) 
 	case err != nil:
 		return nil, fmt.Errorf("look whether the key of %s from the mirror is there: %w", m.ID, err)
 	default:
-		a.Backend, a.Exportable, a.CheckedAt = key.Info().Backend, key.Info().Exportable, wall()
+		a.Backend, a.Exportable, a.CheckedAt = key.Info().Backend, key.Info().Exportable, now
 		return &a, nil
 	}
 }
@@ -457,7 +457,7 @@ func (f *Fence) mayWrite() error {
 	f.mu.Lock()
 	away, lost := f.away, f.lost
 	f.mu.Unlock()
-	if lost == nil && (away.IsZero() || wall().Sub(away).Abs() >= mirrorAgain) {
+	if lost == nil && (away.IsZero() || f.journal.Now().Sub(away).Abs() >= mirrorAgain) {
 		lost = f.Check(context.Background())
 		f.answered(lost)
 	}
@@ -472,7 +472,7 @@ func (f *Fence) answered(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.away = (time.Time{}); err != nil {
-		f.away = wall()
+		f.away = f.journal.Now()
 	}
 }
 

@@ -192,7 +192,7 @@ func covers(a, b pki.Bundle) bool {
 // Pause has the clusters left alone, or with none named the fleet. A pause of the same
 // cluster is replaced. It returns the pauses that count now.
 func (r *Reconciler) Pause(clusters []string, until time.Time, actor, reason string) ([]Pause, error) {
-	now := wall()
+	now := r.wall()
 	if len(clusters) == 0 {
 		clusters = []string{""}
 	}
@@ -214,7 +214,7 @@ func (r *Reconciler) Resume(clusters []string, actor, reason string) ([]Pause, e
 
 // Pauses are those that count now, in the order in which they were made.
 func (r *Reconciler) Pauses() []Pause {
-	now := wall()
+	now := r.wall()
 	return slices.DeleteFunc(slices.Clone(r.fleet().Pauses), func(p Pause) bool { return !p.on(now) })
 }
 

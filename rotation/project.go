@@ -14,7 +14,7 @@ const mostItems = 10_000
 // Plan lists what the loop will do until then, from what it last saw, by the
 // same decisions and dates that it acts on.
 func (r *Reconciler) Plan(until time.Time, ifStopped bool) Plan {
-	return Project(r.Status(), r.fleet().Policy, wall(), until, ifStopped)
+	return Project(r.Status(), r.fleet().Policy, r.wall(), until, ifStopped)
 }
 
 // Project derives a plan from a status: the steps to be done now, then each

@@ -38,12 +38,12 @@ func (r *Reconciler) renewAnchor(ctx context.Context, actor, reason string) (Anc
 	}
 	if c := f.Change; c != nil {
 		from := f.anchor(c.From)
-		if from == nil || from.keyless() || c.Compromised || from.Certificate.NotAfter.Sub(wall()) > marginOfChange {
+		if from == nil || from.keyless() || c.Compromised || from.Certificate.NotAfter.Sub(r.wall()) > marginOfChange {
 			return *active, fmt.Errorf("renew trust anchor %s: it is being changed for %s: %w", c.from(), c.to(), ErrUnsupported)
 		}
 		active = from // a change that was held for long must not be overtaken by its end
 	}
-	a, now, t := *active, wall(), f.Policy.Trust
+	a, now, t := *active, r.wall(), f.Policy.Trust
 	doing := fmt.Sprintf("renew trust anchor %s with its key %s", a.ID, a.Key)
 	if gain := now.Add(t.Lifetime - t.Backdate).Sub(a.Certificate.NotAfter); gain < t.Lifetime/100 {
 		return a, fmt.Errorf("%s: one made now would end %s after the one there is: %w", doing, short(max(gain, 0)), ErrNoGain)
@@ -95,11 +95,11 @@ func (f Fleet) renewalDue(now time.Time) bool {
 // care; what prevents it is reported and tried again.
 func (r *Reconciler) renewIfDue(ctx context.Context) (again time.Duration) {
 	f := r.fleet()
-	if !f.renewalDue(wall()) {
+	if !f.renewalDue(r.wall()) {
 		r.Solved("AnchorNotRenewed")
 		return canaryEvery
 	}
-	left := f.Active().Certificate.NotAfter.Sub(wall())
+	left := f.Active().Certificate.NotAfter.Sub(r.wall())
 	_, err := r.RenewAnchor(ctx, "certd", fmt.Sprintf("%s left, and trust.renewBefore is %s", short(left), FormatDuration(f.Policy.Trust.RenewBefore)))
 	if err == nil {
 		r.Solved("AnchorNotRenewed")

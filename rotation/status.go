@@ -14,7 +14,7 @@ import (
 
 // Status is the fleet as the loop last saw it. It asks nobody.
 func (r *Reconciler) Status() FleetStatus {
-	now := wall()
+	now := r.wall()
 	f := r.fleet()
 	s := newFleetStatus(f, now, "daemon")
 	r.mu.Lock()

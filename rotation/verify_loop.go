@@ -24,7 +24,7 @@ const (
 // is known from before where the answer takes longer than evidenceWait. Journal
 // is left to the caller. It returns early, with what there is, when ctx ends.
 func (r *Reconciler) Evidence(ctx context.Context) Evidence {
-	asked := wall()
+	asked := r.wall()
 	ctx, cancel := context.WithTimeout(ctx, evidenceWait)
 	defer cancel()
 	r.mu.Lock()
@@ -46,7 +46,7 @@ func (r *Reconciler) Evidence(ctx context.Context) Evidence {
 		case <-tick.C:
 		}
 	}
-	e := Evidence{Fleet: r.fleet(), Asked: asked, Keys: <-keys, At: wall()}
+	e := Evidence{Fleet: r.fleet(), Asked: asked, Keys: <-keys, At: r.wall()}
 	e.Fleet.ClockDoubt = r.clockDoubt()
 	e.Findings = newFleetStatus(e.Fleet, e.At, "daemon").Findings
 	r.mu.Lock()

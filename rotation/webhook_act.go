@@ -91,7 +91,7 @@ func (r *Reconciler) actOnWebhook(ctx, hand context.Context, m *member, f Fleet,
 	}
 	if d.ca != nil {
 		ca := *d.ca
-		ca.RetiredAt = wall()
+		ca.RetiredAt = r.wall()
 		in.Anchor = ca.ID
 		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) { return Outcome{WebhookCA: &ca}, nil })
 	}
@@ -120,9 +120,9 @@ func (r *Reconciler) publishServing(ctx, hand context.Context, m *member, f Flee
 	ca := *activeCA(v.WebhookCAs)
 	p := v.Policy.Webhooks.Leaf
 	profile := pki.ServingProfile{DNSNames: d.spec.DNSNames, Lifetime: p.Lifetime, Backdate: p.Backdate}
-	cred, rec, err := r.webhook.serving(ctx, &ca, d.spec, profile, caller{m.name, d.Actor, d.Why}, wall())
+	cred, rec, err := r.webhook.serving(ctx, &ca, d.spec, profile, caller{m.name, d.Actor, d.Why}, r.wall())
 	if !notSigned(err) {
-		m.hasSigned(d.Action, wall())
+		m.hasSigned(d.Action, r.wall())
 	}
 	if err != nil {
 		return err
@@ -131,7 +131,7 @@ func (r *Reconciler) publishServing(ctx, hand context.Context, m *member, f Flee
 	in.Serial, in.Anchor, in.Key = rec.Serial, ca.ID, ca.Key
 	return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
 		rev, err := m.cluster.WriteWebhook(ctx, WebhookWrite{Spec: d.spec, Revision: w.Secret.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: rec.Serial, Credential: &cred, CAs: d.cas})
-		rec.DeliveredAt = wall()
+		rec.DeliveredAt = r.wall()
 		return Outcome{Revision: rev, Certificate: &rec}, err
 	})
 }
@@ -196,7 +196,7 @@ func (r *Reconciler) makeWebhookCA(ctx, hand context.Context, m *member, f Fleet
 	if err != nil {
 		return err
 	}
-	now, p := wall(), v.Policy.Webhooks.CA
+	now, p := r.wall(), v.Policy.Webhooks.CA
 	doing := fmt.Sprintf("sign webhook CA %s of %s with its own key %s", ca.ID, m.name, ca.Key)
 	k, ok := key.(DigestSigner)
 	if !ok {
@@ -205,7 +205,7 @@ func (r *Reconciler) makeWebhookCA(ctx, hand context.Context, m *member, f Fleet
 	profile := pki.AnchorProfile{CommonName: pki.WebhookCACommonName(f.Policy.Fleet, m.name, now.Year(), ca.generation()), Lifetime: p.Lifetime, Backdate: p.Backdate}
 	ca.Certificate, err = pki.SelfSignAnchor(now, profile, &recordedSigner{ctx: ctx, journal: r.journal, key: k,
 		intent: Intent{Step: StepSign, Cluster: m.name, Actor: d.Actor, Reason: "webhook CA " + ca.ID + ": " + d.Why, Anchor: ca.ID, Key: ca.Key}})
-	m.hasSigned(d.Action, wall())
+	m.hasSigned(d.Action, r.wall())
 	if err != nil {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
@@ -224,7 +224,7 @@ func (r *Reconciler) webhookKey(ctx context.Context, m *member, f Fleet, v View,
 	n := 1
 	for _, ca := range v.WebhookCAs {
 		if n = ca.generation() + 1; ca.Certificate == nil {
-			key, err := r.webhook.open(ctx, &ca.Anchor, wall())
+			key, err := r.webhook.open(ctx, &ca.Anchor, r.wall())
 			return ca, key, err
 		}
 	}
@@ -293,7 +293,7 @@ func (r *Reconciler) recoverWebhookCAs(ctx context.Context, m *member, f Fleet, 
 			continue
 		}
 		ca := WebhookCA{Cluster: m.name, Anchor: Anchor{ID: webhookCAID(n), Key: key.Info().Name, Backend: key.Info().Backend, Exportable: key.Info().Exportable,
-			CheckedAt: wall(), Certificate: c, CreatedAt: c.NotBefore}}
+			CheckedAt: r.wall(), Certificate: c, CreatedAt: c.NotBefore}}
 		rec := certificateRecord(m.name, "webhook-ca", ca.ID, c, time.Time{})
 		in := Intent{Step: StepRecover, Cluster: m.name, Actor: "certd", Reason: "the journal knows no webhook CA, and Secrets of this cluster bear the fleet's mark", Anchor: ca.ID, Serial: rec.Serial, Key: ca.Key}
 		out := Outcome{Result: OK, WebhookCA: &ca, Certificate: &rec}

@@ -299,7 +299,7 @@ func (r *Restoring) replace(dir, from string, o Options, actor, reason string) e
 		return err
 	}
 	if _, err := os.Lstat(path); err == nil {
-		if r.Aside, err = keepAs(path, "replaced", j.now()); err != nil {
+		if r.Aside, err = keepAs(path, "replaced", j.Now()); err != nil {
 			return err
 		}
 	}
@@ -311,7 +311,7 @@ func (r *Restoring) replace(dir, from string, o Options, actor, reason string) e
 
 // mark raises the epoch and enters what happened.
 func (r *Restoring) mark(j *Journal, actor, reason string) error {
-	seen := uint64(max(j.now().Unix(), 0))
+	seen := uint64(max(j.Now().Unix(), 0))
 	what := fmt.Sprintf("restored from a copy with %d entries, head %s", r.From.Entries, r.From.Head)
 	switch {
 	case r.Present != nil:

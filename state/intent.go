@@ -28,7 +28,7 @@ func (j *Journal) Begin(in rotation.Intent) (uint64, error) {
 	err := j.update("begin", doing, func(t *txn) error {
 		id = t.state.NextIntent
 		t.state.NextIntent++
-		_, err := t.put(bucketPending, number(id), pendingRecord{At: j.now(), Intent: in})
+		_, err := t.put(bucketPending, number(id), pendingRecord{At: j.Now(), Intent: in})
 		return err
 	})
 	if err != nil {
@@ -103,7 +103,7 @@ func (j *Journal) finish(t *txn, id uint64, out rotation.Outcome, again bool) er
 		}
 		return ErrNotPending
 	}
-	now := j.now()
+	now := j.Now()
 	if out.Serial != "" {
 		p.Intent.Serial = out.Serial
 	}

@@ -317,7 +317,8 @@ func (j *Journal) RaiseEpoch(seen uint64) (uint64, error) {
 	return epoch, nil
 }
 
-func (j *Journal) now() time.Time {
+// Now implements rotation.Journal.
+func (j *Journal) Now() time.Time {
 	if j.options.Now != nil {
 		return utc(j.options.Now())
 	}
