@@ -26,9 +26,11 @@ type world struct {
 	clusters map[string]*memory.Cluster
 	policy   rotation.FleetPolicy
 	resync   time.Duration
-	wrap     func(rotation.Journal) rotation.Journal // nil: as it is
-	tried    func(rotation.Attempt)                  // nil: nobody is told
-	mirror   rotation.Mirror                         // nil: there is none
+	wrap     func(rotation.Journal) rotation.Journal               // nil: as it is
+	tried    func(rotation.Attempt)                                // nil: nobody is told
+	mirror   rotation.Mirror                                       // nil: there is none
+	now      func() time.Time                                      // nil: as it is
+	through  func(name string, c *memory.Cluster) rotation.Cluster // nil: straight
 
 	journal *state.Journal
 	loop    *rotation.Reconciler
@@ -77,7 +79,7 @@ func weekly(t *testing.T, name string) rotation.Policy {
 // start opens the journal and runs the loop, as certd does when it starts.
 func (w *world) start() {
 	w.t.Helper()
-	j, err := state.Open(w.dir, state.Options{Fleet: "acme", NoSync: true, Reserve: -1})
+	j, err := state.Open(w.dir, state.Options{Fleet: "acme", NoSync: true, Reserve: -1, Now: w.now})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -85,6 +87,9 @@ func (w *world) start() {
 	clusters := map[string]rotation.Cluster{}
 	for name, c := range w.clusters {
 		clusters[name] = c
+		if w.through != nil {
+			clusters[name] = w.through(name, c)
+		}
 	}
 	var journal rotation.Journal = j
 	if w.wrap != nil {
