@@ -89,6 +89,7 @@ type Reconciler struct {
 	slots     int // taken
 	counts    sync.WaitGroup
 	beat      atomic.Pointer[time.Time]
+	alone     bool       // Turn runs it: nothing is done beside
 	pausing   sync.Mutex // held while pauses are recorded
 	renewing  sync.Mutex // held while an anchor is renewed, or its change begins or moves on
 	begun     time.Time
@@ -361,6 +362,68 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	return nil
 }
 
+// Turn does all that is due, one cluster after another and in the caller's goroutine. It
+// takes the place of Run in simulations, in which time passes only between turns, or while
+// a backend takes its time, and everything happens in an order that can be had again.
+// Nobody watches the clusters then: Look is for what a watch would tell. look is when
+// certd would look at a cluster next, wake when it has something to do by what it knows: if
+// nothing happens in the world until then, nothing comes of the looks in between.
+func (r *Reconciler) Turn(ctx context.Context) (look, wake time.Time) {
+	r.alone = true
+	if r.begun.IsZero() {
+		r.begun = r.wall()
+	}
+	for {
+		r.beats()
+		due, next := r.due(r.clock())
+		for _, m := range due {
+			r.pass(ctx, ctx, m)
+			r.release(m)
+		}
+		r.slots -= len(due)
+		care := r.careDue(r.wall())
+		if care {
+			r.care(ctx)
+		}
+		if r.fence != nil {
+			r.tendMirror(ctx)
+		}
+		if len(due) == 0 && !care {
+			return next, r.wakes()
+		}
+	}
+}
+
+// wakes is when there is something to do by what is known.
+func (r *Reconciler) wakes() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	next := r.nextCare
+	for _, m := range r.members {
+		m.mu.Lock()
+		if m.obsErr != nil || m.decision.Step != "" {
+			next = earlier(next, m.next)
+		} else if !m.decision.Wake.IsZero() {
+			next = earlier(next, m.decision.Wake)
+		}
+		for _, fl := range m.failures {
+			next = earlier(next, fl.Until)
+		}
+		m.mu.Unlock()
+	}
+	return next
+}
+
+// Look has a cluster looked at as soon as may be, as a watch does that tells of a change.
+func (r *Reconciler) Look(cluster string) {
+	r.mu.Lock()
+	if m := r.members[cluster]; m != nil {
+		m.changed()
+	}
+	r.mu.Unlock()
+	r.poke()
+}
+
 func (r *Reconciler) beats() {
 	now := time.Now()
 	r.beat.Store(&now)
@@ -376,7 +439,13 @@ func (r *Reconciler) Beat() time.Time { return *r.beat.Load() }
 // the machine's monotonic one.
 type reading struct{ wall, monotonic time.Time }
 
-func (r *Reconciler) clock() reading { return reading{r.wall(), time.Now()} }
+func (r *Reconciler) clock() reading {
+	now := reading{r.wall(), time.Now()}
+	if r.alone {
+		now.monotonic = now.wall
+	}
+	return now
+}
 
 // step is by how much the daemon's clock moved beyond the time that passed since an
 // earlier reading: forwards when it was set on or the host slept, since the
@@ -459,7 +528,7 @@ func (r *Reconciler) slot() (free func()) {
 func (r *Reconciler) release(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	m.busy, m.rested = false, time.Now()
+	m.busy, m.rested = false, r.clock().monotonic
 	if m.again {
 		m.again, m.next = false, time.Time{}
 	}
@@ -623,7 +692,11 @@ func (r *Reconciler) count(ctx context.Context, m *member) {
 	if busy {
 		return
 	}
-	r.counts.Go(func() {
+	beside := r.counts.Go
+	if r.alone {
+		beside = func(count func()) { count() }
+	}
+	beside(func() {
 		begun := r.wall()
 		p := m.cluster.CountProxies(ctx)
 		if p.At.IsZero() {

@@ -492,18 +492,22 @@ func (r *Reconciler) keepMirror(ctx context.Context) {
 			case <-time.After(mirrorPause):
 			}
 		}
-		err := r.fence.Keep(context.WithoutCancel(ctx))
-		if err == nil {
-			err = r.fence.Check(context.WithoutCancel(ctx))
-		}
-		r.fence.answered(err)
-		r.mirrorTold(err)
-		if err != nil {
+		if err := r.tendMirror(context.WithoutCancel(ctx)); err != nil {
 			timer.Reset(mirrorAgain)
 		} else {
 			timer.Reset(mirrorEvery)
 		}
 	}
+}
+
+func (r *Reconciler) tendMirror(ctx context.Context) error {
+	err := r.fence.Keep(ctx)
+	if err == nil {
+		err = r.fence.Check(ctx)
+	}
+	r.fence.answered(err)
+	r.mirrorTold(err)
+	return err
 }
 
 // mirrorTold turns what became of the mirror into findings.

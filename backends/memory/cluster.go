@@ -49,11 +49,13 @@ type ClusterConfig struct {
 	// APILag is from a change of a caBundle, which the first API server goes
 	// by at once, until the second does.
 	APILag time.Duration
+
+	Clock Clock // nil: package time's
 }
 
 // Cluster is a cluster in memory. It behaves as an API server does where
 // certd can tell: revisions, compare-and-set, managed fields, watches. It
-// keeps time by package time and starts no goroutine.
+// starts no goroutine.
 type Cluster struct {
 	cfg    ClusterConfig
 	issuer payload.Reader
@@ -93,6 +95,9 @@ type object struct {
 
 // NewCluster makes an empty cluster.
 func NewCluster(cfg ClusterConfig) *Cluster {
+	if cfg.Clock == nil {
+		cfg.Clock = machineClock{}
+	}
 	c := &Cluster{
 		cfg: cfg, namespace: cfg.Existing,
 		objects: map[string]*object{}, watchers: map[int]func(){}, writes: map[string]int{}, calls: map[Call]int{},
@@ -149,12 +154,7 @@ func (c *Cluster) do(ctx context.Context, call Call, effect func() error) error 
 	}
 	c.mu.Unlock()
 	if f.Delay > 0 {
-		timer := time.NewTimer(f.Delay)
-		defer timer.Stop()
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
-		}
+		c.cfg.Clock.Sleep(ctx, f.Delay)
 	}
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%s in %s: %w: %w", call, c.cfg.Name, err, rotation.ErrUnavailable)
@@ -175,11 +175,11 @@ func (c *Cluster) change(effect func() error) error {
 	c.mu.Lock()
 	before := c.revision
 	if c.hooks != nil {
-		c.hooks.catchUp(time.Now()) // what was due before belongs to the world before
+		c.hooks.catchUp(c.now()) // what was due before belongs to the world before
 	}
 	err := effect()
 	if c.hooks != nil {
-		c.hooks.catchUp(time.Now())
+		c.hooks.catchUp(c.now())
 	}
 	var tell []func()
 	if c.revision != before {
@@ -198,7 +198,7 @@ func (c *Cluster) change(effect func() error) error {
 func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 	var o rotation.Observation
 	err := c.do(ctx, CallObserve, func() error {
-		now := time.Now()
+		now := c.now()
 		o = rotation.Observation{At: now, ClockSkew: c.skew, Target: c.cfg.Target, Version: "memory", Namespace: c.namespace}
 		if o.Target == "" {
 			o.Target = c.cfg.Name
@@ -317,7 +317,7 @@ func (c *Cluster) write(key, name, revision string, marks rotation.Marks, data f
 			o.writers = nil
 		}
 		maps.Copy(o.data, want)
-		o.written = time.Now()
+		o.written = c.now()
 	}
 	c.objects[key] = o
 	c.writes[name]++
@@ -333,7 +333,7 @@ func (c *Cluster) stored(key, by string) string {
 		o.revision = strconv.FormatUint(c.revision, 10)
 	}
 	if c.hooks != nil {
-		c.hooks.stored(time.Now(), key, o, by)
+		c.hooks.stored(c.now(), key, o, by)
 	}
 	if c.linkerd != nil && (c.hooks == nil || !c.hooks.concerns(key)) {
 		c.linkerd.write(by, c.data(rotation.BundleObject)[payload.BundleKey], c.data(rotation.IssuerObject))

@@ -21,6 +21,7 @@ import (
 // itself: what is due happens, in order, when somebody asks.
 type hooks struct {
 	cluster    string
+	clock      Clock
 	apiLag     time.Duration
 	skew       time.Duration
 	namespaces map[string]bool // that exist, beside Linkerd's
@@ -355,7 +356,7 @@ func (h *hooks) rollOut(w *webhook, now time.Time) {
 func (h *hooks) evict(namespace string) {
 	for _, w := range h.installed {
 		if w.spec.Namespace == namespace {
-			h.project(w, stateOf(time.Now(), nil, ByWorld))
+			h.project(w, stateOf(h.clock.Now(), nil, ByWorld))
 			for _, r := range w.replicas {
 				r.starts++ // what was under way to them is lost
 			}

@@ -122,7 +122,7 @@ func newLinkerd(cfg ClusterConfig) *linkerd {
 func (l *linkerd) act(change func(now time.Time)) {
 	l.mesh.mu.Lock()
 	defer l.mesh.mu.Unlock()
-	now := time.Now()
+	now := l.cfg.Clock.Now()
 	l.mesh.catchUp(now)
 	change(now)
 	l.mesh.settle(now)

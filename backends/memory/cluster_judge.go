@@ -172,7 +172,7 @@ func (c *Cluster) asked(ask func(h *hooks, now time.Time)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.hooks != nil {
-		now := time.Now()
+		now := c.now()
 		c.hooks.catchUp(now)
 		ask(c.hooks, now)
 	}

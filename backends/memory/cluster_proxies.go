@@ -328,7 +328,7 @@ func (c *Cluster) CountProxies(ctx context.Context) rotation.Proxies {
 	if c.cfg.Proxies == 0 {
 		return rotation.Proxies{}
 	}
-	all := rotation.Proxies{At: time.Now()}
+	all := rotation.Proxies{At: c.now()}
 	all.Err = c.do(ctx, CallProxies, func() error {
 		if c.linkerd != nil {
 			c.linkerd.act(func(time.Time) { c.linkerd.count(&all) })

@@ -116,7 +116,7 @@ func (c *Cluster) Restart(ctx context.Context, namespace string, owner rotation.
 		if c.hooks != nil {
 			for _, w := range c.hooks.installed {
 				if w.spec.Namespace == namespace && owner == w.owner() {
-					c.hooks.rollOut(w, time.Now())
+					c.hooks.rollOut(w, c.now())
 					known = true
 				}
 			}
@@ -145,11 +145,11 @@ func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rota
 
 // ProbeWebhooks implements rotation.Cluster.
 func (c *Cluster) ProbeWebhooks(ctx context.Context, webhooks []rotation.WebhookSpec) map[string]rotation.WebhookEvidence {
-	begun := time.Now()
+	begun := c.now()
 	found := make(map[string]rotation.WebhookEvidence, len(webhooks))
 	err := c.do(ctx, CallProbe, func() error {
 		for _, spec := range webhooks {
-			found[spec.Name] = c.probe(spec, begun, time.Now())
+			found[spec.Name] = c.probe(spec, begun, c.now())
 		}
 		return nil
 	})

@@ -41,7 +41,7 @@ func (c *Cluster) InstallWebhook(spec rotation.WebhookSpec, in WebhookInstall) {
 		if c.hooks == nil {
 			c.hooks = c.newHooks()
 		}
-		h, now := c.hooks, time.Now()
+		h, now := c.hooks, c.now()
 		if spec.Namespace == c.cfg.Namespace {
 			c.namespace = true
 		} else {
@@ -115,7 +115,7 @@ func (c *Cluster) install(w *webhook, in WebhookInstall) {
 
 func (c *Cluster) newHooks() *hooks {
 	h := &hooks{
-		cluster: c.cfg.Name, apiLag: c.cfg.APILag, skew: c.skew,
+		cluster: c.cfg.Name, clock: c.cfg.Clock, apiLag: c.cfg.APILag, skew: c.skew,
 		namespaces: map[string]bool{}, known: map[string]bool{}, renewers: map[string]string{}, lives: map[string]int{},
 		judge: judge{verdicts: map[verdictKey]verdict{}},
 	}
@@ -195,7 +195,7 @@ func (c *Cluster) MissNext(name string, replica int) {
 // RestartPod replaces a pod at once.
 func (c *Cluster) RestartPod(name string, replica int) {
 	c.onReplica(name, replica, func(w *webhook, r *webhookReplica) {
-		c.hooks.start(w, r, time.Now())
+		c.hooks.start(w, r, c.now())
 		c.hooks.touch(ByWorld)
 	})
 }

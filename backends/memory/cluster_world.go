@@ -27,7 +27,7 @@ func (c *Cluster) edit(name, writer string, edit func(data map[string][]byte, ma
 		c.objects[name] = o
 	}
 	edit(o.data, &o.marks)
-	o.writers = append([]rotation.Writer{{Name: writer, At: time.Now()}}, o.writers...)
+	o.writers = append([]rotation.Writer{{Name: writer, At: c.now()}}, o.writers...)
 	c.stored(name, writer)
 }
 

@@ -22,6 +22,7 @@ import (
 // where certd can tell. It keeps a log of all it signed, as Vault's audit log
 // does, and outlives the certd that closes it.
 type Keys struct {
+	clock    Clock
 	mu       sync.Mutex
 	keys     map[string]*heldKey
 	signed   []SignedDigest
@@ -70,8 +71,11 @@ type KeyFault struct {
 }
 
 // NewKeys makes an empty place for keys.
-func NewKeys() *Keys {
-	return &Keys{keys: map[string]*heldKey{}, calls: map[KeyCall]int{}}
+func NewKeys() *Keys { return NewKeysAt(machineClock{}) }
+
+// NewKeysAt is NewKeys in a world with a clock of its own.
+func NewKeysAt(clock Clock) *Keys {
+	return &Keys{clock: clock, keys: map[string]*heldKey{}, calls: map[KeyCall]int{}}
 }
 
 // SetFaults has every later call ask fault what goes wrong with it; nil heals.
@@ -193,12 +197,7 @@ func (k *Keys) do(ctx context.Context, call KeyCall, name string, effect func() 
 	}
 	k.mu.Unlock()
 	if f.Delay > 0 {
-		timer := time.NewTimer(f.Delay)
-		defer timer.Stop()
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
-		}
+		k.clock.Sleep(ctx, f.Delay)
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s %s: %w: %w", call, name, context.Cause(ctx), rotation.ErrUnavailable)
@@ -259,7 +258,7 @@ func (m *memoryKey) SignDigest(ctx context.Context, digest []byte) (rotation.Sig
 		}
 		m.keys.requests++
 		sig = rotation.Signature{ASN1: made, Request: fmt.Sprintf("request-%06d", m.keys.requests)}
-		m.keys.signed = append(m.keys.signed, SignedDigest{At: time.Now(), Key: m.name, Digest: hex.EncodeToString(digest), Request: sig.Request})
+		m.keys.signed = append(m.keys.signed, SignedDigest{At: m.keys.clock.Now(), Key: m.name, Digest: hex.EncodeToString(digest), Request: sig.Request})
 		return nil
 	})
 	if errors.Is(err, rotation.ErrOutcomeUnknown) {

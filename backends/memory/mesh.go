@@ -255,11 +255,19 @@ func (m *Mesh) tell(at time.Time, by, format string, args ...any) {
 	m.violations = append(m.violations, Violation{At: at, By: by, Text: fmt.Sprintf(format, args...)})
 }
 
+// now is the time of the clusters' world.
+func (m *Mesh) now() time.Time {
+	if len(m.members) == 0 {
+		return machineClock{}.Now()
+	}
+	return m.members[0].cfg.Clock.Now()
+}
+
 // asked brings the clusters up to now and runs ask.
 func (m *Mesh) asked(ask func(now time.Time)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := time.Now()
+	now := m.now()
 	m.catchUp(now)
 	m.settle(now)
 	ask(now)
