@@ -22,7 +22,10 @@ const MaxCAs = 8
 // anything may stand there that Go's verifier takes as a root, such as the
 // self-signed leaf that Linkerd's chart makes. The zero CASet is empty. CASets
 // are values: nothing changes one.
-type CASet struct{ certs []*x509.Certificate }
+type CASet struct {
+	certs []*x509.Certificate
+	held  *heldVerdicts // shared by copies; nil keeps nothing
+}
 
 // NewCASet makes a set; order and repetition do not matter.
 func NewCASet(certs ...*x509.Certificate) CASet {
@@ -51,7 +54,9 @@ func ParseCASet(text []byte) CASet {
 			certs = append(certs, c)
 		}
 	}
-	return NewCASet(certs...)
+	s := NewCASet(certs...)
+	s.held = newHeldVerdicts()
+	return s
 }
 
 // PEM is the set's canonical text, newest first; nil for an empty set.
@@ -87,13 +92,15 @@ func (s CASet) Union(o CASet) CASet { return NewCASet(slices.Concat(s.certs, o.c
 
 // Where returns the set of the certificates for which keep is true.
 func (s CASet) Where(keep func(*x509.Certificate) bool) CASet {
-	return CASet{slices.DeleteFunc(slices.Clone(s.certs), func(c *x509.Certificate) bool { return !keep(c) })}
+	return CASet{certs: slices.DeleteFunc(slices.Clone(s.certs), func(c *x509.Certificate) bool { return !keep(c) })}
 }
 
 // Verify says whether an API server that knows its webhook by this set would
 // accept a served chain, the leaf first, under a name at a time.
 func (s CASet) Verify(chain []*x509.Certificate, name string, at time.Time) error {
-	return verifyGo(chain, s.certs, name, x509.ExtKeyUsageServerAuth, at)
+	return s.held.verdict(digestOf(name, chain), at, slices.Concat(chain, s.certs), func() error {
+		return verifyGo(chain, s.certs, name, x509.ExtKeyUsageServerAuth, at)
+	})
 }
 
 // ServingFacts is what the data of a webhook's Secret shows, without its key.
@@ -108,12 +115,24 @@ type ServingFacts struct {
 	// CAs is ca.crt, CAText as it stands; nil where it holds a private key.
 	CAs    CASet
 	CAText []byte
+
+	held *heldVerdicts // shared by copies; nil keeps nothing
+}
+
+// SignedBy says whether ca has signed the serving certificate.
+func (f ServingFacts) SignedBy(ca *x509.Certificate) bool {
+	leaf := f.Chain[0]
+	if !bytes.Equal(leaf.AuthorityKeyId, ca.SubjectKeyId) {
+		return false
+	}
+	// Whether it did does not depend on the time.
+	return f.held.verdict(digestOf("signed by", []*x509.Certificate{ca}), time.Time{}, nil, func() error { return leaf.CheckSignatureFrom(ca) }) == nil
 }
 
 // ReadServing reads the data of a webhook's Secret. It keeps nothing of the
 // key. Whether the certificate is valid, and for which name, is not asked.
 func ReadServing(data map[string][]byte) ServingFacts {
-	var f ServingFacts
+	f := ServingFacts{held: newHeldVerdicts()}
 	if text := data["ca.crt"]; !bytes.Contains(text, []byte("PRIVATE KEY")) {
 		f.CAText = bytes.Clone(text)
 		f.CAs = ParseCASet(text)

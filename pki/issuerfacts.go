@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -35,18 +36,46 @@ type IssuerFacts struct {
 	held *heldVerdicts
 }
 
-// heldVerdicts are the bundles, by a digest, under which an issuer's leaves
-// verified, each with the time span for which that goes on. Signatures do not
-// change, and verifying them is most of what a quiet fleet costs.
+// heldVerdicts are what has verified, by a digest, each with the time span for which
+// that goes on. Signatures do not change, and verifying them is most of what a quiet
+// fleet costs. What is refused is not kept.
 type heldVerdicts struct {
 	mu    sync.Mutex
 	spans map[[sha256.Size]byte]span
 }
 
-// digestOf is quicker than SHA256, which has to make the text first.
-func digestOf(b Bundle) (sum [sha256.Size]byte) {
+// mostVerdicts bounds what is kept for one object.
+const mostVerdicts = 64
+
+func newHeldVerdicts() *heldVerdicts {
+	return &heldVerdicts{spans: map[[sha256.Size]byte]span{}}
+}
+
+// verdict is what verify says at a time, or is known to say: all that takes part are certs.
+func (h *heldVerdicts) verdict(of [sha256.Size]byte, at time.Time, certs []*x509.Certificate, verify func() error) error {
+	if h == nil {
+		return verify()
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s, ok := h.spans[of]; ok && !at.Before(s.from) && !at.After(s.to) {
+		return nil
+	}
+	if err := verify(); err != nil {
+		return err
+	}
+	if len(h.spans) >= mostVerdicts {
+		clear(h.spans)
+	}
+	h.spans[of] = steady(at, certs)
+	return nil
+}
+
+// digestOf stands for certificates, in this order, and what is asked of them.
+func digestOf(what string, certs []*x509.Certificate) (sum [sha256.Size]byte) {
 	h := sha256.New()
-	for _, c := range b.anchors {
+	h.Write([]byte(what))
+	for _, c := range certs {
 		h.Write(c.Raw)
 	}
 	h.Sum(sum[:0])
@@ -77,7 +106,7 @@ func steady(at time.Time, certs []*x509.Certificate) span {
 // (linkerd2, pkg/k8s/labels.go). It keeps nothing of the key.
 // Whether the issuer is valid is not asked here, at any time, but in Verify.
 func ReadIssuer(data map[string][]byte, id Identity, _ time.Time) IssuerFacts {
-	f := IssuerFacts{held: &heldVerdicts{spans: map[[sha256.Size]byte]span{}}}
+	f := IssuerFacts{held: newHeldVerdicts()}
 	if text := data["ca.crt"]; !bytes.Contains(text, []byte("PRIVATE KEY")) {
 		f.CABundle = bytes.Clone(text)
 	}
@@ -166,6 +195,16 @@ func completeIssuer(data map[string][]byte, chain []*x509.Certificate) bool {
 // Verify says whether leaves of this issuer verify under b at a time, by Go's
 // rules and by the proxies'.
 func (f IssuerFacts) Verify(b Bundle, at time.Time) error {
+	return f.verify("", verifyLeaf, b, at)
+}
+
+// VerifyByProxies is Verify by the proxies' rules alone: what one proxy has of another. They
+// ask for no dates of an anchor.
+func (f IssuerFacts) VerifyByProxies(b Bundle, at time.Time) error {
+	return f.verify("by proxies", verifyLeafByProxies, b, at)
+}
+
+func (f IssuerFacts) verify(by string, rules func(chain, anchors []*x509.Certificate, at time.Time) error, b Bundle, at time.Time) error {
 	switch {
 	case f.Problem != "":
 		return errors.New(f.Problem)
@@ -173,18 +212,5 @@ func (f IssuerFacts) Verify(b Bundle, at time.Time) error {
 		return errors.New("there is no issuer")
 	}
 	chain := append([]*x509.Certificate{f.Probe}, f.Chain...)
-	if f.held == nil {
-		return verifyLeaf(chain, b.anchors, at)
-	}
-	f.held.mu.Lock()
-	defer f.held.mu.Unlock()
-	key := digestOf(b)
-	if s, ok := f.held.spans[key]; ok && !at.Before(s.from) && !at.After(s.to) {
-		return nil
-	}
-	if err := verifyLeaf(chain, b.anchors, at); err != nil {
-		return err
-	}
-	f.held.spans[key] = steady(at, append(chain, b.anchors...))
-	return nil
+	return f.held.verdict(digestOf(by, b.anchors), at, slices.Concat(chain, b.anchors), func() error { return rules(chain, b.anchors, at) })
 }

@@ -9,20 +9,28 @@ import (
 
 // verifyLeaf asks both models about both directions of mutual TLS.
 func verifyLeaf(chain, anchors []*x509.Certificate, at time.Time) error {
-	name := chain[0].DNSNames[0]
-	for _, u := range []struct {
-		usage x509.ExtKeyUsage
-		as    string
-	}{{x509.ExtKeyUsageServerAuth, "server"}, {x509.ExtKeyUsageClientAuth, "client"}} {
-		if err := verifyGo(chain, anchors, name, u.usage, at); err != nil {
+	for _, u := range bothWays {
+		if err := verifyGo(chain, anchors, chain[0].DNSNames[0], u.usage, at); err != nil {
 			return fmt.Errorf("its leaves are refused as a %s by Go's rules: %w", u.as, err)
 		}
-		if err := verifyWebPKI(chain, anchors, name, u.usage, at); err != nil {
+	}
+	return verifyLeafByProxies(chain, anchors, at)
+}
+
+func verifyLeafByProxies(chain, anchors []*x509.Certificate, at time.Time) error {
+	for _, u := range bothWays {
+		if err := verifyWebPKI(chain, anchors, chain[0].DNSNames[0], u.usage, at); err != nil {
 			return fmt.Errorf("its leaves are refused as a %s by the proxies' rules: %w", u.as, err)
 		}
 	}
 	return nil
 }
+
+// bothWays are the two parts that a workload's certificate plays in mutual TLS.
+var bothWays = [...]struct {
+	usage x509.ExtKeyUsage
+	as    string
+}{{x509.ExtKeyUsageServerAuth, "server"}, {x509.ExtKeyUsageClientAuth, "client"}}
 
 // VerifyGo verifies a chain, the leaf first, under a bundle at a time, as
 // Linkerd's Go programs do.

@@ -239,6 +239,9 @@ type Decision struct {
 	// Wake is when the answer can change by the passing of time alone; zero:
 	// it cannot.
 	Wake time.Time
+	// Acts is Wake without the looks that are due for their own sake: where nothing
+	// has happened, nothing comes of these.
+	Acts time.Time
 }
 
 // Decide says what certd does now in one cluster, and why. The answer depends
@@ -798,7 +801,7 @@ func (d *Decision) judgeLoaded(v View, now time.Time) {
 		since = max(since, now.Sub(v.missed(d.Issuer, *l.NotAfter)[0]))
 	}
 	if l.State != "yes" && since.Abs() <= loadGrace {
-		d.wakeAt(now.Add(loadLook))
+		d.lookAt(now.Add(loadLook))
 	}
 	if l.State == "unknown" && since > loadGrace && v.Err == nil {
 		d.find(StateUnknown, "IssuerLoadUnknown", fmt.Sprintf("the issuer was delivered %s ago, and whether linkerd-identity uses it could not be seen: %s", short(since), l.Evidence), d.breaks(), "certd inspect "+v.Policy.Cluster+"/issuer")
@@ -969,6 +972,16 @@ func (d *Decision) wakeAt(times ...time.Time) {
 		if !t.IsZero() && (d.Wake.IsZero() || t.Before(d.Wake)) {
 			d.Wake = t
 		}
+		if !t.IsZero() && (d.Acts.IsZero() || t.Before(d.Acts)) {
+			d.Acts = t
+		}
+	}
+}
+
+// lookAt is wakeAt for a look for its own sake.
+func (d *Decision) lookAt(t time.Time) {
+	if d.Wake.IsZero() || t.Before(d.Wake) {
+		d.Wake = t
 	}
 }
 

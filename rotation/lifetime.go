@@ -133,6 +133,11 @@ type RenewalDates struct {
 // rose or the schedule changed, MustRenewBy stands in for it; RenewAt and
 // NextRun never lie before signedAt, MustRenewBy may.
 func (p RenewalPolicy) Dates(cluster string, signedAt, notAfter time.Time, floor time.Duration) RenewalDates {
+	asked := datesAsked{cluster, signedAt.Round(0).UTC(), notAfter.Round(0).UTC(), floor, p.RenewBefore, p.Spread, p.EveryFiring}
+	return p.Schedule.dates.get(asked, func() RenewalDates { return p.dates(cluster, signedAt, notAfter, floor) })
+}
+
+func (p RenewalPolicy) dates(cluster string, signedAt, notAfter time.Time, floor time.Duration) RenewalDates {
 	must := notAfter.Add(-max(p.RenewBefore, floor))
 	dates := RenewalDates{MustRenewBy: must.UTC()}
 	earliest := func(firing time.Time) time.Time {

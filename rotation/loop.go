@@ -403,8 +403,8 @@ func (r *Reconciler) wakes() time.Time {
 		m.mu.Lock()
 		if m.obsErr != nil || m.decision.Step != "" {
 			next = earlier(next, m.next)
-		} else if !m.decision.Wake.IsZero() {
-			next = earlier(next, m.decision.Wake)
+		} else if !m.decision.Acts.IsZero() {
+			next = earlier(next, m.decision.Acts)
 		}
 		for _, fl := range m.failures {
 			next = earlier(next, fl.Until)
@@ -742,6 +742,7 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 	if m.obsErr != nil {
 		r.log.Info("cluster seen again", "cluster", m.name)
 	}
+	o.bundles = m.bundles
 	m.observed, m.obsErr, m.lookFails = &o, nil, 0
 	m.record.LastContact, m.record.Error, m.record.Target = now, "", o.Target
 	m.trail = m.trail.after(&o, m.policy, m.certificates, now)
@@ -789,7 +790,7 @@ func (r *Reconciler) strangers(f Fleet, p Policy, o *Observation) (found []*x509
 	const again, most = 10 * time.Minute, 1000
 	var here []*x509.Certificate
 	for _, text := range [][]byte{o.BundleText, o.IssuerFacts.CABundle} {
-		if b, err := pki.ReadBundle(text); err == nil { // damaged ones are mended from what is known
+		if b, err := o.bundles.read(text); err == nil { // damaged ones are mended from what is known
 			here = append(here, b.Anchors()...)
 		}
 	}

@@ -17,7 +17,7 @@ import (
 // the least time to an outage counts. No more are taken than there are slots.
 func TestWhoComesFirst(t *testing.T) {
 	b := newBench(t)
-	r := &Reconciler{atOnce: 2, resync: time.Minute, members: map[string]*member{}, nextCare: time.Now().Add(time.Hour)}
+	r := &Reconciler{journal: stopped{at: hours(1)}, atOnce: 2, resync: time.Minute, members: map[string]*member{}, nextCare: time.Now().Add(time.Hour)}
 	for name, fails := range map[string]int{"a-sick": 3, "b-well": 0, "c-new": 0, "d-sick": 1} {
 		m := &member{name: name, lookFails: fails}
 		if name == "b-well" {
@@ -44,12 +44,20 @@ func TestWhoComesFirst(t *testing.T) {
 	}
 }
 
+// stopped is a journal of which the clock alone is asked.
+type stopped struct {
+	Journal
+	at time.Time
+}
+
+func (s stopped) Now() time.Time { return s.at }
+
 // The Reconciler's lock is taken before a member's, never after: callers from
 // outside hold the first and want the second.
 func TestLockOrder(t *testing.T) {
 	b := newBench(t)
 	for _, out := range []Outcome{{Result: OK, Anchor: &b.fleet.Anchors[0], Certificate: &b.view.Certificates[0]}, {Result: OK, Checked: &b.fleet.Anchors[0]}, {Result: OK, Certificate: &b.view.Certificates[0]}} {
-		r := &Reconciler{members: map[string]*member{}}
+		r := &Reconciler{journal: stopped{at: hours(1)}, members: map[string]*member{}}
 		m := &member{name: "eu"}
 		r.mu.Lock()
 		done := make(chan struct{})
@@ -102,7 +110,7 @@ func TestASlotIsGivenBackOnce(t *testing.T) {
 // Certd that is told to stop in the middle of a look has learnt nothing about
 // the cluster.
 func TestALookThatIsCutShortIsNoFailure(t *testing.T) {
-	r := &Reconciler{members: map[string]*member{}}
+	r := &Reconciler{journal: stopped{at: hours(1)}, members: map[string]*member{}}
 	ctx, cancel := context.WithCancel(t.Context())
 	m := &member{name: "eu", cluster: stops{cancel: cancel}}
 	if err := r.observe(ctx, m); err == nil || m.obsErr != nil || m.lookFails != 0 {

@@ -31,7 +31,7 @@ type member struct {
 	mu           sync.Mutex // taken after the Reconciler's, where both are
 	policy       Policy
 	record       ClusterRecord
-	certificates []CertificateRecord
+	certificates []CertificateRecord // replaced, never changed: views hold the old slice
 	observed     *Observation
 	obsErr       error
 	lookedAt     time.Time // when the last look that has ended began
@@ -43,7 +43,8 @@ type member struct {
 	failures     map[lane]*StepFailure
 	raced        map[lane]int         // how often somebody else was quicker, in a row
 	signed       map[lane][]time.Time // when CA signatures were made, of the last hour or more
-	webhookCAs   []WebhookCA
+	webhookCAs   []WebhookCA          // likewise
+	bundles      *readBundles
 	evidence     map[string]WebhookEvidence
 	proxies      Proxies
 	counting     bool      // a census is under way
@@ -90,14 +91,14 @@ func (m *member) view() View {
 
 // viewNow is for who holds mu.
 func (m *member) viewNow() View {
-	return View{Policy: m.policy, Record: m.record, Certificates: slices.Clone(m.certificates), Observed: m.observed, Err: m.obsErr, ErrSince: m.errSince, Looks: m.lookFails,
+	return View{Policy: m.policy, Record: m.record, Certificates: m.certificates, Observed: m.observed, Err: m.obsErr, ErrSince: m.errSince, Looks: m.lookFails,
 		Request: m.requests[TargetIssuer], Repairs: maps.Clone(m.repairs), Failures: maps.Clone(m.failures), Signed: maps.Clone(m.signed),
-		WebhookCAs: slices.Clone(m.webhookCAs), Evidence: maps.Clone(m.evidence), WebhookRequest: m.requests[TargetWebhooks], CARequest: m.requests[TargetWebhookCA], Proxies: m.proxies, Restarts: m.restarts.clone()}
+		WebhookCAs: m.webhookCAs, Evidence: maps.Clone(m.evidence), WebhookRequest: m.requests[TargetWebhooks], CARequest: m.requests[TargetWebhookCA], Proxies: m.proxies, Restarts: m.restarts.clone()}
 }
 
 // newMember knows nothing yet but what the configuration says.
 func newMember(c Cluster, p Policy) *member {
-	return &member{name: p.Cluster, cluster: c, policy: p, repairs: map[lane][]time.Time{}, failures: map[lane]*StepFailure{}, raced: map[lane]int{},
+	return &member{bundles: &readBundles{of: map[string]readBundle{}}, name: p.Cluster, cluster: c, policy: p, repairs: map[lane][]time.Time{}, failures: map[lane]*StepFailure{}, raced: map[lane]int{},
 		signed: map[lane][]time.Time{}, evidence: map[string]WebhookEvidence{}, requests: map[Target]*Request{}}
 }
 
@@ -205,9 +206,8 @@ func (r *Reconciler) remember(m *member, in Intent, out Outcome) {
 	if c == nil || c.Kind != "issuer" {
 		return
 	}
-	m.certificates = slices.DeleteFunc(m.certificates, func(x CertificateRecord) bool { return x.Serial == c.Serial })
-	m.certificates = slices.Insert(m.certificates, 0, *c)
-	m.certificates = m.certificates[:min(len(m.certificates), recentCertificates)]
+	others := slices.DeleteFunc(slices.Clone(m.certificates), func(x CertificateRecord) bool { return x.Serial == c.Serial })
+	m.certificates = slices.Concat([]CertificateRecord{*c}, others[:min(len(others), recentCertificates-1)])
 	if in.Step == StepIssuer || in.Step == StepRepairIssuer {
 		// An issuer signed before it was asked for is not what was asked for.
 		if r := m.requests[TargetIssuer]; r != nil && !r.At.After(c.SignedAt) {

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/x509"
 	"errors"
+	"sync"
 	"time"
 
 	"certd.internal/pki"
@@ -237,6 +238,39 @@ type Observation struct {
 	// Webhooks has one entry for each webhook that the backend was told to look
 	// for, in that order; none where none can run.
 	Webhooks []Webhook
+
+	bundles *readBundles // of the cluster; nil keeps nothing
+}
+
+// readBundles keeps bundles that were read in one cluster, by their text: each look reads
+// the same one several times, until it is changed.
+type readBundles struct {
+	mu sync.Mutex
+	of map[string]readBundle
+}
+
+type readBundle struct {
+	bundle pki.Bundle
+	err    error
+}
+
+// read is pki.ReadBundle.
+func (r *readBundles) read(text []byte) (pki.Bundle, error) {
+	const most = 16
+	if r == nil {
+		return pki.ReadBundle(text)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b, ok := r.of[string(text)]
+	if !ok {
+		if len(r.of) >= most {
+			clear(r.of)
+		}
+		b.bundle, b.err = pki.ReadBundle(text)
+		r.of[string(text)] = b
+	}
+	return b.bundle, b.err
 }
 
 // Identity is what certd saw of linkerd-identity. Absent Deployment: Replicas

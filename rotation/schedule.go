@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"math/bits"
+	"sync"
 	"time"
 
 	"github.com/robfig/cron/v3"
@@ -19,6 +20,42 @@ type Schedule struct {
 	text string
 	spec *cron.SpecSchedule // nil: never fires
 	zone *time.Location
+
+	dates *heldDates // shared by copies; nil keeps nothing
+}
+
+// heldDates are renewal dates that were asked for: each look at a cluster asks for the
+// same ones until something is renewed.
+type heldDates struct {
+	mu sync.Mutex
+	of map[datesAsked]RenewalDates
+}
+
+type datesAsked struct {
+	cluster                    string
+	signedAt, notAfter         time.Time // UTC, without a monotonic reading
+	floor, renewBefore, spread time.Duration
+	everyFiring                bool
+}
+
+// mostDates bounds what is kept for one schedule.
+const mostDates = 16384
+
+func (h *heldDates) get(of datesAsked, work func() RenewalDates) RenewalDates {
+	if h == nil {
+		return work()
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, ok := h.of[of]
+	if !ok {
+		if len(h.of) >= mostDates {
+			clear(h.of)
+		}
+		d = work()
+		h.of[of] = d
+	}
+	return d
 }
 
 // ScheduleHorizon is how far ahead Next and LargestTwoGaps look. The longest

@@ -69,9 +69,9 @@ func activeCA(cas []WebhookCA) *WebhookCA {
 }
 
 // signedBy returns the generation that signed c, or nil.
-func signedBy(cas []WebhookCA, c *x509.Certificate) *WebhookCA {
+func signedBy(cas []WebhookCA, facts pki.ServingFacts) *WebhookCA {
 	for i := range cas {
-		if a := &cas[i]; a.Certificate != nil && bytes.Equal(c.AuthorityKeyId, a.Certificate.SubjectKeyId) && c.CheckSignatureFrom(a.Certificate) == nil {
+		if a := &cas[i]; a.Certificate != nil && facts.SignedBy(a.Certificate) {
 			return a
 		}
 	}
@@ -169,7 +169,7 @@ func (d *Decision) judgeWebhook(f Fleet, v View, w Webhook, now time.Time) Webho
 	}
 	if facts := w.Facts; w.Secret.Exists && facts.Problem == "" {
 		wd.Leaf = facts.Chain[0]
-		wd.CA = signedBy(v.WebhookCAs, wd.Leaf)
+		wd.CA = signedBy(v.WebhookCAs, facts)
 		wd.at = wd.Leaf.NotBefore.Add(v.Policy.Webhooks.Leaf.Backdate)
 		if wd.Mode == Managed && wd.CA != nil {
 			wd.Dates = v.Policy.Webhooks.Leaf.Dates(v.Policy.Cluster, wd.at, wd.Leaf.NotAfter, v.Policy.WebhookFloor())
@@ -843,7 +843,7 @@ func (d *Decision) probeWhatIsUnproven(v View, now time.Time) {
 		case wd.evidence.Of != wd.Webhook.state(), !now.Before(due), wd.evidence.At.After(now):
 			d.Probe = append(d.Probe, wd.Webhook.Spec)
 		default:
-			d.wakeAt(due)
+			d.lookAt(due)
 		}
 		// What waits for time alone.
 		p := v.Policy.Webhooks

@@ -115,3 +115,12 @@ func (c *Cluster) Events() []rotation.Event {
 	defer c.mu.Unlock()
 	return slices.Clone(c.events)
 }
+
+// Notify has changed called after each change that a watch would tell of, for as long as
+// the cluster is there. It is Watch for who has no goroutine to wait in.
+func (c *Cluster) Notify(changed func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.watchers[c.watchID] = changed
+	c.watchID++
+}

@@ -217,7 +217,7 @@ func (m *Mesh) verify(f *issuerFile, roots *rootsFile, at time.Time) error {
 		facts := f.facts()
 		set, err := roots.set()
 		if v.err = err; err == nil {
-			v.err = facts.Verify(set, at)
+			v.err = facts.VerifyByProxies(set, at)
 		}
 		for _, c := range slices.Concat(facts.Chain, set.Anchors()) {
 			v.narrow(at, c.NotBefore)
@@ -245,7 +245,7 @@ func (m *Mesh) lookAgain(at time.Time) {
 func (m *Mesh) blame(f *issuerFile, roots *rootsFile) string {
 	by := newer(roots.written, f.written)
 	set, err := roots.set()
-	if err == nil && f.facts().Verify(set, by.at) == nil {
+	if err == nil && f.facts().VerifyByProxies(set, by.at) == nil {
 		return ByTime
 	}
 	return by.by

@@ -324,11 +324,8 @@ func TestTooShortLifetimeNamesTheSmallestOneThatPasses(t *testing.T) {
 	s.absent("state")
 }
 
-func TestWhatIsNotBuiltYetIsRefused(t *testing.T) {
+func TestUnknownCommandsAreRefused(t *testing.T) {
 	s := newFolders(t)
-	for _, command := range []string{"simulate"} {
-		s.refused(64, "not supported yet", nil, strings.Fields(command)...)
-	}
 	s.refused(64, `no command "rotat".*certd rotate`, nil, "rotat")
 	s.refused(64, "unknown", nil, "status", "--colour")
 	s.absent("state")

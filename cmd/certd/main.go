@@ -61,6 +61,13 @@ func main() {
 			return c.Server.Socket, nil
 		},
 		Scrub: d.Scrub,
+		Policy: func(path string) (rotation.FleetPolicy, error) {
+			cfg, err := d.Load(path)
+			if err != nil {
+				return rotation.FleetPolicy{}, invalid(err)
+			}
+			return cfg.Fleet(), nil
+		},
 		AuditKeys: func(path string) (audit.Keys, error) {
 			keys, err := d.AuditKeys(path)
 			return keys, invalid(err)

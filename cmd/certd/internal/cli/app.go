@@ -56,6 +56,9 @@ type App struct {
 	// Scrub is what takes secrets out of a text: those that the configuration
 	// names, as far as they can be read, and what looks like one. May be nil.
 	Scrub func(configPath string) func(text string) string
+	// Policy is what the configuration asks for. Its error wraps ErrConfig if that is
+	// invalid.
+	Policy func(configPath string) (rotation.FleetPolicy, error)
 	// AuditKeys says which requests in Vault's audit log sign with the fleet's keys.
 	AuditKeys func(configPath string) (audit.Keys, error)
 	// Backups is what backup and restore work with.

@@ -9,15 +9,6 @@ import (
 	"certd.internal/cmd/certd/internal/api"
 )
 
-// later are the commands that have their name and no function yet. They are
-// refused: a script must not take silence for success.
-var later = [...]struct {
-	name string
-	subs string
-}{
-	{"simulate", ""},
-}
-
 func (a *App) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "certd",
@@ -55,31 +46,12 @@ func (a *App) root() *cobra.Command {
 		return usage("--color %s: not one of auto, always, never", a.colorFlag)
 	}
 	root.AddCommand(
-		a.initCommand(), a.runCommand(), a.statusCommand(), a.checkCommand(), a.verifyCommand(), a.planCommand(), a.rotateCommand(), a.pauseCommand(), a.resumeCommand(), a.historyCommand(),
+		a.initCommand(), a.runCommand(), a.statusCommand(), a.checkCommand(), a.verifyCommand(), a.planCommand(), a.simulateCommand(), a.rotateCommand(), a.pauseCommand(), a.resumeCommand(), a.historyCommand(),
 		a.inspectCommand(), a.trustCommand(), a.adoptCommand(), a.exportCommand(), a.clustersCommand(), a.configCommand(), a.backupCommand(), a.restoreCommand(), a.recoverCommand(), a.runbookCommand(), a.debugCommand(), a.versionCommand(), a.completionCommand(root),
 	)
 	root.AddCommand(helpTopics()...)
 	root.SetHelpCommand(helpCommand(root))
-	for _, l := range later {
-		cmd := notYet(l.name)
-		for sub := range strings.FieldsSeq(l.subs) {
-			cmd.AddCommand(notYet(sub))
-		}
-		root.AddCommand(cmd)
-	}
 	return root
-}
-
-// notYet is a command without a function.
-func notYet(name string) *cobra.Command {
-	return &cobra.Command{
-		Use: name, Hidden: true, DisableFlagParsing: true,
-		Args:              cobra.ArbitraryArgs,
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return usage("%s: not supported yet", cmd.CommandPath())
-		},
-	}
 }
 
 // noun is a command that only holds others.

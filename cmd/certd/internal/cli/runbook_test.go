@@ -38,7 +38,7 @@ func TestCommandsInTheDocumentationAreTaken(t *testing.T) {
 	if seen < 250 {
 		t.Fatalf("only %d commands were found: the test looks in the wrong place", seen)
 	}
-	for _, line := range []string{"certd nothing", "certd rotate issuer eu --now", "certd trust rotate east", "certd simulate", "certd status -o html", "certd history --since"} {
+	for _, line := range []string{"certd nothing", "certd rotate issuer eu --now", "certd trust rotate east", "certd simulate east", "certd status -o html", "certd history --since"} {
 		if refused(line) == "" {
 			t.Errorf("%q was not noticed", line)
 		}

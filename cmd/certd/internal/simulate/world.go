@@ -1,0 +1,188 @@
+package simulate
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"certd.internal/backends/memory"
+	"certd.internal/rotation"
+	"certd.internal/state"
+)
+
+// world is a fleet with the certd that looks after it.
+type world struct {
+	kernel
+	ctx      context.Context
+	policy   rotation.FleetPolicy
+	keys     *memory.Keys
+	clusters map[string]*memory.Cluster
+	mesh     *memory.Mesh
+	dir      string
+	looks    map[string]*looks
+
+	journal *state.Journal // nil while certd is off
+	loop    *rotation.Reconciler
+	tried   func(rotation.Attempt)
+	trying  func(context.Context, rotation.Attempt) (context.Context, func(error))
+	log     *slog.Logger
+}
+
+// What a simulated cluster is like, where the configuration does not tell.
+const (
+	replicas = 3 // of linkerd-identity, and of each webhook
+	pods     = 18
+	lag      = 90 * time.Second // until the last kubelet shows a change
+	apiLag   = 20 * time.Second // until the second API server goes by a new caBundle
+)
+
+// newWorld is the fleet before certd was started for the first time, but for the
+// trust anchor, which is made at from.
+func newWorld(ctx context.Context, p rotation.FleetPolicy, from time.Time, seed uint64, tried func(rotation.Attempt), trying func(context.Context, rotation.Attempt) (context.Context, func(error))) (*world, error) {
+	w := &world{kernel: kernel{now: from}, ctx: ctx, policy: p, clusters: map[string]*memory.Cluster{}, looks: map[string]*looks{}, tried: tried, trying: trying, log: slog.New(slog.DiscardHandler)}
+	w.keys = memory.NewKeysAt(w)
+	var meshed []*memory.Cluster
+	for _, c := range p.Clusters {
+		cfg := memory.ClusterConfig{Name: c.Cluster, Namespace: c.Namespace, TrustDomain: c.TrustDomain, Target: c.Cluster, Existing: true, Lag: lag, APILag: apiLag, Seed: seed, Clock: w}
+		if !c.Directory {
+			cfg.Replicas, cfg.Proxies, cfg.LeafLifetime, cfg.LeafSkew, cfg.Webhooks = replicas, pods, c.LeafLifetime, c.ClockSkew, c.Webhooks.Specs
+		}
+		cluster := memory.NewCluster(cfg)
+		w.looks[c.Cluster] = &looks{}
+		cluster.Notify(func() { w.stir(c.Cluster) })
+		for _, spec := range cfg.Webhooks {
+			if !ownPart(spec) {
+				continue
+			}
+			install := memory.WebhookInstall{Ignore: spec.Check == rotation.CheckInjected}
+			if spec.Name == "policy-validator" {
+				install.Reload = memory.ReloadReread
+			}
+			cluster.InstallWebhook(spec, install)
+		}
+		w.clusters[c.Cluster] = cluster
+		if !c.Directory {
+			meshed = append(meshed, cluster)
+		}
+	}
+	w.mesh = memory.NewMesh(meshed...)
+	var err error
+	if w.dir, err = os.MkdirTemp(inMemory(), "certd-simulation-"); err != nil {
+		return nil, fmt.Errorf("make a directory for the simulated journal: %w", err)
+	}
+	if err := w.open(); err != nil {
+		return nil, err
+	}
+	made := rotation.Ceremony{Journal: w.journal, Creator: w.keys, Signer: w.keys, Policy: p, Actor: "simulation", Reason: "certd init", Say: func(string, ...any) {}}
+	if _, _, err := made.Run(ctx); err != nil {
+		return nil, fmt.Errorf("make the simulated trust anchor: %w", err)
+	}
+	return w, w.begin()
+}
+
+// ownPart says whether a webhook belongs to every Linkerd control plane.
+func ownPart(spec rotation.WebhookSpec) bool {
+	return spec.Name == "proxy-injector" || spec.Name == "sp-validator" || spec.Name == "policy-validator"
+}
+
+// inMemory is a directory without a disk, "" where there is none: what a disk does to the
+// journal is no part of the simulation.
+func inMemory() string {
+	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
+		return "/dev/shm"
+	}
+	return ""
+}
+
+func (w *world) open() (err error) {
+	w.journal, err = state.Open(w.dir, state.Options{Fleet: w.policy.Fleet, NoSync: true, Reserve: -1, Now: w.Now})
+	return err
+}
+
+// begin has certd start, with the journal open.
+func (w *world) begin() (err error) {
+	clusters := map[string]rotation.Cluster{}
+	for name, c := range w.clusters {
+		clusters[name] = c
+	}
+	for _, p := range w.policy.Clusters {
+		w.stir(p.Cluster)
+	}
+	w.loop, err = rotation.NewReconciler(rotation.Options{Journal: w.journal, Keys: w.keys, Policy: w.policy, Clusters: clusters, Log: w.log, AtOnce: max(1, len(clusters)), Resync: seldom, Tried: w.tried, Trying: w.trying})
+	return err
+}
+
+// stop ends certd, as a host that is switched off does.
+func (w *world) stop() error {
+	if w.journal == nil {
+		return nil
+	}
+	err := w.journal.Close()
+	w.journal, w.loop = nil, nil
+	return err
+}
+
+func (w *world) close() error {
+	err := w.stop()
+	if rm := os.RemoveAll(w.dir); err == nil {
+		err = rm
+	}
+	return err
+}
+
+// A daemon looks at each cluster every minute, and nothing comes of it where nothing
+// happens: here the looks become rarer, the longer nothing has happened there.
+type looks struct{ stirred, next time.Time }
+
+const (
+	often  = time.Minute
+	seldom = 30 * 24 * time.Hour
+)
+
+// stir notes that something has happened in a cluster that certd can see.
+func (w *world) stir(cluster string) {
+	l := w.looks[cluster]
+	l.stirred, l.next = w.now, w.now.Add(often)
+	if w.loop != nil {
+		w.loop.Look(cluster)
+	}
+}
+
+// turn lets certd do what is due, and time pass until it has something to do again, or
+// something happens in the world, or until.
+func (w *world) turn(until time.Time) {
+	next := until
+	if w.loop != nil {
+		for _, p := range w.policy.Clusters {
+			if l := w.looks[p.Cluster]; !l.next.After(w.now) {
+				w.loop.Look(p.Cluster)
+				l.next = w.now.Add(min(max(often, w.now.Sub(l.stirred)), seldom))
+			}
+		}
+		_, wake := w.loop.Turn(w.ctx)
+		next = earlier(next, wake)
+		for _, p := range w.policy.Clusters {
+			next = earlier(next, w.looks[p.Cluster].next)
+		}
+	}
+	if at := w.next(); !at.IsZero() {
+		next = earlier(next, at)
+	}
+	w.advance(later(next, w.now.Add(time.Millisecond)))
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
