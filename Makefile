@@ -3,6 +3,7 @@
 # make lab    real API servers and a real Vault in the foreground (CLUSTERS, DIR, SCHEDULE)
 # make check  what needs no lab: formatting, vet, linters, drift, cross builds
 # make bench  the benchmarks
+# make scoreboard  long proofs, and what they measured (ADD=1: more of it; LINES, SEEDS)
 # make release  what is published of a version (VERSION), in dist
 # make image  a container image, without a container engine
 # make manual man pages and shell completions
@@ -14,9 +15,12 @@ SCHEDULE ?=
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
 DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null)
+ADD     ?=
+LINES   ?=
+SEEDS   ?= 0
 LDFLAGS  = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 
-.PHONY: build image manual build-pkcs11 test check bench lab deps generate release clean
+.PHONY: build image manual build-pkcs11 test check bench scoreboard lab deps generate release clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/certd ./cmd/certd
@@ -45,6 +49,10 @@ check:
 
 bench: deps
 	.ci/test -run '^$$' -bench . -benchtime 5x
+
+# Each line runs anew, or where it stopped with ADD=1; records are kept in .scoreboard.
+scoreboard:
+	$(GO) run ./scoreboard/run -lines '$(LINES)' -seeds $(SEEDS) $(if $(ADD),-add)
 
 lab:
 	@bin=$$(deploy/lab/build.sh) && exec $$bin/lab up -clusters $(CLUSTERS) -dir '$(DIR)' -schedule '$(SCHEDULE)'

@@ -179,7 +179,11 @@ func (j *Journal) Verify() (Report, error) {
 		if report, err = t.verifyChain(); err != nil || report.Problem != "" {
 			return err
 		}
-		if err := t.checkSums(); err != nil {
+		err = t.checkSums()
+		if err == nil {
+			err = t.checkCommit()
+		}
+		if err != nil {
 			report.Problem = strings.TrimSuffix(err.Error(), ": "+ErrDamaged.Error())
 		}
 		return nil

@@ -138,3 +138,47 @@ func TestSchema5IsMigrated(t *testing.T) {
 	}
 	ok(t, j.Close())
 }
+
+// A journal of schema 6, of a certd whose commits had no number, is read as it is and
+// migrated by whoever writes; that certd may still read it.
+func TestSchema6IsMigrated(t *testing.T) {
+	if order.Uint16([]byte{1, 0}) != 1 {
+		t.Skip("bbolt's files are in the byte order of the machine, and this one is little-endian")
+	}
+	dir, before := t.TempDir(), must[[]byte](t)(os.ReadFile(filepath.Join("testdata", "schema-6.db")))
+	path := writeJournal(t, dir, before)
+	check := func(j *Journal) {
+		t.Helper()
+		if p := must[[]rotation.Pause](t)(j.Pauses()); len(p) != 1 || p[0].Cluster != "eu" {
+			t.Errorf("pauses: %+v", p)
+		}
+		if p := must[[]rotation.PendingIntent](t)(j.Pending()); len(p) != 1 || p[0].Cluster != "us" {
+			t.Errorf("pending: %+v", p)
+		}
+		const head = "f738265f590b7fe41f92d681892df3b64b6dfa2a8d60f416ea353f29ebe1f910"
+		if r := must[Report](t)(j.Verify()); r.Problem != "" || r.Entries != 2 || r.Head != head {
+			t.Errorf("%+v", r)
+		}
+	}
+	j := openTest(t, dir, Options{ReadOnly: true})
+	check(j)
+	ok(t, j.Close())
+	if !bytes.Equal(before, must[[]byte](t)(os.ReadFile(path))) {
+		t.Error("reading changed the file")
+	}
+	for range 2 {
+		j = openTest(t, dir, Options{Reserve: -1})
+		check(j)
+		ok(t, j.Close())
+	}
+	if !bytes.Equal(before, must[[]byte](t)(os.ReadFile(path+".schema-6"))) {
+		t.Error("the copy from before is not what was there")
+	}
+	older := layout{version: 6, minReader: 4}
+	if _, err := open(dir, Options{Fleet: "acme", Reserve: -1}, older); !errors.Is(err, ErrNewer) {
+		t.Errorf("a certd of schema 6 writes: %v", err)
+	}
+	j = must[*Journal](t)(open(dir, Options{Fleet: "acme", ReadOnly: true}, older))
+	check(j)
+	ok(t, j.Close())
+}

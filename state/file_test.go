@@ -21,11 +21,14 @@ import (
 
 // sample fills a journal so that every bucket has records, some over several
 // pages, and some have been deleted.
-func sample(t testing.TB, dir string) {
+func sample(t testing.TB, dir string) { sampleOf(t, dir, 60) }
+
+// sampleOf is a sample with so many issuers.
+func sampleOf(t testing.TB, dir string, issuers int) {
 	t.Helper()
 	c := &clock{noon}
 	j := openTest(t, dir, Options{Now: c.now, NoSync: true, Reserve: -1})
-	for i := range 60 {
+	for i := range issuers {
 		cluster := fmt.Sprint("c", i%3)
 		cert := issuer(cluster, fmt.Sprintf("%02x", i), c.t)
 		step(t, j, signing(cluster, cert.Serial), rotation.Outcome{Result: rotation.OK, SignRequest: fmt.Sprint("req-", i), Certificate: &cert})
@@ -97,11 +100,22 @@ func writeJournal(t testing.TB, dir string, data []byte) string {
 	return path
 }
 
-// tamper changes a file with bbolt, past the journal.
+// tamper changes a file with bbolt, past the journal, and with care: the number of
+// the commit is right.
 func tamper(t testing.TB, path string, f func(*bbolt.Tx)) {
 	t.Helper()
 	db := must[*bbolt.DB](t)(bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second}))
-	ok(t, db.Update(func(tx *bbolt.Tx) error { f(tx); return nil }))
+	ok(t, db.Update(func(tx *bbolt.Tx) error {
+		f(tx)
+		txn := &txn{tx: tx}
+		if txn.bucket(bucketMeta) == nil {
+			return nil // another program's
+		}
+		if _, err := txn.get(bucketMeta, []byte(keyState), &txn.state); err != nil || txn.state.Commit == 0 {
+			return err
+		}
+		return txn.writeState()
+	}))
 	ok(t, db.Close())
 }
 
@@ -535,7 +549,7 @@ func TestSchema1IsMigrated(t *testing.T) {
 	// A certd of schema 1 would take webhooks' certificates for issuers.
 	for _, readOnly := range []bool{true, false} {
 		_, err := open(dir, Options{Fleet: "acme", ReadOnly: readOnly, Reserve: -1}, layout{version: 1, minReader: 1})
-		if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "schema 6") {
+		if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "schema 7") {
 			t.Errorf("a certd of schema 1, read-only %v: %v", readOnly, err)
 		}
 	}

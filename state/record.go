@@ -27,6 +27,7 @@ type stateRecord struct {
 	Base       digest         `json:"base"`  // hash of the entry before First
 	Head       digest         `json:"head"`  // hash of Last
 	Sums       map[string]sum `json:"sums"`
+	Commit     int            `json:"commit,omitempty"` // bbolt's number of the commit that wrote it, since schema 7
 }
 
 // sum stands for all records of a bucket.

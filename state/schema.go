@@ -2,8 +2,9 @@
 //
 //	certd.db
 //	├── meta          "schema" → version of the layout, and who may read it
-//	│                 "state"  → fleet, epoch, next intent, both ends of the chain,
-//	│                            and for each bucket below: how many records, and the XOR of their seals
+//	│                 "state"  → fleet, epoch, next intent, both ends of the chain, the commit it was
+//	│                            written in (since schema 7), and for each bucket below: how many
+//	│                            records, and the XOR of their seals
 //	├── pending       intent id        → an intent that nothing closed yet
 //	├── entries       seq              → a closed intent with its outcome: the hash chain
 //	├── anchors       generation id    → one generation of the trust anchor
@@ -33,7 +34,8 @@
 //
 // where the seal is the first half of SHA-256 over a domain string, bucket,
 // key and record. A changed record no longer matches its seal; one that
-// vanished, or came back from an old page, no longer matches "state". What
+// vanished, or came back from an old page, no longer matches "state"; where all
+// of them came back, "state" with them, it no longer names the last commit. What
 // bbolt builds around the records is checked page by page before the file is
 // opened (file.go).
 package state
@@ -116,8 +118,10 @@ type layout struct {
 //	   them, and all else is as it was.
 //	6  pauses. One that knows only 4 or 5 may read it, and shows a paused cluster
 //	   as managed.
+//	7  "state" names its commit, so that pages of an earlier one are noticed. One
+//	   that knows only 4 or later may read it.
 func currentLayout() layout {
-	return layout{version: 6, minReader: 4, steps: map[int]func(*txn) error{1: addBuckets(bucketWebhookCAs), 2: addBuckets(bucketChanges), 3: addNothing, 4: addBuckets(notifyBuckets()...), 5: addNothing}, reads: 1}
+	return layout{version: 7, minReader: 4, steps: map[int]func(*txn) error{1: addBuckets(bucketWebhookCAs), 2: addBuckets(bucketChanges), 3: addNothing, 4: addBuckets(notifyBuckets()...), 5: addNothing, 6: addNothing}, reads: 1}
 }
 
 // addBuckets leads to a schema that has more buckets. The records that were

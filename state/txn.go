@@ -48,6 +48,7 @@ func begin(tx *bbolt.Tx, l layout) (*txn, schemaRecord, error) {
 }
 
 func (t *txn) writeState() error {
+	t.state.Commit = t.tx.ID()
 	text, err := encode(t.state)
 	if err != nil {
 		return err
@@ -139,6 +140,20 @@ func (t *txn) checkSums() error {
 		if want := t.state.Sums[bucket]; got != want {
 			return fmt.Errorf("bucket %s holds %d records, not the %d that were put there: %w", bucket, got.Count, want.Count, ErrDamaged)
 		}
+	}
+	return nil
+}
+
+// checkCommit proves that what there is was written by the last commit. A disk
+// that loses the pages of a commit and keeps its meta page leaves what stood in
+// their place before: whole, and from long ago.
+func (t *txn) checkCommit() error {
+	last := t.tx.ID()
+	if t.tx.Writable() {
+		last--
+	}
+	if t.state.Commit != 0 && t.state.Commit != last {
+		return fmt.Errorf("its last commit is number %d, and what it holds was written in number %d, so that a commit was lost, or something else than certd wrote to it: %w", last, t.state.Commit, ErrDamaged)
 	}
 	return nil
 }

@@ -1,0 +1,258 @@
+// Command run runs the long forms of tests that prove things, and prints what they
+// measured, one line each: `make scoreboard`.
+//
+// A line is a Go test that goes through seeds (scoreboard.Start); to add one, add it to
+// lines. Each is run in pieces, and a piece that has ended is written down: what was
+// interrupted goes on where it stopped, with -add.
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"certd.internal/scoreboard"
+)
+
+// line is one line of the scoreboard.
+type line struct {
+	name, title string
+	pkg, test   string // where it stands; "" of test: every fuzz target there is
+	seeds       uint64 // of a run by default; of each target
+	piece       uint64 // how many at a time; 0: all
+	all         uint64 // how many there are; 0: as many as one likes
+}
+
+// lines are the proofs, in the order in which they are printed.
+func lines() []line {
+	return []line{
+		{name: "R5", title: "torn, lost and flipped journal images", pkg: "./state", test: "TestTornAndLostWrites", seeds: 50_000, piece: 5_000},
+	}
+}
+
+func main() {
+	dir := flag.String("dir", ".scoreboard", "the `folder` of what was measured")
+	add := flag.Bool("add", false, "add to what was measured on this commit, instead of beginning anew")
+	show := flag.Bool("print", false, "run nothing, print what was measured")
+	only := flag.String("lines", "", "only these `lines`, such as R5,R10")
+	seeds := flag.Uint64("seeds", 0, "how many `seeds` of each line to run (0: as many as each has by default)")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	b := board{dir: *dir, log: os.Stderr}
+	if err := b.run(ctx, pick(lines(), *only), *add, *show, *seeds); err != nil {
+		fmt.Fprintln(os.Stderr, "scoreboard:", err)
+		os.Exit(1)
+	}
+}
+
+func pick(all []line, names string) []line {
+	if names == "" {
+		return all
+	}
+	wanted := strings.Split(names, ",")
+	return slices.DeleteFunc(all, func(l line) bool { return !slices.Contains(wanted, l.name) })
+}
+
+type board struct {
+	dir    string
+	log    io.Writer
+	commit string
+}
+
+func (b *board) run(ctx context.Context, all []line, add, show bool, seeds uint64) (err error) {
+	if len(all) == 0 {
+		return errors.New("there is no such line")
+	}
+	if b.dir, err = filepath.Abs(b.dir); err != nil {
+		return err
+	}
+	if b.commit, err = scoreboard.Commit("."); err != nil {
+		return err
+	}
+	if changed := strings.HasSuffix(b.commit, "-changed"); changed && add {
+		return errors.New("files differ from the commit, so that nothing can be added up: commit them first")
+	}
+	var failed []error
+	for _, l := range all {
+		if show {
+			break
+		}
+		if !add {
+			if err := b.forget(l.name); err != nil {
+				return err
+			}
+		}
+		if seeds > 0 {
+			l.seeds = seeds
+		}
+		if l.test == "" {
+			err = b.fuzz(ctx, l)
+		} else {
+			err = b.prove(ctx, l)
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", l.name, err))
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return errors.Join(errors.Join(failed...), b.print(os.Stdout, all))
+}
+
+// forget removes what was measured for a line.
+func (b *board) forget(name string) error {
+	files, err := filepath.Glob(filepath.Join(b.dir, name+"-*.json"))
+	for _, f := range files {
+		err = errors.Join(err, os.Remove(f))
+	}
+	return err
+}
+
+func (b *board) joined(name string) (scoreboard.Joined, error) {
+	records, err := scoreboard.Read(b.dir)
+	return scoreboard.Join(records, name, b.commit), err
+}
+
+// prove runs a line's test, piece by piece.
+func (b *board) prove(ctx context.Context, l line) error {
+	scratch, err := os.MkdirTemp("", "certd-scoreboard-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(scratch)
+	binary := filepath.Join(scratch, "test")
+	if out, err := command(ctx, "go", "test", "-c", "-o", binary, l.pkg).CombinedOutput(); err != nil {
+		return fmt.Errorf("build the test: %w\n%s", err, out)
+	}
+	for left := l.seeds; left > 0; {
+		j, err := b.joined(l.name)
+		if err != nil {
+			return err
+		}
+		piece := j.Next("", min(left, cmp.Or(l.piece, left)), l.all)
+		if piece.Len() == 0 {
+			return nil // there are no more
+		}
+		left -= piece.Len()
+		seeds := fmt.Sprintf("%d:%d", piece.From, piece.To)
+		cmd := command(ctx, binary, "-test.run", "^"+l.test+"$", "-test.v", "-test.timeout", "0")
+		cmd.Dir = l.pkg
+		cmd.Env = append(os.Environ(), scoreboard.Dir+"="+b.dir, scoreboard.Seeds+"="+seeds)
+		began := time.Now()
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("seeds %s: %w\n%s\nagain: %s=%s go test -count=1 -run '^%s$' %s", seeds, err, out, scoreboard.Seeds, seeds, l.test, l.pkg)
+		}
+		after, err := b.joined(l.name)
+		if err != nil {
+			return err
+		}
+		if len(after.Parts) == 0 || after.Seconds == j.Seconds {
+			return fmt.Errorf("seeds %s: %s wrote down nothing\n%s", seeds, l.test, out)
+		}
+		fmt.Fprintf(b.log, "%s: seeds %s in %s\n", l.name, seeds, time.Since(began).Round(time.Second))
+	}
+	return nil
+}
+
+// fuzz runs every fuzz target of the module for so many executions. What Go found
+// interesting it keeps in its cache, and starts from there the next time.
+func (b *board) fuzz(ctx context.Context, l line) error {
+	listed, err := command(ctx, "git", "grep", "-E", "^func Fuzz", "--", "*_test.go").Output()
+	if err != nil {
+		return fmt.Errorf("look for fuzz targets: %w", err)
+	}
+	var failed []error
+	for _, m := range regexp.MustCompile(`(?m)^(.+)/[^/]+_test\.go:func (Fuzz\w+)`).FindAllStringSubmatch(string(listed), -1) {
+		pkg, target := "./"+m[1], m[2]
+		part := m[1] + "." + target
+		j, err := b.joined(l.name)
+		if err != nil {
+			return err
+		}
+		from := j.Next(part, 1, 0).From
+		began := time.Now()
+		out, err := command(ctx, "go", "test", "-run", "^$", "-fuzz", "^"+target+"$", "-fuzztime", fmt.Sprintf("%dx", l.seeds),
+			"-fuzzminimizetime", "1x", "-parallel", fmt.Sprint(runtime.GOMAXPROCS(0)), "-timeout", "0", pkg).CombinedOutput()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		n := executions(out)
+		if n == 0 {
+			return fmt.Errorf("%s: go test says of no execution: %w\n%s", part, err, out)
+		}
+		record := scoreboard.Record{Line: l.name, Part: part, Range: scoreboard.Range{From: from, To: from + n}, Commit: b.commit, Failed: err != nil,
+			Counts: map[string]uint64{"executions": n}, Began: began.UTC(), Seconds: time.Since(began).Seconds()}
+		record.Counts["failures"] = 0
+		if err != nil {
+			record.Counts["failures"] = 1
+			failed = append(failed, fmt.Errorf("%s: %w\n%s", part, err, out))
+		}
+		if err := scoreboard.Write(b.dir, record); err != nil {
+			return err
+		}
+		fmt.Fprintf(b.log, "%s: %s, %d executions in %s\n", l.name, part, n, time.Since(began).Round(time.Second))
+	}
+	return errors.Join(failed...)
+}
+
+// executions is the last number of executions that `go test -fuzz` told of.
+func executions(out []byte) uint64 {
+	all := regexp.MustCompile(`execs: (\d+)`).FindAllSubmatch(out, -1)
+	if len(all) == 0 {
+		return 0
+	}
+	n, _ := strconv.ParseUint(string(all[len(all)-1][1]), 10, 64)
+	return n
+}
+
+func (b *board) print(w io.Writer, all []line) error {
+	var text bytes.Buffer
+	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	short := b.commit[:min(12, len(b.commit))]
+	if strings.HasSuffix(b.commit, "-changed") {
+		short += " and changes"
+	}
+	for _, l := range all {
+		j, err := b.joined(l.name)
+		if err != nil {
+			return err
+		}
+		verdict := ""
+		if len(j.Failed) > 0 {
+			verdict = "FAILED: "
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\tcommit %s\t%s%s\n", l.name, l.title, j.SeedsText(), short, verdict, j.CountsText())
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	_, err := w.Write(text.Bytes())
+	return err
+}
+
+// command is a program that ends when ctx does.
+func command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 10 * time.Second
+	return cmd
+}
