@@ -43,6 +43,7 @@ type line struct {
 func lines() []line {
 	return []line{
 		{name: "R5", title: "torn, lost and flipped journal images", pkg: "./state", test: "TestTornAndLostWrites", seeds: 50_000, piece: 5_000},
+		{name: "R10", title: "firings: every zone × every setting of its clocks to 2046 × 500 expressions", pkg: "./rotation", test: "TestEveryZoneAndSetting", seeds: 43_600, piece: 436},
 	}
 }
 
