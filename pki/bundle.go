@@ -74,17 +74,15 @@ func ReadBundle(text []byte) (Bundle, error) {
 		return b, nil
 	}
 	const doing = "read trust bundle: "
-	certs, err := linkerdCertificates(text)
-	all, _ := ReadCertificates(text)
 	switch {
-	case err != nil:
-		return Bundle{}, fmt.Errorf(doing+"linkerd-identity would not start with it: %w", err)
 	case bytes.Contains(text, []byte("PRIVATE KEY")):
 		return Bundle{}, errors.New(doing + "there is a private key in it")
 	case bytes.HasPrefix(text, []byte("\xef\xbb\xbf")):
 		return Bundle{}, errors.New(doing + "it begins with a byte order mark, behind which parsers lose the first certificate")
-	case len(all) != len(certs):
-		return Bundle{}, fmt.Errorf(doing+"there are %d certificates in it, and linkerd-identity stops reading after %d", len(all), len(certs))
+	}
+	certs, err := readAlike(text)
+	if err != nil {
+		return Bundle{}, fmt.Errorf(doing+"%w", err)
 	}
 	b, err := NewBundle(certs...)
 	if err != nil {

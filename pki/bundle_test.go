@@ -62,6 +62,9 @@ func TestParseBundleTakesWhatAllReadAlike(t *testing.T) {
 			if linkerd != row.linkerd || goes != row.goes {
 				t.Errorf("linkerd2 reads %d and Go %d, want %d and %d", linkerd, goes, row.linkerd, row.goes)
 			}
+			if rust := countRust(row.text); rust != row.rust {
+				t.Errorf("the model of rustls-pemfile reads %d, it reads %d", rust, row.rust)
+			}
 			bundle, err := ParseBundle([]byte(row.text))
 			says(t, err, row.err)
 			if err == nil {
