@@ -21,6 +21,9 @@ type Examination struct {
 	Missing   []Right
 	Excess    []string // "delete secrets in linkerd"
 	RightsErr error
+	// Narrowed says whether the admission policies that are shipped beside the rights are
+	// in force; nil where that could not be learnt.
+	Narrowed *bool
 
 	Linkerd    Linkerd
 	LinkerdErr error // linkerd-config cannot be read
@@ -80,8 +83,25 @@ func (c *Cluster) Examine(ctx context.Context, o rotation.Observation, f Feature
 			e.Labels[k] = v
 		}
 	})
+	asking.Go(func() { e.Narrowed = c.narrowed(ctx) })
 	asking.Wait()
 	return e
+}
+
+// refusesOther is how certd-policy.yaml refuses a Secret that is not one of certd's.
+const refusesOther = "certd may write no Secrets but those"
+
+// narrowed asks for what the shipped admission policies refuse, as a dry run: to read
+// policies would take one more right, and says less about what the API server does. It
+// is nil where something else stands in the way, such as a right that is missing.
+func (c *Cluster) narrowed(ctx context.Context) *bool {
+	other := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "certd-check"}}
+	_, err := c.core.Secrets(c.cfg.Namespace).Create(ctx, other, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}, FieldManager: FieldManager})
+	refused := err != nil && strings.Contains(err.Error(), refusesOther)
+	if err != nil && !refused {
+		return nil
+	}
+	return &refused
 }
 
 // specs are the webhooks to look for, with what was observed of where they are.

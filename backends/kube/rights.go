@@ -45,6 +45,7 @@ const (
 	manifestJaeger    = "certd-jaeger.yaml"
 	manifestWebhook   = "certd-webhook.yaml"
 	manifestRestart   = "certd-restart-workloads.yaml"
+	manifestPolicy    = "certd-policy.yaml" // grants nothing, and narrows the others
 )
 
 // What certd does without a right that it can do without.

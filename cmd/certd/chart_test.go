@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
@@ -84,16 +85,16 @@ func TestTheChartsConfigurationIsValid(t *testing.T) {
 }
 
 // The rights of the chart are those that certd clusters rbac prints, for another
-// ServiceAccount.
+// ServiceAccount, and so are the policies that narrow them.
 func TestTheChartGrantsWhatCertdPrints(t *testing.T) {
 	for file, row := range map[string]struct {
 		cluster  rbac.Cluster
 		name, in string
 	}{
-		"manifests/certd.yaml":                   {rbac.Cluster{Namespace: "linkerd", CheckNamespace: "certd"}, "certd", "certd"},
-		"helm/testdata/rendered/home.yaml":       {rbac.Cluster{Namespace: "linkerd", CheckNamespace: "pki"}, "mesh-certd", "pki"},
-		"helm/testdata/rendered/bootstrap.yaml":  {rbac.Cluster{Namespace: "linkerd", CheckNamespace: "pki", Bootstrap: true}, "mesh-certd", "pki"},
-		"helm/testdata/rendered/everything.yaml": {rbac.Cluster{Namespace: "mesh", CheckNamespace: "pki", Viz: true, Jaeger: true, Proxies: true, RestartWorkloads: true}, "keeper", "pki"},
+		"manifests/certd.yaml":                   {rbac.Cluster{Namespace: "linkerd", CheckNamespace: "certd", Policies: true}, "certd", "certd"},
+		"helm/testdata/rendered/home.yaml":       {rbac.Cluster{Namespace: "linkerd", CheckNamespace: "pki", Policies: true}, "mesh-certd", "pki"},
+		"helm/testdata/rendered/bootstrap.yaml":  {rbac.Cluster{Namespace: "linkerd", CheckNamespace: "pki", Bootstrap: true, Policies: true}, "mesh-certd", "pki"},
+		"helm/testdata/rendered/everything.yaml": {rbac.Cluster{Namespace: "mesh", CheckNamespace: "pki", Viz: true, Jaeger: true, Proxies: true, RestartWorkloads: true, Policies: true}, "keeper", "pki"},
 		"helm/testdata/rendered/elsewhere.yaml":  {},
 	} {
 		t.Run(file, func(t *testing.T) {
@@ -101,8 +102,9 @@ func TestTheChartGrantsWhatCertdPrints(t *testing.T) {
 			if row.name != "" {
 				printed = rbac.Manifest(row.cluster)
 			}
+			printed = bytes.ReplaceAll(printed, []byte("system:serviceaccount:certd:certd"), fmt.Appendf(nil, "system:serviceaccount:%s:%s", row.in, row.name))
 			want := rights(t, parsed(t, printed), rbacv1.Subject{Kind: "ServiceAccount", Name: row.name, Namespace: row.in})
-			if row.name != "" && len(want) < 4 {
+			if row.name != "" && len(want) < 16 {
 				t.Fatalf("certd prints %d objects", len(want))
 			}
 			if diff := cmp.Diff(want, rights(t, installed(t, file), rbacv1.Subject{})); diff != "" {
@@ -112,13 +114,13 @@ func TestTheChartGrantsWhatCertdPrints(t *testing.T) {
 	}
 }
 
-// rights are the roles and bindings among objects, by kind, namespace and name, without
+// rights are the roles, policies and bindings among objects, by kind, namespace and name, without
 // labels. A subject takes the place of those that bindings have, unless it is empty.
 func rights(t *testing.T, all []*unstructured.Unstructured, subject rbacv1.Subject) map[string]any {
 	t.Helper()
 	of := map[string]any{}
 	for _, o := range all {
-		if !strings.HasPrefix(o.GetAPIVersion(), "rbac.authorization.k8s.io/") {
+		if !ofRights(o) {
 			continue
 		}
 		o = o.DeepCopy()
@@ -129,6 +131,11 @@ func rights(t *testing.T, all []*unstructured.Unstructured, subject rbacv1.Subje
 		of[o.GetKind()+" "+o.GetNamespace()+"/"+o.GetName()] = o.Object
 	}
 	return of
+}
+
+func ofRights(o *unstructured.Unstructured) bool {
+	group, _, _ := strings.Cut(o.GetAPIVersion(), "/")
+	return group == "rbac.authorization.k8s.io" || group == "admissionregistration.k8s.io"
 }
 
 // applier applies objects as helm does, by server-side apply, which leaves no field
@@ -184,14 +191,19 @@ func (a applier) apply(o *unstructured.Unstructured, dryRun ...string) {
 	}
 }
 
-// ownName gives roles and bindings names of their own: the lab has given another certd the
+// ownName gives roles, policies and bindings names of their own: the lab has given another certd the
 // same.
 func (s *site) ownName(o *unstructured.Unstructured) {
 	s.t.Helper()
-	if !strings.HasPrefix(o.GetAPIVersion(), "rbac.authorization.k8s.io/") {
+	if !ofRights(o) {
 		return
 	}
 	o.SetName("chart-" + o.GetName())
+	if policy, binds, _ := unstructured.NestedString(o.Object, "spec", "policyName"); binds {
+		if err := unstructured.SetNestedField(o.Object, "chart-"+policy, "spec", "policyName"); err != nil {
+			s.t.Fatal(err)
+		}
+	}
 	if role, binds, _ := unstructured.NestedString(o.Object, "roleRef", "name"); binds {
 		if err := unstructured.SetNestedField(o.Object, "chart-"+role, "roleRef", "name"); err != nil {
 			s.t.Fatal(err)
@@ -301,6 +313,19 @@ func TestTheChartInstalled(t *testing.T) {
 		return ""
 	})
 	s.must("rotate", "issuer", "home", "--config", "certd.yaml", "--wait", "--yes", "--reason", "test")
+	// The policies have been in force all the while.
+	thief, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stolen, err := kubernetes.NewForConfig(thief)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = stolen.CoreV1().Secrets("linkerd").Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "other"}}, metav1.CreateOptions{})
+	if err == nil || !strings.Contains(err.Error(), "certd may write no Secrets but those") {
+		t.Errorf("a Secret of another name: %v", err)
+	}
 	if r, code := s.checked("--wait", "60s"); code != 0 {
 		t.Errorf("check: exit %d, %v", code, troubles(r))
 	}

@@ -24,7 +24,7 @@ import (
 const chartFolder = "deploy/helm/certd"
 
 // rbacFiles are those of deploy/rbac that the chart carries.
-var rbacFiles = []string{"certd.yaml", "certd-bootstrap.yaml", "certd-viz.yaml", "certd-jaeger.yaml", "certd-proxies.yaml", "certd-restart-workloads.yaml"}
+var rbacFiles = []string{"certd.yaml", "certd-bootstrap.yaml", "certd-viz.yaml", "certd-jaeger.yaml", "certd-proxies.yaml", "certd-restart-workloads.yaml", "certd-policy.yaml"}
 
 // A File is one that is made from others in the repository.
 type File struct {
@@ -83,7 +83,13 @@ func manifests(root string, c *chart.Chart) ([]byte, error) {
 }
 
 // Release is what an installation is called, and where it is.
-type Release struct{ Name, Namespace string }
+type Release struct {
+	Name, Namespace string
+	Kubernetes      string // its version; the oldest that can have all of the chart if empty
+}
+
+// kubernetes has all that the chart uses where it is there, such as admission policies.
+const kubernetes = "v1.30.0"
 
 // Render is what helm template prints for values as YAML: without NOTES.txt, in the
 // order of templates, each document after a line "---" and its template's name.
@@ -129,7 +135,13 @@ func templates(c *chart.Chart, values []byte, r Release) (map[string]string, err
 	if err := yaml.Unmarshal(values, &given); err != nil {
 		return nil, fmt.Errorf("read the values: %w", err)
 	}
-	all, err := util.ToRenderValues(c, given, common.ReleaseOptions{Name: r.Name, Namespace: r.Namespace, IsInstall: true, Revision: 1}, common.DefaultCapabilities)
+	version, err := common.ParseKubeVersion(cmp.Or(r.Kubernetes, kubernetes))
+	if err != nil {
+		return nil, fmt.Errorf("read the version of Kubernetes: %w", err)
+	}
+	can := common.DefaultCapabilities.Copy()
+	can.KubeVersion = *version
+	all, err := util.ToRenderValues(c, given, common.ReleaseOptions{Name: r.Name, Namespace: r.Namespace, IsInstall: true, Revision: 1}, can)
 	if err != nil {
 		return nil, fmt.Errorf("take the values over: %w", err)
 	}

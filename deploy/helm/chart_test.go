@@ -13,6 +13,7 @@ import (
 	"helm.sh/helm/v4/pkg/chart/v2/lint"
 	"helm.sh/helm/v4/pkg/chart/v2/lint/support"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -156,8 +157,9 @@ func objects(t *testing.T, text []byte) map[string][]any {
 	t.Helper()
 	of := map[string]func() any{
 		"ServiceAccount": func() any { return &corev1.ServiceAccount{} }, "ConfigMap": func() any { return &corev1.ConfigMap{} }, "Service": func() any { return &corev1.Service{} },
-		"Namespace": func() any { return &corev1.Namespace{} },
-		"Role":      func() any { return &rbacv1.Role{} }, "RoleBinding": func() any { return &rbacv1.RoleBinding{} }, "ClusterRole": func() any { return &rbacv1.ClusterRole{} }, "ClusterRoleBinding": func() any { return &rbacv1.ClusterRoleBinding{} },
+		"Namespace":                 func() any { return &corev1.Namespace{} },
+		"ValidatingAdmissionPolicy": func() any { return &admissionv1.ValidatingAdmissionPolicy{} }, "ValidatingAdmissionPolicyBinding": func() any { return &admissionv1.ValidatingAdmissionPolicyBinding{} },
+		"Role": func() any { return &rbacv1.Role{} }, "RoleBinding": func() any { return &rbacv1.RoleBinding{} }, "ClusterRole": func() any { return &rbacv1.ClusterRole{} }, "ClusterRoleBinding": func() any { return &rbacv1.ClusterRoleBinding{} },
 		"StatefulSet": func() any { return &appsv1.StatefulSet{} }, "NetworkPolicy": func() any { return &networkingv1.NetworkPolicy{} }, "PodDisruptionBudget": func() any { return &policyv1.PodDisruptionBudget{} },
 		"ServiceMonitor": func() any { return &map[string]any{} }, "PrometheusRule": func() any { return &map[string]any{} },
 	}
@@ -239,6 +241,60 @@ func TestATokenIsThereOnlyWhereItIsNeeded(t *testing.T) {
 		if rights := len(all["ClusterRole"]); (rights > 0) != inCluster {
 			t.Errorf("%s: %d ClusterRoles", name, rights)
 		}
+	}
+}
+
+// The policies are about the account that the pod runs as, the namespace that Linkerd is
+// in, and the Secrets of webhooks that the configuration adds at any place.
+func TestThePoliciesAreThoseOfTheRelease(t *testing.T) {
+	const values = `config:
+  name: a
+  keys: {file: {dir: /k}}
+  defaults: {linkerd: {namespace: mesh}, webhooks: {extra: [{name: a, secret: {namespace: a, name: a-tls}}]}}
+  groups: {quiet: {select: x, webhooks: {extra: [{name: b, secret: {namespace: b, name: b-tls}}]}}}
+  clusters: [{name: home, inCluster: true, webhooks: {extra: [{name: c, secret: {namespace: c, name: c-tls}}]}}]
+serviceAccount: {name: keeper}
+`
+	all := objects(t, mustRender(t, values))
+	if n := len(all["ValidatingAdmissionPolicy"]); n != 6 || len(all["ValidatingAdmissionPolicyBinding"]) != n {
+		t.Fatalf("%d policies, %d bindings", n, len(all["ValidatingAdmissionPolicyBinding"]))
+	}
+	said := ""
+	for _, o := range all["ValidatingAdmissionPolicy"] {
+		p := o.(*admissionv1.ValidatingAdmissionPolicy)
+		if m := p.Spec.MatchConditions; len(m) != 1 || !strings.HasSuffix(m[0].Expression, " == 'system:serviceaccount:pki:keeper'") {
+			t.Errorf("%s is about %v", p.Name, m)
+		}
+		for _, v := range p.Spec.Variables {
+			said += v.Expression + "\n"
+		}
+		for _, v := range p.Spec.Validations {
+			said += v.Expression + "\n"
+		}
+	}
+	for _, want := range []string{"'mesh/linkerd-identity-issuer'", "'mesh/linkerd-identity-trust-roots'", "['mesh']", "'linkerd-viz/tap-k8s-tls'", "'linkerd-jaeger/jaeger-injector-k8s-tls', 'a/a-tls', 'b/b-tls', 'c/c-tls']"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("the policies do not say %s", want)
+		}
+	}
+	if strings.Contains(said, "'linkerd/") || strings.Contains(said, "['linkerd']") {
+		t.Error("the policies know the usual namespace where it is another")
+	}
+	if without := objects(t, mustRender(t, values+"rbac: {policies: false}\n")); len(without["ValidatingAdmissionPolicy"])+len(without["ValidatingAdmissionPolicyBinding"]) > 0 {
+		t.Error("policies nobody asked for")
+	}
+	c, err := loader.Load("certd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	older := release
+	older.Kubernetes = "v1.29.14"
+	text, err := Render(c, []byte(values), older)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all := objects(t, text); len(all["ValidatingAdmissionPolicy"])+len(all["ValidatingAdmissionPolicyBinding"]) > 0 || len(all["ClusterRole"]) == 0 {
+		t.Error("policies where Kubernetes has none")
 	}
 }
 

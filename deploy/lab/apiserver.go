@@ -18,7 +18,7 @@ var served = []string{
 var noAdmission = []string{
 	"LimitRanger", "DefaultStorageClass", "PersistentVolumeClaimResize", "DefaultTolerationSeconds", "ResourceQuota", "StorageObjectInUseProtection",
 	"PodGroupProtection", "Priority", "TaintNodesByCondition", "RuntimeClass", "CertificateSubjectRestriction", "DefaultIngressClass", "PodSecurity",
-	"PodTopologyLabels", "MutatingAdmissionPolicy", "ValidatingAdmissionPolicy", "PodGroupWorkloadExists", "NodeDeclaredFeatureValidator", "JobValidation",
+	"PodTopologyLabels", "MutatingAdmissionPolicy", "PodGroupWorkloadExists", "NodeDeclaredFeatureValidator", "JobValidation",
 	"PodResizeValidator",
 }
 

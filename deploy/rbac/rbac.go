@@ -1,5 +1,6 @@
 // Package rbac is what certd may do in a cluster, as manifests: those of this
-// folder, made fit for one cluster.
+// folder, made fit for one cluster. Roles grant it; admission policies narrow down
+// what roles cannot.
 package rbac
 
 import (
@@ -22,6 +23,7 @@ type Cluster struct {
 	Viz, Jaeger      bool // Linkerd's extensions
 	Proxies          bool // to count what pods trust
 	RestartWorkloads bool // while the trust anchor is changed
+	Policies         bool // admission policies; they take Kubernetes 1.30
 	Webhooks         []Webhook
 }
 
@@ -33,6 +35,12 @@ type Webhook struct {
 	APIServices             []string
 }
 
+// policyFile has the admission policies.
+const policyFile = "certd-policy.yaml"
+
+// lastManaged ends the list of the Secrets that certd may write, in policyFile.
+const lastManaged = "'linkerd-jaeger/jaeger-injector-k8s-tls']"
+
 // Manifest is what to apply, one file after another.
 func Manifest(c Cluster) []byte {
 	files := []string{"certd.yaml"}
@@ -42,7 +50,7 @@ func Manifest(c Cluster) []byte {
 	for _, f := range []struct {
 		name   string
 		wanted bool
-	}{{"certd-viz.yaml", c.Viz}, {"certd-jaeger.yaml", c.Jaeger}, {"certd-proxies.yaml", c.Proxies}, {"certd-restart-workloads.yaml", c.RestartWorkloads}} {
+	}{{"certd-viz.yaml", c.Viz}, {"certd-jaeger.yaml", c.Jaeger}, {"certd-proxies.yaml", c.Proxies}, {"certd-restart-workloads.yaml", c.RestartWorkloads}, {policyFile, c.Policies}} {
 		if f.wanted {
 			files = append(files, f.name)
 		}
@@ -55,6 +63,10 @@ func Manifest(c Cluster) []byte {
 		}
 		if i > 0 {
 			out.WriteString("---\n")
+		}
+		if name == policyFile {
+			out.WriteString(c.policies(string(text)))
+			continue
 		}
 		for j, doc := range strings.Split(strings.TrimRight(string(text), "\n"), "\n---\n") {
 			if j > 0 {
@@ -87,6 +99,17 @@ func (c Cluster) fitted(doc string) string {
 		}
 	}
 	return strings.Join(lines, "\n")
+}
+
+// policies are those of policyFile for the namespaces of this cluster, and with the
+// Secrets of its own webhooks.
+func (c Cluster) policies(text string) string {
+	own := ""
+	for _, w := range c.Webhooks {
+		own += fmt.Sprintf(",\n        '%s/%s'", w.Namespace, w.Secret)
+	}
+	managed := strings.TrimSuffix(lastManaged, "]") + own + "]"
+	return strings.NewReplacer(lastManaged, managed, "['linkerd']", "['"+c.Namespace+"']", "'linkerd/", "'"+c.Namespace+"/").Replace(text)
 }
 
 // manifest is as certd-webhook.yaml has it, under names of its own: roles of one

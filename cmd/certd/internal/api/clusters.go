@@ -41,4 +41,5 @@ type ManifestRequest struct {
 	Bootstrap            bool // Linkerd's namespace is not there yet
 	Viz, Jaeger, Proxies bool
 	RestartWorkloads     bool
+	Policies             bool // admission policies, too; they take Kubernetes 1.30
 }

@@ -154,6 +154,7 @@ func TestClaims(t *testing.T) {
 		{"a right too much", func(_ *checktest.World, e *check.Evidence) {
 			first(e).Kube.Excess = []string{"delete secrets in linkerd"}
 		}, want{"cluster-rights-excess": check.Warning}, "may also delete secrets in linkerd"},
+		{"no policies narrow the rights", func(_ *checktest.World, e *check.Evidence) { first(e).Kube.Narrowed = new(bool) }, want{}, ""},
 		{"rights cannot be asked for", func(_ *checktest.World, e *check.Evidence) { first(e).Kube.RightsErr = errors.New("i/o timeout") },
 			want{"cluster-rights": check.Unknown}, "i/o timeout"},
 		{"the cluster denies all", func(_ *checktest.World, e *check.Evidence) {

@@ -97,6 +97,8 @@ func (j *judgement) rightsExcess() []verdict {
 			return []verdict{{result: Unknown, say: "it could not be seen", follows: "cluster-rights"}}
 		case len(c.Kube.Excess) > 0:
 			return []verdict{{result: Warning, say: "whoever steals its token may also " + listed(c.Kube.Excess, 5), hint: "narrow it down to deploy/rbac: certd clusters rbac " + c.name()}}
+		case c.Kube.Narrowed != nil && !*c.Kube.Narrowed: // older API servers have no such policies
+			return []verdict{held("", "but for certd-policy.yaml: no admission policies narrow down what its token is good for")}
 		}
 		return holds("")
 	})

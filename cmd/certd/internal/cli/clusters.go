@@ -304,7 +304,8 @@ func (a *App) clustersRBACCommand() *cobra.Command {
 		Use: "rbac CLUSTER", Short: "The manifest that lets certd do its work there, ready for kubectl apply",
 		Long: `Prints the Namespace and ServiceAccount certd and its roles in a cluster: what the configuration asks for there, in the
 namespaces that it names, with the webhooks of your own; of the rest, what flags ask for. Each part says what it is for,
-and what certd does without it. Nothing is changed, and nobody is asked.`,
+and what certd does without it. Admission policies come last: they narrow down what roles cannot, such as restarts to
+the one annotation that a restart is. Nothing is changed, and nobody is asked.`,
 		Example:           "  certd clusters rbac prod-eu-1 --viz --proxies | kubectl --context prod-eu-1 apply -f -",
 		ValidArgsFunction: a.completeClusters,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -326,5 +327,6 @@ and what certd does without it. Nothing is changed, and nobody is asked.`,
 	f.BoolVar(&r.Jaeger, "jaeger", false, "also for the jaeger extension")
 	f.BoolVar(&r.Proxies, "proxies", false, "also to count what pods trust: the widest look that certd takes")
 	f.BoolVar(&r.RestartWorkloads, "restart-workloads", false, "also to restart workloads while the trust anchor is changed (as trust.restartWorkloads: auto does)")
+	f.BoolVar(&r.Policies, "policies", true, "also admission policies; --policies=false where Kubernetes is older than 1.30")
 	return cmd
 }

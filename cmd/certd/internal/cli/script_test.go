@@ -366,7 +366,7 @@ func (testedClusters) Manifest(_ string, r api.ManifestRequest) ([]byte, error) 
 	if !slices.Contains(three, r.Cluster) {
 		return nil, fmt.Errorf("clusters rbac: cluster %q is not configured: %w", r.Cluster, api.ErrUsage)
 	}
-	return rbac.Manifest(rbac.Cluster{Namespace: "linkerd", CheckNamespace: "certd", Viz: r.Viz}), nil
+	return rbac.Manifest(rbac.Cluster{Namespace: "linkerd", CheckNamespace: "certd", Viz: r.Viz, Policies: r.Policies}), nil
 }
 
 // world is what a script sets up with its own commands:

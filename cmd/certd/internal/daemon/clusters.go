@@ -127,7 +127,7 @@ func (d Daemon) Manifest(path string, r api.ManifestRequest) ([]byte, error) {
 		return nil, fmt.Errorf("clusters rbac: %s is a folder: what certd may do there, its file modes say: %w", r.Cluster, api.ErrUsage)
 	}
 	m := rbac.Cluster{Namespace: p.Namespace, CheckNamespace: p.Webhooks.ProbeNamespace, Bootstrap: r.Bootstrap, Viz: r.Viz, Jaeger: r.Jaeger, Proxies: r.Proxies,
-		RestartWorkloads: r.RestartWorkloads || c.Trust.Restarts}
+		RestartWorkloads: r.RestartWorkloads || c.Trust.Restarts, Policies: r.Policies}
 	for _, w := range p.Webhooks.Specs {
 		if w.Own {
 			m.Webhooks = append(m.Webhooks, ownWebhook(w))

@@ -130,3 +130,39 @@ copies them to files/rbac), with the names of this release and its configuration
 {{- end -}}
 {{- end -}}
 {{- end -}}
+
+{{- /*
+What narrows these rights down: deploy/rbac/certd-policy.yaml for this release's account,
+with the Secrets of all webhooks that the configuration adds.
+*/ -}}
+{{- define "certd.policies" -}}
+{{- $root := . -}}
+{{- $linkerd := include "certd.linkerdNamespace" . -}}
+{{- $account := printf "system:serviceaccount:%s:%s" .Release.Namespace (include "certd.serviceAccount" .) -}}
+{{- $layers := list (.Values.config.defaults | default dict) -}}
+{{- range $group := .Values.config.groups -}}
+{{- $layers = append $layers $group -}}
+{{- end -}}
+{{- range $cluster := .Values.config.clusters -}}
+{{- $layers = append $layers $cluster -}}
+{{- end -}}
+{{- $last := "'linkerd-jaeger/jaeger-injector-k8s-tls'" -}}
+{{- $own := $last -}}
+{{- range $layer := $layers -}}
+{{- range $webhook := dig "webhooks" "extra" list $layer -}}
+{{- $own = printf "%s, '%s/%s'" $own $webhook.secret.namespace $webhook.secret.name -}}
+{{- end -}}
+{{- end -}}
+{{- $text := .Files.Get "files/rbac/certd-policy.yaml" -}}
+{{- $text = $text | replace "system:serviceaccount:certd:certd" $account -}}
+{{- $text = $text | replace "['linkerd']" (printf "['%s']" $linkerd) | replace "'linkerd/" (printf "'%s/" $linkerd) | replace $last $own -}}
+{{- range $doc := splitList "\n---\n" $text -}}
+{{- $o := fromYaml $doc -}}
+{{- if or (not $o) (hasKey $o "Error") -}}
+{{- fail (printf "files/rbac/certd-policy.yaml cannot be read: %v" $o) -}}
+{{- end -}}
+{{- $_ := set $o.metadata "labels" (include "certd.labels" $root | fromYaml) }}
+---
+{{ toYaml $o }}
+{{ end -}}
+{{- end -}}
