@@ -4,7 +4,7 @@
 # make check  what needs no lab: formatting, vet, linters, drift, cross builds
 # make bench  the benchmarks
 # make scoreboard  long proofs, and what they measured (ADD=1: more of it; LINES, SEEDS)
-# make release  what is published of a version (VERSION), in dist
+# make release  what is published of a version (VERSION), in dist; release-check tries it out
 # make image  a container image, without a container engine
 # make manual man pages and shell completions
 
@@ -20,7 +20,7 @@ LINES   ?=
 SEEDS   ?= 0
 LDFLAGS  = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 
-.PHONY: build image manual build-pkcs11 test check bench scoreboard lab deps generate release clean
+.PHONY: build image manual build-pkcs11 test check bench scoreboard lab deps generate release release-check clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/certd ./cmd/certd
@@ -74,6 +74,10 @@ generate:
 # What is published: programs, SBOM, licences, checksums, in dist.
 release:
 	.ci/release '$(VERSION)'
+
+# The same of the commit that is checked out, for this platform: nothing is kept.
+release-check:
+	.ci/release --check
 
 clean:
 	rm -rf bin dist
