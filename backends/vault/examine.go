@@ -20,6 +20,8 @@ type Use struct {
 	Webhooks    string // "" where there are no webhooks to look after
 	Keys        []string
 	WebhookKeys []string
+	MirrorMount string // of a KV engine of version 2; "" where there is no mirror
+	MirrorPath  string
 }
 
 // Examination is what Vault says of itself, of certd's token and of what that may
@@ -212,6 +214,13 @@ func (u Use) rights() (all []Right) {
 			add("update", u.Webhooks, "keys", k)
 		}
 	}
+	if m := strings.Trim(u.MirrorMount, "/"); m != "" {
+		path := strings.Trim(u.MirrorPath, "/")
+		add("create", m, "data", path)
+		add("update", m, "data", path)
+		add("read", m, "data", path)
+		add("read", m, "metadata", path)
+	}
 	add("read", "auth/token/lookup-self")
 	add("update", "auth/token/renew-self")
 	add("update", "sys/capabilities-self")
@@ -219,7 +228,8 @@ func (u Use) rights() (all []Right) {
 }
 
 // tempting are paths that nobody needs who signs: those of the keys' flags and
-// copies, of the mounts, of policies and tokens, and of the audit log.
+// copies, of the mounts, of policies and tokens, of the audit log, and those by which
+// the mirror's versions are lost.
 func (u Use) tempting() []string {
 	paths := []string{"sys/policies/acl/certd-run", "auth/token/create", "sys/audit/certd", "sys/raw/certd"}
 	mount := func(at string, keys []string) {
@@ -233,6 +243,10 @@ func (u Use) tempting() []string {
 	}
 	mount(u.Transit, u.Keys)
 	mount(u.Webhooks, u.WebhookKeys)
+	if m := strings.Trim(u.MirrorMount, "/"); m != "" {
+		path := strings.Trim(u.MirrorPath, "/")
+		paths = append(paths, "sys/mounts/"+m, m+"/config", m+"/delete/"+path, m+"/undelete/"+path, m+"/destroy/"+path)
+	}
 	if m, _, ok := strings.Cut(u.PKI, "/issuer/"); ok {
 		paths = append(paths, "sys/mounts/"+m, m+"/root/generate/exported", m+"/issuers/generate/root/exported", m+"/config/issuers", m+"/sign-verbatim", u.PKI+"/sign-self-issued")
 	}

@@ -21,10 +21,16 @@ func TestRights(t *testing.T) {
 	for _, path := range []string{anchors + "/keys/a1", webhooks + "/keys/w1"} {
 		l.must(t, "POST", path, map[string]any{"type": "ecdsa-p256"})
 	}
+	kv := l.mountKV(t)
 	run := l.policy(t, "certd-run.hcl", "certd-transit", anchors, "certd-transit-webhooks", webhooks)
+	mirrored := l.mirrorPolicy(t, "certd-run.hcl", kv, "acme", "certd-transit", anchors, "certd-transit-webhooks", webhooks)
+	mirroredPKI := l.mirrorPolicy(t, "certd-pki.hcl", kv, "acme", "pki-root", root, "certd-transit-webhooks", webhooks)
 	pki := l.policy(t, "certd-pki.hcl", "pki-root", root, "certd-transit-webhooks", webhooks)
 	transit := Use{Transit: anchors, Webhooks: webhooks, Keys: []string{"a1"}, WebhookKeys: []string{"w1"}}
 	engine := Use{PKI: root + "/issuer/default", Webhooks: webhooks, WebhookKeys: []string{"w1"}}
+	withMirror, engineWithMirror := transit, engine
+	withMirror.MirrorMount, withMirror.MirrorPath = kv+"/", "certd/acme"
+	engineWithMirror.MirrorMount, engineWithMirror.MirrorPath = kv, "/certd/acme"
 	for _, row := range []struct {
 		name     string
 		policies []string
@@ -35,6 +41,15 @@ func TestRights(t *testing.T) {
 	}{
 		{"certd-run.hcl", []string{run}, transit, nil, nil, false},
 		{"certd-pki.hcl", []string{pki}, engine, nil, nil, false},
+		{"certd-run.hcl with the mirror's lines", []string{mirrored}, withMirror, nil, nil, false},
+		{"certd-pki.hcl with the mirror's lines", []string{mirroredPKI}, engineWithMirror, nil, nil, false},
+		{"a mirror, and its lines left out", []string{run}, withMirror,
+			[]Right{{kv + "/data/certd/acme", "create", "certd-run.hcl"}, {kv + "/data/certd/acme", "update", "certd-run.hcl"}, {kv + "/data/certd/acme", "read", "certd-run.hcl"}, {kv + "/metadata/certd/acme", "read", "certd-run.hcl"}}, nil, false},
+		{"the mirror's versions, too", []string{mirrored, l.policyText(t, `path "`+kv+`/data/certd/acme" { capabilities = ["delete"] }
+			path "`+kv+`/metadata/certd/acme" { capabilities = ["read", "delete"] }
+			path "`+kv+`/destroy/certd/+" { capabilities = ["update"] }
+			path "`+kv+`/config" { capabilities = ["update"] }`)}, withMirror, nil,
+			[]string{kv + "/config (update)", kv + "/data/certd/acme (delete)", kv + "/destroy/certd/acme (update)", kv + "/metadata/certd/acme (delete)"}, false},
 		{"without the webhooks' mount", []string{l.policyText(t, `path "`+anchors+`/sign/+" { capabilities = ["update"] }`+own)}, transit,
 			[]Right{{anchors + "/keys/a1", "read", "certd-run.hcl"}, {webhooks + "/keys/w1", "read", "certd-run.hcl"}, {webhooks + "/keys/w1", "update", "certd-run.hcl"}, {webhooks + "/sign/w1", "update", "certd-run.hcl"}}, nil, false},
 		{"a key's flags, too", []string{run, l.policyText(t, `path "`+anchors+`/keys/+/config" { capabilities = ["update"] }`)}, transit, nil, []string{anchors + "/keys/a1/config (update)"}, false},

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -130,8 +131,30 @@ func (l *lab) mount(t *testing.T, engine string) string {
 	return path
 }
 
+// mountKV mounts a KV engine of version 2 for one test and returns where.
+func (l *lab) mountKV(t *testing.T) string {
+	t.Helper()
+	path := unique("test-kv")
+	l.must(t, "POST", "sys/mounts/"+path, map[string]any{"type": "kv", "options": map[string]string{"version": "2"}})
+	t.Cleanup(func() { l.call(t, l.rootToken, "DELETE", "sys/mounts/"+path, nil) })
+	return path
+}
+
 // policy writes a policy from deploy/vault with its mounts replaced.
 func (l *lab) policy(t *testing.T, file string, replace ...string) string {
+	t.Helper()
+	return l.policyText(t, shipped(t, file, replace...))
+}
+
+// mirrorPolicy is policy with the lines of the mirror, for the secret certd/FLEET
+// in the KV engine mounted at kv.
+func (l *lab) mirrorPolicy(t *testing.T, file, kv, fleet string, replace ...string) string {
+	t.Helper()
+	return l.policyText(t, withMirror(t, shipped(t, file, replace...), kv, fleet))
+}
+
+// shipped is a policy of deploy/vault with its mounts replaced.
+func shipped(t *testing.T, file string, replace ...string) string {
 	t.Helper()
 	text, err := os.ReadFile("../../deploy/vault/" + file)
 	if err != nil {
@@ -142,7 +165,21 @@ func (l *lab) policy(t *testing.T, file string, replace ...string) string {
 			t.Fatalf("%s does not mention the mount %s", file, replace[i])
 		}
 	}
-	return l.policyText(t, strings.NewReplacer(quoted(replace)...).Replace(string(text)))
+	return strings.NewReplacer(quoted(replace)...).Replace(string(text))
+}
+
+// withMirror takes the # away, as the policy's own comment says.
+func withMirror(t *testing.T, text, kv, fleet string) string {
+	t.Helper()
+	granted := 0
+	text = regexp.MustCompile(`(?ms)^# path "secret/.*?^# \}$`).ReplaceAllStringFunc(text, func(lines string) string {
+		granted++
+		return regexp.MustCompile(`(?m)^# `).ReplaceAllString(lines, "")
+	})
+	if granted != 2 {
+		t.Fatalf("%d paths of the mirror's are in the policy", granted)
+	}
+	return strings.NewReplacer(`"secret/`, `"`+kv+`/`, `/FLEET"`, `/`+fleet+`"`).Replace(text)
 }
 
 func quoted(pairs []string) []string {

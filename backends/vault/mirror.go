@@ -82,8 +82,12 @@ func (m *Mirror) Version(ctx context.Context) (uint64, error) {
 // Save implements rotation.Mirror. It is one request, never repeated.
 func (m *Mirror) Save(ctx context.Context, doc []byte, was uint64) (uint64, error) {
 	path := m.mount + "/data/" + m.path
+	capability := "update"
+	if was == 0 { // what a KV engine has no record of yet, is created
+		capability = "create"
+	}
 	r, err := m.vault.do(ctx, call{
-		op: "write-mirror", doing: "write the mirror " + path, path: path, capability: "update", policy: mirrorPolicy, once: true,
+		op: "write-mirror", doing: "write the mirror " + path, path: path, capability: capability, policy: mirrorPolicy, once: true,
 		body: map[string]any{"options": map[string]any{"cas": was}, "data": map[string]string{"document": string(doc)}},
 	})
 	if err != nil {

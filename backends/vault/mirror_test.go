@@ -68,11 +68,7 @@ func TestMirror(t *testing.T) {
 func TestMirrorInTheLab(t *testing.T) {
 	l := openLab(t)
 	backendtest.TestMirror(t, func(t *testing.T) (one, other rotation.Mirror) {
-		mount := unique("kv-mirror")
-		if code, answer := l.call(t, l.rootToken, http.MethodPost, "sys/mounts/"+mount, map[string]any{"type": "kv", "options": map[string]string{"version": "2"}}); code >= 300 {
-			t.Fatalf("mount a KV engine: %d %v", code, answer)
-		}
-		t.Cleanup(func() { l.call(t, l.rootToken, http.MethodDelete, "sys/mounts/"+mount, nil) })
+		mount := l.mountKV(t)
 		open := func() rotation.Mirror {
 			v, err := New(Config{Address: l.address, CAFile: l.caFile, Auth: Auth{Token: fixed(l.rootToken)}}, testLog(t))
 			if err != nil {

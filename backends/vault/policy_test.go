@@ -20,7 +20,7 @@ const digest64 = "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ="
 // is a request by hand.
 func TestShippedPolicies(t *testing.T) {
 	l := openLab(t)
-	anchors, webhooks, root := l.mount(t, "transit"), l.mount(t, "transit"), l.mount(t, "pki")
+	anchors, webhooks, root, kv := l.mount(t, "transit"), l.mount(t, "transit"), l.mount(t, "pki"), l.mountKV(t)
 	for _, path := range []string{anchors + "/keys/a1", webhooks + "/keys/w1"} {
 		l.must(t, "POST", path, map[string]any{"type": "ecdsa-p256"})
 	}
@@ -92,6 +92,27 @@ func TestShippedPolicies(t *testing.T) {
 		}
 	}
 
+	mirroring := func(kept string) []row {
+		return []row{
+			{404, "GET", kv + "/data/certd/" + kept, ""},
+			{404, "GET", kv + "/metadata/certd/" + kept, ""},
+			{200, "POST", kv + "/data/certd/" + kept, `{"options":{"cas":0},"data":{"document":"a"}}`},
+			{200, "POST", kv + "/data/certd/" + kept, `{"options":{"cas":1},"data":{"document":"b"}}`},
+			{200, "GET", kv + "/data/certd/" + kept, ""},
+			{200, "GET", kv + "/metadata/certd/" + kept, ""},
+			{403, "DELETE", kv + "/data/certd/" + kept, ""},
+			{403, "DELETE", kv + "/metadata/certd/" + kept, ""},
+			{403, "POST", kv + "/metadata/certd/" + kept, `{"max_versions":1}`},
+			{403, "POST", kv + "/delete/certd/" + kept, `{"versions":[1]}`},
+			{403, "POST", kv + "/destroy/certd/" + kept, `{"versions":[1]}`},
+			{403, "GET", kv + "/data/certd/another", ""},
+			{403, "POST", kv + "/data/certd/another", `{"data":{"document":"a"}}`},
+			{403, "POST", kv + "/data/certd", `{"data":{"document":"a"}}`},
+			{403, "POST", kv + "/config", `{"cas_required":false}`},
+			{403, "DELETE", "sys/mounts/" + kv, ""},
+		}
+	}
+
 	importing := func(change map[string]any) string {
 		body := map[string]any{"ciphertext": "eA==", "hash_function": "SHA256", "type": "ecdsa-p256", "exportable": false, "allow_plaintext_backup": false, "allow_rotation": false}
 		maps.Copy(body, change)
@@ -136,6 +157,12 @@ func TestShippedPolicies(t *testing.T) {
 				{403, "POST", anchors + "/keys/a1", plain},
 				{200, "POST", "auth/token/renew-self", "{}"},
 			},
+		}},
+		{"certd-run.hcl with the mirror's lines", l.token(t, nil, l.mirrorPolicy(t, "certd-run.hcl", kv, "run", "certd-transit", anchors, "certd-transit-webhooks", webhooks)), [][]row{
+			mirroring("run"), signing(anchors, "a1"), never(anchors, "a1"),
+		}},
+		{"certd-pki.hcl with the mirror's lines", l.token(t, nil, l.mirrorPolicy(t, "certd-pki.hcl", kv, "pki", "pki-root", root, "certd-transit-webhooks", webhooks)), [][]row{
+			mirroring("pki"), {{200, "POST", intermediate, but(nil)}},
 		}},
 		{"certd-init.hcl", l.token(t, nil, l.policy(t, "certd-init.hcl", "certd-transit", anchors)), [][]row{
 			making(anchors, "a1"), never(anchors, "a1"),

@@ -58,6 +58,15 @@ path "certd-transit-webhooks/keys/+" {
   }
 }
 
+# The mirror of certd's journal; take the # away where keys.vault.mirror is set,
+# and put its mount and path here. certd deletes nothing there.
+# path "secret/data/certd/FLEET" {
+#   capabilities = ["create", "update", "read"]
+# }
+# path "secret/metadata/certd/FLEET" {
+#   capabilities = ["read"]
+# }
+
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

@@ -337,6 +337,9 @@ func (f *fleet) vaultUse(c *config.Config, k check.Keys) vault.Use {
 			u.WebhookKeys = []string{k.WebhookCAs[0].Name}
 		}
 	}
+	if m := c.Keys.Vault.Mirror; m != nil {
+		u.MirrorMount, u.MirrorPath = m.Mount, m.Path
+	}
 	return u
 }
 
