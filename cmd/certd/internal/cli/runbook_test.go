@@ -16,8 +16,9 @@ import (
 // those of the runbooks also where they stand within a sentence.
 func TestCommandsInTheDocumentationAreTaken(t *testing.T) {
 	seen := 0
-	err := filepath.WalkDir("../../../../docs", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || filepath.Ext(path) != ".md" {
+	err := filepath.WalkDir("../../../..", func(path string, d fs.DirEntry, err error) error {
+		inDocs := strings.HasPrefix(path, "../../../../docs/") || path == "../../../../README.md"
+		if err != nil || d.IsDir() || filepath.Ext(path) != ".md" || !inDocs {
 			return err
 		}
 		text, err := os.ReadFile(path)
@@ -45,15 +46,20 @@ func TestCommandsInTheDocumentationAreTaken(t *testing.T) {
 	}
 }
 
-// commandsIn are the commands of certd in a text: indented lines and, with inline,
-// code within sentences.
+// commandsIn are the commands of certd in a text: lines that are indented or fenced and,
+// with inline, code within sentences.
 func commandsIn(text string, inline bool) (list []string) {
 	text = strings.ReplaceAll(text, "\\\n", " ")
 	code := regexp.MustCompile("(?s)`(certd [^`]*)`")
-	within := regexp.MustCompile(`(?:^|[|(]\s*|\)\s+)(?:[A-Z_]+=[^\s$]+ )?(certd .*)`)
+	within := regexp.MustCompile(`(?:^(?:\$ )?|[|(]\s*|\)\s+)(?:[A-Z_]+=[^\s$]+ )?(certd .*)`)
 	var prose strings.Builder
-	for line := range strings.Lines(text) {
-		if !strings.HasPrefix(line, "    ") {
+	fenced := false
+	for line := range strings.Lines(strings.ReplaceAll(text, "go run ./cmd/certd", "certd")) {
+		if strings.HasPrefix(strings.TrimSpace(line), "```") {
+			fenced = !fenced
+			continue
+		}
+		if !fenced && !strings.HasPrefix(line, "    ") {
 			prose.WriteString(line)
 			continue
 		}
