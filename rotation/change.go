@@ -887,7 +887,8 @@ func (d *Decision) changing(f Fleet, v View, g goal, now time.Time) {
 	if _, to, takesPart, err := f.sides(v); err == nil && takesPart && !v.Proxies.At.IsZero() && v.Observed.Version != "" {
 		d.Progress.Stale = v.Proxies.lacking(to)
 	}
-	d.wakeAt(g.again, now.Add(time.Minute))
+	d.wakeAt(g.again)
+	d.lookAt(now.Add(time.Minute))
 }
 
 func namesOfAnchors(anchors []*Anchor) string {

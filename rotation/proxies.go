@@ -205,11 +205,7 @@ func (d *Decision) judgeProxies(f Fleet, v View, now time.Time) {
 	case p.At.IsZero() || !now.Before(due) || p.At.After(now):
 		d.Census = true
 	case p.Total() > 0: // where there are none, the next regular look will do
-		if every == censusEvery {
-			d.lookAt(due)
-		} else {
-			d.wakeAt(due)
-		}
+		d.lookAt(due)
 	}
 }
 

@@ -27,6 +27,7 @@ type linkerd struct {
 	history   []snapshot // the last that every volume shows, and what came after
 	replicas  []*replica
 	leaving   []*replica // replaced, and not gone yet
+	former    []mayLive  // issuers that leaves may be left of
 	injectors []*injector
 	places    []*place // of pods with a proxy, those of linkerd-identity first; none without ClusterConfig.Proxies
 	rollouts  map[string]int
@@ -208,6 +209,7 @@ func (l *linkerd) show(r *replica, s snapshot) {
 		case l.loads(r.volume.issuer, r.roots, at) != nil:
 			r.skipped++
 		default:
+			l.retire(r.issuer, at)
 			r.issuer = r.volume.issuer
 		}
 		l.wake(at)
@@ -273,6 +275,8 @@ func backOff(tries int) time.Duration {
 func (l *linkerd) renew(r *replica, v files, missing []snapshot, at time.Time) {
 	if l.cfg.Grace > 0 && !r.started.IsZero() {
 		l.leave(r, at)
+	} else {
+		l.retire(r.issuer, at)
 	}
 	r.restarts++
 	r.volume, r.started, r.roots, r.issuer, r.tries, r.deaf, r.misses = v, time.Time{}, nil, nil, 0, false, 0
@@ -292,7 +296,8 @@ func (l *linkerd) leave(r *replica, at time.Time) {
 		old.place = &place{namespace: r.place.namespace, owner: r.place.owner, kind: r.place.kind, index: r.place.index, pod: r.place.pod}
 	}
 	l.leaving = append(l.leaving, &old)
-	l.later(old.goneBy, func(time.Time) {
+	l.later(old.goneBy, func(at time.Time) {
+		l.retire(old.issuer, at)
 		l.leaving = slices.DeleteFunc(l.leaving, func(r *replica) bool { return r == &old })
 	})
 }

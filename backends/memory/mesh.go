@@ -22,6 +22,7 @@ type Mesh struct {
 	broken     map[brokenPairs]bool // at the last look
 	violations []Violation
 	classes    []class // of the last look; kept for their memory
+	entitled   bool
 }
 
 func newMesh() *Mesh { return &Mesh{verdicts: map[handshake]verdict{}} }
@@ -38,6 +39,70 @@ func NewMesh(clusters ...*Cluster) *Mesh {
 		c.mu.Unlock()
 	}
 	return m
+}
+
+// Entitle has the mesh judge by what may be there, too, from now on: leaves that a replica of
+// linkerd-identity could have issued under what it had loaded, each until its end, whether
+// or not a pod has one; and bundles that a kubelet may still show to a pod that is created.
+// What really happens is one life of many: a drain that is too short breaks few of them.
+func (m *Mesh) Entitle() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.entitled, m.dirty = true, true
+}
+
+// mayLive is an issuer that no replica signs with any more, and leaves of it may be in use.
+type mayLive struct {
+	issuer *issuerFile
+	until  time.Time
+}
+
+// retire is told that a replica signs no more with an issuer.
+func (l *linkerd) retire(f *issuerFile, at time.Time) {
+	if f == nil {
+		return
+	}
+	until := at.Add(l.cfg.leafLifetime() + 2*l.cfg.leafSkew())
+	for _, c := range f.facts().Chain {
+		if c.NotAfter.Before(until) {
+			until = c.NotAfter
+		}
+	}
+	l.former = slices.DeleteFunc(l.former, func(o mayLive) bool {
+		if o.issuer == f && o.until.After(until) {
+			until = o.until
+		}
+		return o.issuer == f || o.until.Before(at)
+	})
+	l.former = append(l.former, mayLive{f, until})
+	l.mesh.dirty = true
+}
+
+// may are the classes of what may be there.
+func (l *linkerd) may(at time.Time) (all []class) {
+	if len(l.places) == 0 {
+		return nil
+	}
+	add := func(roots *rootsFile, issuer *issuerFile, what string) {
+		all = append(all, class{l, roots, issuer, 1, &place{namespace: "any", owner: what}})
+	}
+	for _, s := range l.window(at) {
+		if s.roots != nil {
+			add(s.roots, nil, "pod-created-meanwhile")
+		}
+	}
+	for _, r := range slices.Concat(l.replicas, l.leaving) {
+		if r.issuer != nil {
+			add(nil, r.issuer, "pod-with-a-new-leaf")
+		}
+	}
+	for _, f := range l.former {
+		if end := f.until.Add(1); end.After(at) {
+			l.mesh.lookAgain(end)
+			add(nil, f.issuer, "pod-with-an-old-leaf")
+		}
+	}
+	return all
 }
 
 func (m *Mesh) join(l *linkerd) {
@@ -182,6 +247,11 @@ func (m *Mesh) refusals(at time.Time) (all []Refusal) {
 			}
 		}
 	}
+	if m.entitled {
+		for _, l := range m.members {
+			classes = append(classes, l.may(at)...)
+		}
+	}
 	m.classes = classes
 	for _, e := range expired {
 		r := Refusal{Verifier: "everybody", Peer: e.name(), Pairs: total - 1, Err: errExpired, pod: e.pod}
@@ -195,6 +265,9 @@ func (m *Mesh) refusals(at time.Time) (all []Refusal) {
 			pairs := v.pods * p.pods
 			if v == p {
 				pairs -= v.pods
+			}
+			if v.roots == nil || p.issuer == nil {
+				continue
 			}
 			err := m.verify(p.issuer, v.roots, at)
 			if err == nil || pairs == 0 {

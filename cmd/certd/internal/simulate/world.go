@@ -22,6 +22,11 @@ type world struct {
 	mesh     *memory.Mesh
 	dir      string
 	looks    map[string]*looks
+	away     map[string]time.Time // until when what cannot be reached
+
+	// What stands between certd and its journal and clusters; nil: nothing.
+	journalOf func(rotation.Journal) rotation.Journal
+	clusterOf func(*memory.Cluster) rotation.Cluster
 
 	journal *state.Journal // nil while certd is off
 	loop    *rotation.Reconciler
@@ -41,7 +46,7 @@ const (
 // newWorld is the fleet before certd was started for the first time, but for the
 // trust anchor, which is made at from.
 func newWorld(ctx context.Context, p rotation.FleetPolicy, from time.Time, seed uint64, tried func(rotation.Attempt), trying func(context.Context, rotation.Attempt) (context.Context, func(error))) (*world, error) {
-	w := &world{kernel: kernel{now: from}, ctx: ctx, policy: p, clusters: map[string]*memory.Cluster{}, looks: map[string]*looks{}, tried: tried, trying: trying, log: slog.New(slog.DiscardHandler)}
+	w := &world{kernel: kernel{now: from}, ctx: ctx, policy: p, clusters: map[string]*memory.Cluster{}, looks: map[string]*looks{}, away: map[string]time.Time{}, tried: tried, trying: trying, log: slog.New(slog.DiscardHandler)}
 	w.keys = memory.NewKeysAt(w)
 	var meshed []*memory.Cluster
 	for _, c := range p.Clusters {
@@ -106,11 +111,18 @@ func (w *world) begin() (err error) {
 	clusters := map[string]rotation.Cluster{}
 	for name, c := range w.clusters {
 		clusters[name] = c
+		if w.clusterOf != nil {
+			clusters[name] = w.clusterOf(c)
+		}
+	}
+	var journal rotation.Journal = w.journal
+	if w.journalOf != nil {
+		journal = w.journalOf(journal)
 	}
 	for _, p := range w.policy.Clusters {
 		w.stir(p.Cluster)
 	}
-	w.loop, err = rotation.NewReconciler(rotation.Options{Journal: w.journal, Keys: w.keys, Policy: w.policy, Clusters: clusters, Log: w.log, AtOnce: max(1, len(clusters)), Resync: seldom, Tried: w.tried, Trying: w.trying})
+	w.loop, err = rotation.NewReconciler(rotation.Options{Journal: journal, Keys: w.keys, Policy: w.policy, Clusters: clusters, Log: w.log, AtOnce: max(1, len(clusters)), Resync: seldom, Tried: w.tried, Trying: w.trying})
 	return err
 }
 

@@ -1,0 +1,580 @@
+package simulate
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"certd.internal/backends/memory"
+	"certd.internal/rotation"
+	"certd.internal/scoreboard"
+	"certd.internal/state"
+)
+
+// A hard life is one in which everything goes wrong that may: calls fail before and after
+// they took effect, clusters and keys are away, certd dies at any effect and any record,
+// the journal is lost, hands and charts overwrite what is certd's, replicas miss what they
+// should load, people press buttons. Whatever happens, certd breaks nothing by what it
+// writes, and nothing ends for want of a renewal, for outages stay within what the policy
+// allows for.
+type hard struct {
+	*world
+	t      testing.TB
+	seed   uint64
+	chance *rand.Rand // of the world; each backend has its own
+	over   bool       // it is calm again
+	lost   bool       // the journal was, once: it cannot account for what came before
+	changing,
+	changes int
+	deaths int
+	epochs map[string]uint64
+	trace  []string // the last of what happened
+	sum    hash.Hash
+	bad    []string
+}
+
+// died is what a process that is killed leaves on the stack.
+type died struct{}
+
+func (h *hard) say(format string, args ...any) {
+	line := h.now.Format(time.DateTime) + " " + fmt.Sprintf(format, args...)
+	fmt.Fprintln(h.sum, line)
+	h.trace = append(h.trace, line)
+	if len(h.trace) > 400 {
+		h.trace = h.trace[200:]
+	}
+}
+
+func (h *hard) wrong(format string, args ...any) {
+	h.bad = append(h.bad, h.now.Format(time.DateTime)+" "+fmt.Sprintf(format, args...))
+}
+
+// mortal is a journal, or a cluster, whose process may die before or after each effect.
+func (h *hard) mayDie() {
+	if !h.over && h.chance.IntN(deadly) == 0 {
+		h.deaths++
+		panic(died{})
+	}
+}
+
+// deadly is one in how many effects kills.
+const deadly = 400
+
+type mortalJournal struct {
+	rotation.Journal
+	h *hard
+}
+
+func (j mortalJournal) Begin(in rotation.Intent) (uint64, error) {
+	j.h.mayDie()
+	id, err := j.Journal.Begin(in)
+	j.h.mayDie()
+	return id, err
+}
+
+func (j mortalJournal) Finish(id uint64, out rotation.Outcome) error {
+	j.h.mayDie()
+	err := j.Journal.Finish(id, out)
+	j.h.mayDie()
+	return err
+}
+
+type mortalCluster struct {
+	*memory.Cluster
+	h *hard
+}
+
+func (c mortalCluster) WriteBundle(ctx context.Context, w rotation.BundleWrite) (string, error) {
+	c.h.mayDie()
+	defer c.h.mayDie()
+	return c.Cluster.WriteBundle(ctx, w)
+}
+
+func (c mortalCluster) WriteIssuer(ctx context.Context, w rotation.IssuerWrite) (string, error) {
+	c.h.mayDie()
+	defer c.h.mayDie()
+	return c.Cluster.WriteIssuer(ctx, w)
+}
+
+func (c mortalCluster) WriteWebhook(ctx context.Context, w rotation.WebhookWrite) (string, error) {
+	c.h.mayDie()
+	defer c.h.mayDie()
+	return c.Cluster.WriteWebhook(ctx, w)
+}
+
+func (c mortalCluster) WriteCABundle(ctx context.Context, w rotation.CABundleWrite) (string, error) {
+	c.h.mayDie()
+	defer c.h.mayDie()
+	return c.Cluster.WriteCABundle(ctx, w)
+}
+
+func newHard(t testing.TB, seed uint64) *hard {
+	h := &hard{t: t, seed: seed, chance: rand.New(rand.NewPCG(seed, 0)), epochs: map[string]uint64{}, sum: sha256.New()}
+	p := slow(t, "a", "b", "c", "d", "e")
+	lifetime := []time.Duration{30 * day, 90 * day, 180 * day, 365 * day}[seed%4]
+	for i := range p.Clusters {
+		c := &p.Clusters[i]
+		c.Issuer.Lifetime, c.Issuer.RenewBefore = lifetime, lifetime/2
+		c.Webhooks.Leaf.Lifetime, c.Webhooks.Leaf.RenewBefore = lifetime, lifetime/2
+		c.Webhooks.ProbeEvery = 30 * day
+		if i >= 2 {
+			c.Webhooks.Specs = nil
+		}
+	}
+	p.Trust.Restarts = seed%3 != 0
+	w, err := newWorld(t.Context(), p, begin, seed, func(a rotation.Attempt) {
+		h.say("certd: %s %s %s %t", a.Cluster, a.Step, a.Object, a.Err == nil)
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.world = w
+	w.journalOf = func(j rotation.Journal) rotation.Journal { return mortalJournal{j, h} }
+	w.clusterOf = func(c *memory.Cluster) rotation.Cluster { return mortalCluster{c, h} }
+	w.mesh.Entitle()
+	return h
+}
+
+// sometimes has something happen again and again, about every so often.
+func (h *hard) sometimes(every time.Duration, do func()) {
+	next := func() time.Time { return h.now.Add(time.Duration(h.chance.ExpFloat64() * float64(every))) }
+	var again func()
+	again = func() {
+		if h.over {
+			return
+		}
+		do()
+		h.at(next(), again)
+	}
+	h.at(next(), again)
+}
+
+func (h *hard) anyCluster() (string, *memory.Cluster) {
+	name := h.policy.Clusters[h.chance.IntN(len(h.policy.Clusters))].Cluster
+	return name, h.clusters[name]
+}
+
+// afflict begins all that may go wrong.
+func (h *hard) afflict() {
+	share := []float64{0, 0.001, 0.01, 0.1}[h.chance.IntN(4)]
+	for i, p := range h.policy.Clusters {
+		chance := rand.New(rand.NewPCG(h.seed, uint64(10+i)))
+		h.clusters[p.Cluster].SetFaults(func(call memory.Call) memory.ClusterFault {
+			if h.away[p.Cluster].After(h.now) {
+				return memory.ClusterFault{Err: rotation.ErrUnavailable}
+			}
+			switch n := chance.Float64(); {
+			case h.over || n >= share:
+				return memory.ClusterFault{}
+			case n < share/3:
+				return memory.ClusterFault{Err: rotation.ErrUnavailable}
+			case n < share*2/3:
+				return memory.ClusterFault{Err: rotation.ErrOutcomeUnknown, Lost: true}
+			default:
+				return memory.ClusterFault{Err: rotation.ErrOutcomeUnknown, Delay: time.Duration(chance.IntN(15)) * time.Second}
+			}
+		})
+	}
+	vault := rand.New(rand.NewPCG(h.seed, 9))
+	h.keys.SetFaults(func(memory.KeyCall, string) memory.KeyFault {
+		switch n := vault.Float64(); {
+		case h.away["vault"].After(h.now):
+			return memory.KeyFault{Err: rotation.ErrUnavailable}
+		case h.over || n >= share:
+			return memory.KeyFault{}
+		case n < share/2:
+			return memory.KeyFault{Err: rotation.ErrOutcomeUnknown, Lost: true}
+		}
+		return memory.KeyFault{Err: rotation.ErrUnavailable}
+	})
+	// What the policy allows for, several at once included.
+	longest := h.policy.Clusters[0].Issuer.RenewBefore / 10
+	h.sometimes(40*day, func() {
+		what := "vault"
+		if h.chance.IntN(6) > 0 {
+			what, _ = h.anyCluster()
+		}
+		d := time.Duration(h.chance.Float64() * float64(longest))
+		h.say("%s is away for %s", what, d)
+		h.away[what] = h.now.Add(d)
+	})
+	h.sometimes(60*day, func() {
+		if h.loop == nil {
+			return
+		}
+		d := time.Duration(h.chance.Float64() * float64(longest))
+		if h.chance.IntN(4) == 0 {
+			d = time.Minute
+		}
+		h.die("certd is off for %s", d)
+		h.at(h.now.Add(d), h.rise)
+	})
+	h.sometimes(400*day, func() {
+		if h.loop == nil {
+			return
+		}
+		h.die("the journal is lost")
+		if err := os.RemoveAll(h.dir); err != nil {
+			h.t.Fatal(err)
+		}
+		if err := os.MkdirAll(h.dir, 0o700); err != nil {
+			h.t.Fatal(err)
+		}
+		h.lost = true
+		h.at(h.now.Add(time.Minute), h.rise)
+	})
+	h.sometimes(30*day, func() {
+		name, c := h.anyCluster()
+		object := []string{rotation.BundleObject, rotation.IssuerObject}[h.chance.IntN(2)]
+		if h.chance.IntN(3) == 0 {
+			h.say("%s: %s is deleted", name, object)
+			c.Delete(object)
+			return
+		}
+		h.say("%s: the marks of %s are taken", name, object)
+		c.Edit(object, "kubectl-edit", func(_ map[string][]byte, marks *rotation.Marks) { marks.Keep, marks.Label = false, false })
+	})
+	h.sometimes(60*day, func() {
+		name := h.policy.Clusters[h.chance.IntN(2)].Cluster
+		specs := slices.DeleteFunc(rotation.LinkerdWebhooks(), func(s rotation.WebhookSpec) bool { return !ownPart(s) })
+		spec := specs[h.chance.IntN(len(specs))]
+		switch h.chance.IntN(3) {
+		case 0:
+			h.say("%s: the caBundle of %s is reset", name, spec.Name)
+			h.clusters[name].SetCABundle(spec.Objects[0], "helm", nil)
+		case 1:
+			h.say("%s: the Secret of %s is deleted", name, spec.Name)
+			h.clusters[name].Delete(spec.Secret)
+		default:
+			h.say("%s: a pod of %s is replaced", name, spec.Name)
+			h.clusters[name].RestartPod(spec.Name, h.chance.IntN(replicas))
+		}
+	})
+	h.sometimes(15*day, func() {
+		name, c := h.anyCluster()
+		replica := h.chance.IntN(replicas)
+		switch h.chance.IntN(4) {
+		case 0:
+			h.say("%s: replica %d misses the next issuer", name, replica)
+			c.MissIdentity(replica)
+		case 1:
+			h.say("%s: replica %d is replaced, and starts with what is old", name, replica)
+			c.RestartIdentityReplica(replica, true)
+		case 2:
+			app := fmt.Sprintf("app-%d", h.chance.IntN(pods/3))
+			h.say("%s: %s is deployed", name, app)
+			c.RollOut(app)
+		default:
+			skew := time.Duration(h.chance.IntN(41)-20) * time.Second
+			h.say("%s: its clock is off by %s", name, skew)
+			c.SetClockSkew(skew)
+		}
+	})
+	h.sometimes(90*day, func() {
+		if h.loop == nil {
+			return
+		}
+		name, _ := h.anyCluster()
+		target := []rotation.Target{rotation.TargetIssuer, rotation.TargetIssuer, rotation.TargetWebhooks, rotation.TargetWebhookCA}[h.chance.IntN(4)]
+		h.say("%s: somebody asks for a new %s", name, target)
+		h.loop.Rotate(target, []string{name}, rotation.Request{Actor: "lee@cli", Reason: "drill"})
+	})
+	h.sometimes(200*day, h.beginChange)
+	h.sometimes(3*time.Hour, h.obey)
+	h.sometimes(20*day, h.steer)
+}
+
+func (h *hard) die(format string, args ...any) {
+	h.say(format, args...)
+	if err := h.stop(); err != nil {
+		h.wrong("the journal is not closed: %v", err)
+	}
+}
+
+func (h *hard) rise() {
+	if h.loop != nil {
+		return
+	}
+	h.say("certd starts")
+	if err := h.open(); err != nil {
+		h.wrong("the journal is not opened: %v", err)
+		return
+	}
+	if err := h.begin(); err != nil {
+		h.wrong("certd does not start: %v", err)
+	}
+}
+
+func (h *hard) idle() bool {
+	r := h.loop.Status().Trust.Rotation
+	return r == nil || r.Stage == ""
+}
+
+func (h *hard) beginChange() {
+	if h.loop == nil || !h.idle() {
+		return
+	}
+	h.say("the trust anchor is to be changed")
+	next, adopts := h.loop.MovesTo()
+	var err error
+	if !adopts || next.Certificate == nil {
+		next, err = (rotation.Ceremony{Journal: h.journal, Creator: h.keys, Signer: h.keys, Policy: h.policy, Actor: "lee@cli", Reason: "drill", Say: func(string, ...any) {}}).Next(h.ctx)
+	}
+	if err == nil {
+		err = h.loop.BeginChange(next, "lee@cli", "drill", false)
+	}
+	h.say("it begins: %t", err == nil)
+	if err == nil {
+		h.changes++
+		h.stirAll()
+	}
+}
+
+func (h *hard) stirAll() {
+	for _, p := range h.policy.Clusters {
+		h.stir(p.Cluster)
+	}
+}
+
+// obey restarts what the findings ask for, one at a time.
+func (h *hard) obey() {
+	if h.loop == nil || h.idle() {
+		return
+	}
+	for _, c := range h.loop.Status().Clusters {
+		if c.Proxies == nil {
+			continue
+		}
+		for _, o := range c.Proxies.Restart {
+			if o.Namespace == "app" {
+				h.say("%s: somebody restarts %s", c.Name, o.Name)
+				h.clusters[c.Name].RollOut(o.Name)
+				h.stir(c.Name)
+				return
+			}
+		}
+	}
+}
+
+func (h *hard) steer() {
+	if h.loop == nil || h.idle() {
+		return
+	}
+	order := []rotation.ChangeOrder{rotation.ChangeHold, rotation.ChangeResume, rotation.ChangeResume, rotation.ChangeResume, rotation.ChangeRollback}[h.chance.IntN(5)]
+	_, err := h.loop.SteerChange(order, nil, "lee@cli", "drill")
+	h.say("somebody says %s: %t", order, err == nil)
+	h.stirAll()
+}
+
+// step turns the world, and survives that certd dies in it.
+func (h *hard) step(until time.Time) {
+	defer func() {
+		if r := recover(); r != nil {
+			if _, ok := r.(died); !ok {
+				panic(r)
+			}
+			h.die("certd is killed")
+			h.at(h.now.Add(5*time.Second), h.rise)
+		}
+	}()
+	h.turn(until)
+}
+
+// look judges what came of it.
+func (h *hard) look() {
+	for _, v := range h.mesh.ForgetViolations() {
+		if v.By == memory.ByCertd || v.By == memory.ByTime {
+			h.wrong("%s", v)
+		}
+	}
+	for _, p := range h.policy.Clusters {
+		for _, v := range h.clusters[p.Cluster].ForgetViolations() {
+			if v.By == memory.ByCertd || v.By == memory.ByTime {
+				h.wrong("%s", v)
+			}
+		}
+	}
+}
+
+// writes is told of each change: the epoch in an object never goes back.
+func (h *hard) writes(name string) {
+	o, err := h.clusters[name].Observe(h.ctx)
+	if err != nil {
+		return
+	}
+	for object, s := range map[string]rotation.ObjectState{rotation.BundleObject: o.Bundle, rotation.IssuerObject: o.Issuer} {
+		key := name + "/" + object
+		if s.Exists && s.Marks.Epoch < h.epochs[key] {
+			h.wrong("%s was written by epoch %d after %d", key, s.Marks.Epoch, h.epochs[key])
+		}
+		if s.Exists {
+			h.epochs[key] = s.Marks.Epoch
+		} else {
+			delete(h.epochs, key)
+		}
+	}
+}
+
+// calm ends all that goes wrong; what is left to do is done.
+func (h *hard) calm() {
+	h.over = true
+	clear(h.away)
+	h.say("it is calm")
+	h.rise()
+	for _, p := range h.policy.Clusters {
+		h.clusters[p.Cluster].SetClockSkew(0)
+	}
+	for range 60 {
+		h.stirAll()
+		if !h.idle() {
+			if r := h.loop.Status().Trust.Rotation; r.Phase == "held" {
+				_, err := h.loop.SteerChange(rotation.ChangeResume, nil, "lee@cli", "it is calm")
+				h.say("it goes on: %t", err == nil)
+			}
+		}
+		for until := h.now.Add(12 * time.Hour); h.now.Before(until); {
+			h.step(until)
+			h.look()
+			h.obey()
+		}
+		if h.idle() && h.loop.Status().State == rotation.StateOK {
+			break
+		}
+	}
+	st := h.loop.Status()
+	if st.State != rotation.StateOK {
+		h.wrong("in the end it is %s: %+v", st.State, st.Findings)
+		for _, c := range st.Clusters {
+			for _, f := range c.Findings {
+				h.wrong("%s: %s: %s", c.Name, f.ID, f.Message)
+			}
+		}
+	}
+	if !h.idle() {
+		h.wrong("in the end the trust anchor is being changed: %+v", st.Trust.Rotation)
+	}
+	if pending, err := h.journal.Pending(); err != nil || len(pending) > 0 {
+		h.wrong("open intents in a calm world: %+v, %v", pending, err)
+	}
+	if r, err := h.journal.Verify(); err != nil || r.BadSeq != 0 {
+		h.wrong("the chain does not hold: %+v, %v", r, err)
+	}
+	anchors, err := h.journal.Anchors()
+	if err != nil {
+		h.wrong("%v", err)
+	}
+	for _, p := range h.policy.Clusters {
+		o, err := h.clusters[p.Cluster].Observe(h.ctx)
+		if err != nil {
+			h.wrong("%v", err)
+			continue
+		}
+		certs, err := h.journal.Certificates(p.Cluster, 1)
+		if err != nil {
+			h.wrong("%v", err)
+		}
+		for _, v := range rotation.Violations(rotation.Fleet{Policy: h.policy, Anchors: anchors, Epoch: h.journal.Epoch()}, rotation.View{Policy: p, Observed: &o, Certificates: certs}, h.now) {
+			h.wrong("in the end %s does not hold in %s: %s", v.Promise, v.Cluster, v.Message)
+		}
+	}
+	for _, r := range h.mesh.Broken() {
+		h.wrong("in the end %s", r)
+	}
+	if !h.lost {
+		h.accounted()
+	}
+}
+
+// accounted: each signature that was given is in the journal (I7).
+func (h *hard) accounted() {
+	entries, err := h.journal.Entries(state.Filter{})
+	if err != nil {
+		h.wrong("%v", err)
+	}
+	known := map[string]bool{}
+	for _, e := range entries {
+		known[e.Intent.Digest] = true
+	}
+	for _, s := range h.keys.Signatures() {
+		if h.now.Sub(s.At) < 390*day && !known[s.Digest] { // older entries are dropped
+			h.wrong("a signature of %s is in no journal", s.At.Format(time.DateTime))
+		}
+	}
+}
+
+// live goes through a hard life and returns what its log comes to.
+func live(t testing.TB, seed uint64, length time.Duration) *hard {
+	h := newHard(t, seed)
+	defer h.close()
+	for until := h.now.Add(2 * time.Hour); h.now.Before(until); { // it begins in peace
+		h.turn(until)
+	}
+	h.look()
+	if len(h.bad) > 0 {
+		h.bad = slices.DeleteFunc(h.bad, func(s string) bool { return strings.Contains(s, "no endpoints available") })
+	}
+	for _, p := range h.policy.Clusters {
+		h.clusters[p.Cluster].Notify(func() { h.writes(p.Cluster) })
+	}
+	h.afflict()
+	for until := h.now.Add(length); h.now.Before(until) && len(h.bad) == 0; {
+		h.step(until)
+		h.look()
+	}
+	if len(h.bad) == 0 {
+		h.calm()
+	}
+	return h
+}
+
+func (h *hard) report(t testing.TB) {
+	t.Helper()
+	if len(h.bad) == 0 {
+		return
+	}
+	for _, b := range h.bad[:min(len(h.bad), 10)] {
+		t.Errorf("seed %d: %s", h.seed, b)
+	}
+	t.Logf("what happened before:\n%s", strings.Join(h.trace[max(0, len(h.trace)-60):], "\n"))
+	t.Logf("again: CERTD_SEEDS=%d:%d go test -run TestHardLives ./cmd/certd/internal/simulate", h.seed, h.seed+1)
+}
+
+// Line R1: years of five clusters with six workloads each in which everything goes wrong.
+func TestHardLives(t *testing.T) {
+	const years = 2
+	run := scoreboard.Start(t, "R1", 4)
+	for seed := range run.Seeds() {
+		h := live(t, seed, years*365*day)
+		h.report(t)
+		run.Add("simulated years", uint64(h.now.Sub(begin)/(365*day)))
+		run.Add("changes of the trust anchor", uint64(h.changes))
+		run.Add("times killed", uint64(h.deaths))
+		run.Add("signatures", uint64(len(h.keys.Signatures())))
+		t.Logf("seed %d: %d changes, killed %d times, %d signatures, %s", seed, h.changes, h.deaths, len(h.keys.Signatures()), hex.EncodeToString(h.sum.Sum(nil))[:12])
+		if t.Failed() {
+			break
+		}
+	}
+}
+
+// A seed is a life: what happens in it happens again, to the word.
+func TestAHardLifeCanBeHadAgain(t *testing.T) {
+	for seed := range uint64(2) {
+		a, b := live(t, 100+seed, 120*day), live(t, 100+seed, 120*day)
+		if x, y := hex.EncodeToString(a.sum.Sum(nil)), hex.EncodeToString(b.sum.Sum(nil)); x != y {
+			i := 0
+			for i < len(a.trace) && i < len(b.trace) && a.trace[i] == b.trace[i] {
+				i++
+			}
+			t.Errorf("seed %d: two lives differ, first in\n%s\n%s", 100+seed, strings.Join(a.trace[i:min(len(a.trace), i+2)], "\n"), strings.Join(b.trace[i:min(len(b.trace), i+2)], "\n"))
+		}
+	}
+}
