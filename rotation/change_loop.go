@@ -72,6 +72,26 @@ func (r *Reconciler) CheckChange() error {
 	return nil
 }
 
+// CheckOldKey says whether the key of the anchor in use can sign, which it has to once
+// more for each issuer: a change that began without it would stay in its second stage. An
+// error that wraps ErrNotNow says that it is gone, or must not sign; any other, that
+// nobody could tell.
+func (r *Reconciler) CheckOldKey(ctx context.Context) error {
+	f := r.fleet()
+	active := f.Active()
+	if active == nil || r.anyStays(f) { // the issuers that meshes came with go on under their own anchor
+		return nil
+	}
+	a := *active
+	switch _, err := r.signer.open(ctx, &a, wall()); {
+	case errors.Is(err, ErrKeyNotFound), errors.Is(err, ErrKeyUnfit):
+		return fmt.Errorf("the trust anchor cannot be changed without a break: the key of %s has to sign each issuer once more, beside the new one's: %w; "+
+			"restore it, or see what a change without it costs: certd trust rotate --compromised --dry-run: %w", a.ID, err, ErrNotNow)
+	default:
+		return err
+	}
+}
+
 // unready says why a change must not begin with a cluster as it is.
 func unready(v View, d Decision) string {
 	o := v.Observed

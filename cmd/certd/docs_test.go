@@ -194,3 +194,42 @@ func TestEachThreatHasATest(t *testing.T) {
 		t.Errorf("%d threats were read", threats)
 	}
 }
+
+// Each link of the documentation leads to a file, and to a heading in it where it names one.
+func TestLinksOfTheDocumentationResolve(t *testing.T) {
+	var pages []string
+	for _, dir := range []string{"../..", "../../docs", "../../docs/*"} {
+		found, err := filepath.Glob(dir + "/*.md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages = append(pages, found...)
+	}
+	// As GitHub makes anchors of headings.
+	anchor := func(heading string) string {
+		heading = strings.ReplaceAll(strings.ToLower(strings.TrimSpace(strings.TrimLeft(heading, "#"))), " ", "-")
+		return regexp.MustCompile(`[^\p{L}\p{N}_-]`).ReplaceAllString(heading, "")
+	}
+	links := 0
+	for _, page := range pages {
+		for _, m := range regexp.MustCompile(`\]\(([^)\s]+)\)`).FindAllStringSubmatch(readFile(t, page), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			links++
+			path, at, _ := strings.Cut(m[1], "#")
+			to := filepath.Join(filepath.Dir(page), path)
+			if path == "" {
+				to = page
+			}
+			if _, err := os.Stat(to); err != nil {
+				t.Errorf("%s: %s: %v", page, m[1], err)
+			} else if at != "" && !slices.ContainsFunc(strings.Split(readFile(t, to), "\n"), func(line string) bool { return strings.HasPrefix(line, "#") && anchor(line) == at }) {
+				t.Errorf("%s: %s: there is no such heading", page, m[1])
+			}
+		}
+	}
+	if links < 150 {
+		t.Errorf("only %d links were found", links)
+	}
+}

@@ -3,7 +3,9 @@ package main
 import (
 	"encoding/json"
 	"os"
+	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -135,4 +137,81 @@ func TestAMirrorWithoutItsRights(t *testing.T) {
 	if got := troubles(r)["keys-rights-excess"]; code > 1 || !strings.Contains(got, "secret/destroy/certd/"+s.fleet+" (update)") {
 		t.Errorf("check of too much: exit %d, %s", code, got)
 	}
+}
+
+// waitsFor waits for a finding of the fleet or of a cluster, with words in its message.
+func (s *site) waitsFor(id, words string) {
+	s.t.Helper()
+	s.eventually(2*time.Minute, func() string {
+		st, _ := s.status()
+		all := slices.Clone(st.Findings)
+		for _, c := range st.Clusters {
+			all = append(all, c.Findings...)
+		}
+		for _, f := range all {
+			if f.ID == id && strings.Contains(f.Message, words) {
+				return ""
+			}
+		}
+		b, _ := json.Marshal(all)
+		return id + " is not found: " + string(b)
+	})
+}
+
+// As docs/how-to/lose-vault.md has it: a Vault that comes back from a snapshot older than
+// the running daemon has that one stop, and a new start is enough; one without the
+// anchor's key signs nothing, and what runs goes on; and where the key does not come
+// back, another anchor takes its place.
+func TestAVaultThatComesBackOlder(t *testing.T) {
+	s := newMirrored(t)
+	s.must("init", "--config", "certd.yaml", "--yes")
+	d := s.run()
+	s.converged()
+	d.term()
+	mirror := func() any { return s.vaultDo("GET", "secret/data/certd/"+s.fleet, nil)["data"] }
+	old := mirror()
+	d = s.run()
+	s.converged()
+	s.eventually(20*time.Second, func() string {
+		if reflect.DeepEqual(mirror(), old) {
+			return "the daemon has not taken the mirror over"
+		}
+		return ""
+	})
+	issuer, bundle := s.read("east/linkerd/"+rotation.IssuerObject+"/tls.crt"), s.read("east/linkerd/"+rotation.BundleObject+"/ca-bundle.crt")
+	s.vaultDo("DELETE", "secret/metadata/certd/"+s.fleet, nil)
+	s.vaultDo("POST", "secret/data/certd/"+s.fleet, map[string]any{"data": old})
+	s.must("rotate", "issuer", "east", "--config", "certd.yaml", "--yes", "--reason", "Vault is back")
+	s.waitsFor("SecondDaemon", "the mirror is no longer this daemon's")
+	if s.read("east/linkerd/"+rotation.IssuerObject+"/tls.crt") != issuer {
+		t.Error("a daemon without the mirror wrote")
+	}
+	d.term()
+	s.run()
+	s.converged()
+	s.must("rotate", "issuer", "east", "--config", "certd.yaml", "--yes", "--wait", "--reason", "Vault is back")
+
+	key := "certd-transit/keys/" + s.fleet + "-anchor-1"
+	s.vaultDo("POST", key+"/config", map[string]any{"deletion_allowed": true})
+	s.vaultDo("DELETE", key, nil)
+	issuer = s.read("east/linkerd/" + rotation.IssuerObject + "/tls.crt")
+	s.refused(1, `key not found`, nil, "rotate", "issuer", "east", "--config", "certd.yaml", "--yes", "--wait", "--reason", "its key is gone")
+	s.waitsFor("KeyUnfit", "")
+	if s.read("east/linkerd/"+rotation.IssuerObject+"/tls.crt") != issuer || s.read("east/linkerd/"+rotation.BundleObject+"/ca-bundle.crt") != bundle {
+		t.Error("without the key the cluster was written to")
+	}
+	s.refused(0, `g1 +active`, nil, "trust", "list", "--config", "certd.yaml")
+	for _, mode := range []string{"--dry-run", "--yes"} {
+		s.refused(75, `key of g1 has to sign.*key not found.*--compromised --dry-run`, nil, "trust", "rotate", mode, "--config", "certd.yaml")
+	}
+	s.must("trust", "rotate", "--compromised", "--config", "certd.yaml", "--yes", "--reason", "the key is lost")
+	s.eventually(4*time.Minute, func() string {
+		st, _ := s.status()
+		if a := st.Trust.Active; a != nil && a.ID == "g2" && chains([]byte(s.read("east/linkerd/"+rotation.IssuerObject+"/tls.crt")), s.read("east/linkerd/"+rotation.BundleObject+"/ca-bundle.crt")) && s.read("east/linkerd/"+rotation.BundleObject+"/ca-bundle.crt") != bundle && st.Trust.Rotation.Phase == "idle" {
+			return ""
+		}
+		b, _ := json.Marshal(st.Trust)
+		return string(b)
+	})
+	s.converged()
 }

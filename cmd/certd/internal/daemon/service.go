@@ -313,6 +313,7 @@ func (s *running) beginChange(ctx context.Context, req api.ChangeRequest, reply 
 		if a, adopts := s.reconciler.MovesTo(); adopts && a.Certificate != nil {
 			there = &a
 		}
+		err = s.reconciler.CheckOldKey(ctx)
 	}
 	if err != nil {
 		return reply, asNotNow(err)
