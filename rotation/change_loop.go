@@ -83,7 +83,7 @@ func (r *Reconciler) CheckOldKey(ctx context.Context) error {
 		return nil
 	}
 	a := *active
-	switch _, err := r.signer.open(ctx, &a, wall()); {
+	switch _, err := r.signer.open(ctx, &a, r.wall()); {
 	case errors.Is(err, ErrKeyNotFound), errors.Is(err, ErrKeyUnfit):
 		return fmt.Errorf("the trust anchor cannot be changed without a break: the key of %s has to sign each issuer once more, beside the new one's: %w; "+
 			"restore it, or see what a change without it costs: certd trust rotate --compromised --dry-run: %w", a.ID, err, ErrNotNow)
