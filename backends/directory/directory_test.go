@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -243,6 +244,60 @@ func TestNextWriteMendsTheLayout(t *testing.T) {
 			f.renew()
 			f.layout()
 		})
+	}
+}
+
+// A certd that died during a write left the former key, or one that never came into use.
+// The next one clears that away at its start, and nothing that is somebody else's.
+func TestWhatACrashLeftIsClearedAway(t *testing.T) {
+	f := filledCluster(t)
+	for path, text := range map[string]string{
+		"..2020_01_01_00_00_00.1/" + markFile:                  "{}",
+		"..2020_01_01_00_00_00.1/" + payload.TLSKey:            "the former key",
+		"..2020_01_01_00_00_00.2/" + markFile:                  "half a mar",
+		"..2020_01_01_00_00_00.3_of_another/" + payload.TLSKey: "theirs",
+	} {
+		write(t, filepath.Join(f.issuer, path), []byte(text))
+	}
+	for _, err := range []error{
+		os.Mkdir(filepath.Join(f.issuer, "..2020_01_01_00_00_00.4"), 0o700),
+		os.Symlink("..nowhere", filepath.Join(f.issuer, nextLink)),
+		os.Symlink("..nowhere", filepath.Join(f.issuer, "..tls.key_tmp")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	before, err := f.Observe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	watched := make(chan error)
+	go func() { watched <- open(t, f.root).Watch(ctx, func() {}) }()
+	hidden := func() (names []string) {
+		entries, err := os.ReadDir(f.issuer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), "..20") || strings.HasSuffix(e.Name(), "_tmp") {
+				names = append(names, e.Name())
+			}
+		}
+		return names
+	}
+	for len(hidden()) > 2 { // across a system call, so in real time; the test's own limit ends it
+		runtime.Gosched()
+	}
+	stop()
+	<-watched
+	if left := hidden(); len(left) != 2 || left[0] != "..2020_01_01_00_00_00.3_of_another" {
+		t.Errorf("left are %q", left)
+	}
+	after, err := f.Observe(t.Context())
+	if err != nil || after.Issuer.Revision != before.Issuer.Revision || after.IssuerFacts.Problem != "" {
+		t.Errorf("the issuer is another one: %+v, %v", after.Issuer, err)
 	}
 }
 

@@ -10,8 +10,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -241,7 +243,8 @@ func fill(old, next, name string, data map[string][]byte, marks rotation.Marks, 
 			files[e.Name()] = text
 		}
 	}
-	for key, text := range files {
+	for _, key := range slices.Sorted(maps.Keys(files)) { // the mark first: whose the folder is
+		text := files[key]
 		if err := writeFile(filepath.Join(next, key), text, mode); err != nil {
 			return err
 		}
@@ -290,6 +293,57 @@ func (c *Cluster) clear(dir, keep string) {
 			os.RemoveAll(filepath.Join(dir, e.Name()))
 		}
 	}
+}
+
+// tidy removes what an earlier certd left that died during a write: the folder that
+// was in use before, with the key of an issuer that has been replaced, or a new one that
+// never came into use. Of others' folders it removes none.
+func (c *Cluster) tidy(ctx context.Context) {
+	const patience = time.Second
+	for _, name := range []string{rotation.BundleObject, rotation.IssuerObject} {
+		dir := filepath.Join(c.ns, name)
+		if len(c.left(dir)) == 0 {
+			continue
+		}
+		waiting, cancel := context.WithTimeout(ctx, patience)
+		unlock, err := c.lock(waiting)
+		cancel()
+		if err != nil {
+			return // whoever writes there clears it away
+		}
+		for _, path := range c.left(dir) {
+			os.RemoveAll(path)
+		}
+		unlock()
+	}
+}
+
+// left are the data folders in dir that are certd's, or empty, and not in use, and links
+// that were to be renamed.
+func (c *Cluster) left(dir string) (paths []string) {
+	used, err := os.Readlink(filepath.Join(dir, dataLink))
+	if err != nil {
+		return nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if !strings.HasPrefix(e.Name(), "..") || e.Name() == dataLink || e.Name() == filepath.Base(used) {
+			continue
+		}
+		if e.Type() == fs.ModeSymlink && strings.HasSuffix(e.Name(), "_tmp") {
+			paths = append(paths, path)
+			continue
+		}
+		files, err := os.ReadDir(path)
+		if err == nil && (len(files) == 0 || slices.ContainsFunc(files, func(f fs.DirEntry) bool { return f.Name() == markFile })) {
+			paths = append(paths, path)
+		}
+	}
+	return paths
 }
 
 func syncDir(path string) error {

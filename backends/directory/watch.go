@@ -19,9 +19,11 @@ import (
 // no notifications (network mounts, exhausted inotify limits).
 const pollEvery = 2 * time.Second
 
-// Watch implements rotation.Cluster. Notifications only hasten the look at
+// Watch implements rotation.Cluster. It begins by clearing away what a crash left.
+// Notifications only hasten the look at
 // what the files are like; the poll, which reads no file, decides.
 func (c *Cluster) Watch(ctx context.Context, changed func()) error {
+	c.tidy(ctx)
 	var events chan fsnotify.Event
 	var errs chan error
 	w, err := fsnotify.NewWatcher()
