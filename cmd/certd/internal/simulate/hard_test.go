@@ -35,10 +35,13 @@ type hard struct {
 	changing,
 	changes int
 	deaths int
-	epochs map[string]uint64
-	trace  []string // the last of what happened
-	sum    hash.Hash
-	bad    []string
+	// Effects so far, and at which of them certd dies; nil: chance decides.
+	effects int
+	fatal   []int
+	epochs  map[string]uint64
+	trace   []string // the last of what happened
+	sum     hash.Hash
+	bad     []string
 }
 
 // died is what a process that is killed leaves on the stack.
@@ -59,7 +62,8 @@ func (h *hard) wrong(format string, args ...any) {
 
 // mortal is a journal, or a cluster, whose process may die before or after each effect.
 func (h *hard) mayDie() {
-	if !h.over && h.chance.IntN(deadly) == 0 {
+	h.effects++
+	if h.fatal != nil && slices.Contains(h.fatal, h.effects) || h.fatal == nil && !h.over && h.chance.IntN(deadly) == 0 {
 		h.deaths++
 		panic(died{})
 	}
@@ -116,8 +120,13 @@ func (c mortalCluster) WriteCABundle(ctx context.Context, w rotation.CABundleWri
 	return c.Cluster.WriteCABundle(ctx, w)
 }
 
+func (h *hard) init(t testing.TB, seed uint64) {
+	h.t, h.seed, h.chance, h.epochs, h.sum = t, seed, rand.New(rand.NewPCG(seed, 0)), map[string]uint64{}, sha256.New()
+}
+
 func newHard(t testing.TB, seed uint64) *hard {
-	h := &hard{t: t, seed: seed, chance: rand.New(rand.NewPCG(seed, 0)), epochs: map[string]uint64{}, sum: sha256.New()}
+	h := &hard{}
+	h.init(t, seed)
 	p := slow(t, "a", "b", "c", "d", "e")
 	lifetime := []time.Duration{30 * day, 90 * day, 180 * day, 365 * day}[seed%4]
 	for i := range p.Clusters {
