@@ -36,7 +36,7 @@ const (
 )
 
 var mutants = []mutant{
-	{"a drain of seven tenths", []edit{{"rotation/change.go", "return max(leaf, v.Policy.LeafLifetime) + 2*max(skew, v.Policy.ClockSkew) + 2*cmp.Or(v.Policy.ClockError, MaxClockSkew)", "return max(leaf, v.Policy.LeafLifetime) * 7 / 10"}}, []string{byHardLives}},
+	{"a drain of seven tenths", []edit{{"rotation/change.go", "return max(leaf, v.Policy.LeafLifetime) + 2*max(skew, v.Policy.ClockSkew) + 2*cmp.Or(v.Policy.ClockError, MaxClockSkew)", "_ = cmp.Or(skew, v.Policy.ClockError)\n\treturn max(leaf, v.Policy.LeafLifetime) * 7 / 10"}}, []string{byHardLives}},
 	{"no drain", []edit{{"rotation/change.go", "if at := w.since.Add(v.drain()); now.Before(at) {", "if at := w.since; now.Before(at) {"}}, []string{byHardLives}},
 	{"clocks forgotten in the drain", []edit{{"rotation/change.go", "return max(leaf, v.Policy.LeafLifetime) + 2*max(skew, v.Policy.ClockSkew) + 2*cmp.Or(v.Policy.ClockError, MaxClockSkew)", "_ = cmp.Or(skew, v.Policy.ClockError)\n\treturn max(leaf, v.Policy.LeafLifetime)"}}, []string{byHardLives}},
 	{"linkerd-identity is not restarted before the order turns", []edit{{"rotation/change.go", "if old := g.outdated(v, w, now); old || g.held {", "if g.held {"}}, []string{byHardLives}},
