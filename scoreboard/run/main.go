@@ -45,6 +45,7 @@ func lines() []line {
 		{name: "R4", title: "kill -9 of the daemon in the middle of rotating", pkg: "./cmd/certd", test: "TestKilledInMidRotation", seeds: 2_500, piece: 50},
 		{name: "R5", title: "torn, lost and flipped journal images", pkg: "./state", test: "TestTornAndLostWrites", seeds: 50_000, piece: 5_000},
 		{name: "R10", title: "firings: every zone × every setting of its clocks to 2046 × 500 expressions", pkg: "./rotation", test: "TestEveryZoneAndSetting", seeds: 43_600, piece: 436},
+		{name: "R11", title: "executions of every fuzz target", seeds: 20_000},
 		{name: "R14", title: "rotations in a row, with what is left behind", pkg: "./rotation", test: "TestTenThousandRotations", seeds: 4, piece: 1},
 	}
 }
