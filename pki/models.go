@@ -18,7 +18,7 @@ func readAlike(text []byte) ([]*x509.Certificate, error) {
 		return nil, fmt.Errorf("linkerd-identity would not start with it: %w", err)
 	}
 	if err := sameAs(certs, goCertificates(text)); err != nil {
-		return nil, fmt.Errorf("Linkerd's Go programs would read it in another way than linkerd-identity: %w", err)
+		return nil, fmt.Errorf("the other Go programs would read it in another way than linkerd-identity: %w", err)
 	}
 	rust, err := rustCertificates(text)
 	if err == nil {

@@ -112,9 +112,9 @@ func TestReadBundleNamesWhoReadsOtherwise(t *testing.T) {
 		{"a comment between", string(pemOf(a)) + "# next\n" + string(pemOf(b)), ""},
 		{"CR LF", strings.ReplaceAll(string(pemOf(a, b)), "\n", "\r\n"), ""},
 		{"twice the same", string(pemOf(a, b, a)), ""},
-		{"headers", headers + string(pemOf(b)), "Go programs would read it in another way"},
+		{"headers", headers + string(pemOf(b)), "other Go programs would read it in another way"},
 		{"a blank line at the end", string(pemOf(a, b)) + "\n", "linkerd-identity would not start with it"},
-		{"another block between", string(pemOf(a)) + string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: []byte{1}})) + string(pemOf(b)), "Go programs would read it in another way"},
+		{"another block between", string(pemOf(a)) + string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: []byte{1}})) + string(pemOf(b)), "other Go programs would read it in another way"},
 		{"a tab in a line", strings.Replace(string(pemOf(a)), "MII", "MII\t", 1), "proxies would read it in another way"},
 	} {
 		t.Run(row.name, func(t *testing.T) {

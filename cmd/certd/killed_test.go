@@ -136,7 +136,7 @@ func (f *torment) live(random *rand.Rand, kill bool) (converged bool) {
 			if list, err := client.History(ctx, api.HistoryQuery{}); err == nil {
 				f.acks.told(list)
 			}
-			if st, err := client.Status(ctx); err == nil && st.State == rotation.StateOK && f.renewed(st) && (kill || f.tidy()) {
+			if st, err := client.Status(ctx); err == nil && st.State == rotation.StateOK && f.renewed(st) && (kill || f.settled()) {
 				if !kill {
 					done <- true
 					return
@@ -184,11 +184,20 @@ func (f *torment) renewed(st rotation.FleetStatus) bool {
 	return len(st.Clusters) == len(f.clusters)
 }
 
-// tidy tells whether each object has one data folder. What a crash left is cleared away when
-// certd begins to watch, side by side with its first look.
-func (f *torment) tidy() bool {
+// settled tells whether nothing is left of what was under way: each object has one data
+// folder, and the journal no open intent. Both are seen to side by side with the first look.
+func (f *torment) settled() bool {
 	folders, err := filepath.Glob(filepath.Join(f.dir, "*", "linkerd", "*", "..2*"))
-	return err == nil && len(folders) == 2*len(f.clusters)
+	if err != nil || len(folders) != 2*len(f.clusters) {
+		return false
+	}
+	j, err := state.OpenCopy(filepath.Join(f.dir, "state"), f.dir, state.Options{Fleet: "folders"})
+	if err != nil {
+		return false // it is being written
+	}
+	defer j.Close()
+	open, err := j.Pending()
+	return err == nil && len(open) == 0
 }
 
 // look opens what the dead daemon left: everything that was acknowledged is in it, and each
