@@ -92,7 +92,7 @@ const (
 // kind tells by a block's looks what it is, or says why nobody knows.
 func (b block) kind() string {
 	// Programs that do their work outside of certd, or on the reader's machine as root.
-	tools := regexp.MustCompile(`(?m)(?:^|\| *|\$\()(?:[A-Z_]+=\S+ )?(?:vault|kubectl|helm|systemctl|systemd-sysusers|journalctl|make|apt-get|npm|sed|chmod|install -[dom])\b`)
+	tools := regexp.MustCompile(`(?m)(?:^|\| *|\$\()(?:[A-Z_]+=\S+ )?(?:vault|kubectl|sha256sum|govulncheck|git|go version|helm|systemctl|systemd-sysusers|journalctl|make|apt-get|npm|sed|chmod|install -[dom])\b`)
 	switch {
 	case strings.HasPrefix(b.text, "$ "):
 		return transcript
