@@ -52,7 +52,7 @@ bench: deps
 
 # Each line runs anew, or where it stopped with ADD=1; records are kept in .scoreboard.
 scoreboard:
-	$(GO) run ./scoreboard/run -lines '$(LINES)' -seeds $(SEEDS) $(if $(ADD),-add)
+	$(GO) run ./.ci/scoreboard/run -lines '$(LINES)' -seeds $(SEEDS) $(if $(ADD),-add)
 
 lab:
 	@bin=$$(deploy/lab/build.sh) && exec $$bin/lab up -clusters $(CLUSTERS) -dir '$(DIR)' -schedule '$(SCHEDULE)'

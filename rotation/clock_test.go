@@ -8,14 +8,14 @@ import (
 // The loop's idea of a step of the clock: forwards when the wall clock gained
 // on the monotonic one, which also stands still while a host sleeps.
 func TestClockStep(t *testing.T) {
-	last := reading{hours(1), hours(1)}
-	if got := (reading{hours(3), hours(3)}).step(last); got != 0 {
+	last := clockReading{hours(1), hours(1)}
+	if got := (clockReading{hours(3), hours(3)}).step(last); got != 0 {
 		t.Errorf("time that passed on both clocks counts as a step of %s", got)
 	}
-	if got := (reading{hours(3), hours(1)}).step(last); got != 2*time.Hour {
+	if got := (clockReading{hours(3), hours(1)}).step(last); got != 2*time.Hour {
 		t.Errorf("a sleep of two hours counts as a step of %s", got)
 	}
-	if got := (reading{hours(0), hours(2)}).step(last); got != -2*time.Hour {
+	if got := (clockReading{hours(0), hours(2)}).step(last); got != -2*time.Hour {
 		t.Errorf("a clock that was set back by two hours counts as a step of %s", got)
 	}
 }

@@ -435,12 +435,12 @@ func (r *Reconciler) beats() {
 // whatever clusters do. Asking waits for nothing, also where the loop is stuck.
 func (r *Reconciler) Beat() time.Time { return *r.beat.Load() }
 
-// reading is what two clocks said at one moment: the daemon's, which can be set, and
+// clockReading is what two clocks said at one moment: the daemon's, which can be set, and
 // the machine's monotonic one.
-type reading struct{ wall, monotonic time.Time }
+type clockReading struct{ wall, monotonic time.Time }
 
-func (r *Reconciler) clock() reading {
-	now := reading{r.wall(), time.Now()}
+func (r *Reconciler) clock() clockReading {
+	now := clockReading{r.wall(), time.Now()}
 	if r.alone {
 		now.monotonic = now.wall
 	}
@@ -450,7 +450,7 @@ func (r *Reconciler) clock() reading {
 // step is by how much the daemon's clock moved beyond the time that passed since an
 // earlier reading: forwards when it was set on or the host slept, since the
 // monotonic clock stands still then.
-func (now reading) step(last reading) time.Duration {
+func (now clockReading) step(last clockReading) time.Duration {
 	return now.wall.Sub(last.wall) - now.monotonic.Sub(last.monotonic)
 }
 
@@ -458,7 +458,7 @@ func (now reading) step(last reading) time.Duration {
 // says when the next one's time comes. Those that answer come before those
 // that did not at the last look; among them, the least time to an outage
 // first.
-func (r *Reconciler) due(at reading) (due []*member, next time.Time) {
+func (r *Reconciler) due(at clockReading) (due []*member, next time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := at.wall

@@ -26,7 +26,7 @@ func TestWhoComesFirst(t *testing.T) {
 		r.members[name] = m
 	}
 	take := func() (names []string) {
-		due, _ := r.due(reading{time.Now().Round(0), time.Now()})
+		due, _ := r.due(clockReading{time.Now().Round(0), time.Now()})
 		for _, m := range due {
 			names = append(names, m.name)
 		}

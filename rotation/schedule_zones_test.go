@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"certd.internal/scoreboard"
+	"certd.internal/.ci/scoreboard"
 )
 
 // ianaZones returns a name of every zone in the tables that come with Go, one of those

@@ -17,7 +17,7 @@ import (
 	"certd.internal/backends/directory"
 	"certd.internal/backends/memory"
 	"certd.internal/rotation"
-	"certd.internal/scoreboard"
+	"certd.internal/.ci/scoreboard"
 	"certd.internal/state"
 )
 

@@ -19,7 +19,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"certd.internal/rotation"
-	"certd.internal/scoreboard"
+	"certd.internal/.ci/scoreboard"
 )
 
 // sector is what a disk writes whole or not at all.

@@ -21,7 +21,7 @@ import (
 
 	"certd.internal/cmd/certd/internal/api"
 	"certd.internal/rotation"
-	"certd.internal/scoreboard"
+	"certd.internal/.ci/scoreboard"
 	"certd.internal/state"
 )
 

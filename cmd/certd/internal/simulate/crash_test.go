@@ -7,7 +7,7 @@ import (
 
 	"certd.internal/backends/memory"
 	"certd.internal/rotation"
-	"certd.internal/scoreboard"
+	"certd.internal/.ci/scoreboard"
 )
 
 // rotateAll is a fleet's first issuers and webhooks, a new issuer, a new webhook CA and a

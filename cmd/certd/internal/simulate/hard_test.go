@@ -15,7 +15,7 @@ import (
 
 	"certd.internal/backends/memory"
 	"certd.internal/rotation"
-	"certd.internal/scoreboard"
+	"certd.internal/.ci/scoreboard"
 	"certd.internal/state"
 )
 

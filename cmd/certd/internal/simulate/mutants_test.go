@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"certd.internal/scoreboard"
+	"certd.internal/.ci/scoreboard"
 )
 
 // A mutant is a certd that is wrong in one place. The simulation is as good as the mutants

@@ -8,7 +8,7 @@ import (
 
 	"certd.internal/backends/memory"
 	"certd.internal/rotation"
-	"certd.internal/scoreboard"
+	"certd.internal/.ci/scoreboard"
 )
 
 // Line R9: certd, the key backend and the clusters are off for an hour to nine years, in every

@@ -27,7 +27,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"certd.internal/scoreboard"
+	"certd.internal/.ci/scoreboard"
 )
 
 // line is one line of the scoreboard.
@@ -39,11 +39,17 @@ type line struct {
 	all         uint64 // how many there are; 0: as many as one likes
 }
 
+const simulate = "./cmd/certd/internal/simulate"
+
 // lines are the proofs, in the order in which they are printed.
 func lines() []line {
 	return []line{
+		{name: "R1", title: "simulated fleet life with everything that may go wrong", pkg: simulate, test: "TestHardLives", seeds: 500, piece: 25},
+		{name: "R3", title: "crashes at each effect of all rotations, and at each ordered pair", pkg: simulate, test: "TestACrashAtEachEffect", seeds: 1_000, piece: 50},
 		{name: "R4", title: "kill -9 of the daemon in the middle of rotating", pkg: "./cmd/certd", test: "TestKilledInMidRotation", seeds: 2_500, piece: 50},
 		{name: "R5", title: "torn, lost and flipped journal images", pkg: "./state", test: "TestTornAndLostWrites", seeds: 50_000, piece: 5_000},
+		{name: "R6", title: "wrong certds that the simulation finds", pkg: simulate, test: "TestMutantsDie", seeds: 44, piece: 1, all: 44},
+		{name: "R9", title: "certd, keys and clusters off for an hour to nine years", pkg: simulate, test: "TestSleep", seeds: 48, piece: 8, all: 48},
 		{name: "R10", title: "firings: every zone × every setting of its clocks to 2046 × 500 expressions", pkg: "./rotation", test: "TestEveryZoneAndSetting", seeds: 43_600, piece: 436},
 		{name: "R11", title: "executions of every fuzz target", seeds: 20_000},
 		{name: "R14", title: "rotations in a row, with what is left behind", pkg: "./rotation", test: "TestTenThousandRotations", seeds: 4, piece: 1},

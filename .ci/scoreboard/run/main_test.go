@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"certd.internal/scoreboard"
+	"certd.internal/.ci/scoreboard"
 )
 
 func TestExecutionsAreThoseThatGoTestToldOfLast(t *testing.T) {
@@ -25,12 +25,12 @@ func TestEachLineIsATestThatIsThere(t *testing.T) {
 			continue
 		}
 		found := false
-		files, err := os.ReadDir("../../" + l.pkg)
+		files, err := os.ReadDir("../../../" + l.pkg)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, f := range files {
-			if text, err := os.ReadFile("../../" + l.pkg + "/" + f.Name()); err == nil {
+			if text, err := os.ReadFile("../../../" + l.pkg + "/" + f.Name()); err == nil {
 				found = found || bytes.Contains(text, []byte("func "+l.test+"(")) && bytes.Contains(text, []byte(`"`+l.name+`"`))
 			}
 		}
