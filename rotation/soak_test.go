@@ -14,10 +14,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"certd.internal/.ci/scoreboard"
 	"certd.internal/backends/directory"
 	"certd.internal/backends/memory"
 	"certd.internal/rotation"
-	"certd.internal/.ci/scoreboard"
 	"certd.internal/state"
 )
 

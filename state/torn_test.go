@@ -18,8 +18,8 @@ import (
 
 	"go.etcd.io/bbolt"
 
-	"certd.internal/rotation"
 	"certd.internal/.ci/scoreboard"
+	"certd.internal/rotation"
 )
 
 // sector is what a disk writes whole or not at all.

@@ -19,9 +19,9 @@ import (
 	"testing"
 	"time"
 
+	"certd.internal/.ci/scoreboard"
 	"certd.internal/cmd/certd/internal/api"
 	"certd.internal/rotation"
-	"certd.internal/.ci/scoreboard"
 	"certd.internal/state"
 )
 

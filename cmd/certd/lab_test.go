@@ -24,8 +24,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"certd.internal/rotation"
 	"certd.internal/.ci/scoreboard"
+	"certd.internal/rotation"
 )
 
 // program is the certd that the tests run, built once by TestMain: with the

@@ -5,9 +5,9 @@ import (
 	"testing"
 	"time"
 
+	"certd.internal/.ci/scoreboard"
 	"certd.internal/backends/memory"
 	"certd.internal/rotation"
-	"certd.internal/.ci/scoreboard"
 )
 
 // rotateAll is a fleet's first issuers and webhooks, a new issuer, a new webhook CA and a

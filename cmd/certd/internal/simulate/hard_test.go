@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"certd.internal/.ci/scoreboard"
 	"certd.internal/backends/memory"
 	"certd.internal/rotation"
-	"certd.internal/.ci/scoreboard"
 	"certd.internal/state"
 )
 

@@ -6,9 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"certd.internal/.ci/scoreboard"
 	"certd.internal/backends/memory"
 	"certd.internal/rotation"
-	"certd.internal/.ci/scoreboard"
 )
 
 // Line R9: certd, the key backend and the clusters are off for an hour to nine years, in every
