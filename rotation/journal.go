@@ -66,6 +66,11 @@ type Journal interface {
 	Epoch() uint64
 	RaiseEpoch(seen uint64) (uint64, error)
 
+	// Head is the newest entry of the chain; 0 while there is none. Has says whether
+	// the chain has this very entry.
+	Head() (seq uint64, hash string, err error)
+	Has(seq uint64, hash string) (bool, error)
+
 	// Prune drops chain entries and inventory of certificates that ended
 	// before the time given. Anchors stay.
 	Prune(before time.Time) error

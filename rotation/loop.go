@@ -303,11 +303,17 @@ func (r *Reconciler) adopt() {
 }
 
 // Run works until ctx ends; then it begins nothing new, lets the steps in hand
-// come to their end, and returns nil.
+// come to their end, and returns nil. Where ErrNotLeader is the cause of ctx's end,
+// nothing in hand is waited for: it is another's turn.
 func (r *Reconciler) Run(ctx context.Context) error {
 	// A step that has begun is not torn: it gets a little time of its own.
 	hand, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
+	defer context.AfterFunc(ctx, func() {
+		if errors.Is(context.Cause(ctx), ErrNotLeader) {
+			cut()
+		}
+	})()
 	var working sync.WaitGroup
 	last, timer := r.clock(), time.NewTimer(0)
 	defer timer.Stop()
@@ -661,6 +667,7 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 			break
 		}
 		if r.deposed() {
+			d.Step = "" // nothing to hurry for
 			break
 		}
 		step, ended := r.trying(hand, d.attempt(m.name))

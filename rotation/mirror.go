@@ -54,6 +54,14 @@ const (
 // nothing any more.
 var ErrSecondDaemon = errors.New("another certd looks after this fleet")
 
+// ErrNotLeader: this certd does not hold the Lease by which several elect the one that
+// works, so it begins nothing. As the cause of a context's end it says that another may
+// have begun already.
+var ErrNotLeader = errors.New("this certd does not lead")
+
+// mirrorRefresh is how old the document's Head may become where nothing else changes.
+const mirrorRefresh = 24 * time.Hour
+
 // mirrored is the document. There is no field for a private key. Fields are only
 // added.
 type mirrored struct {
@@ -67,6 +75,14 @@ type mirrored struct {
 	Change     *Change           `json:"change,omitempty"`
 	Pauses     []Pause           `json:"pauses,omitempty"`
 	Clusters   []mirroredCluster `json:"clusters"`
+	Head       *mirroredHead     `json:"head,omitempty"` // of the journal that it was made from
+}
+
+// mirroredHead is the last entry of a journal: one that does not have it knows less than
+// the mirror.
+type mirroredHead struct {
+	Seq  uint64 `json:"seq"`
+	Hash string `json:"hash"`
 }
 
 // mirroredAnchor is an anchor, or a webhook CA of a cluster.
@@ -123,12 +139,14 @@ type Fence struct {
 	keys, webhookKeys Keys
 	fleet             string
 	holder            string
-	nonce             string // tells this daemon from all others
+	nonce             string       // tells this daemon from all others
+	leads             func() error // nil: there is no election
 
 	mu      sync.Mutex
 	taken   bool // by this daemon, once
 	version uint64
-	wrote   []byte // at that version
+	wrote   []byte // at that version, without its head
+	wroteAt time.Time
 	since   time.Time
 	lost    error     // why this daemon writes no more
 	away    time.Time // when the mirror last did not answer; zero: it does
@@ -142,10 +160,26 @@ func NewFence(m Mirror, j Journal, keys, webhookKeys Keys, fleet, holder string)
 	return &Fence{mirror: m, journal: j, keys: keys, webhookKeys: webhookKeys, fleet: fleet, holder: holder, nonce: rand.Text(), dirty: make(chan struct{}, 1)}
 }
 
+// Under has each step wait for leads to return nil: this daemon is one of several, of
+// which one works at a time. leads is asked before each intent and each write of the
+// mirror, and answers at once; its error wraps ErrNotLeader. What is recorded of anchors,
+// of their change and of pauses is then in the mirror before it counts as done, as far as
+// the mirror answers. It is for before the fence's first use.
+func (f *Fence) Under(leads func() error) { f.leads = leads }
+
+// mayLead is nil while no election forbids to write.
+func (f *Fence) mayLead() error {
+	if f.leads == nil {
+		return nil
+	}
+	return f.leads()
+}
+
 // TakeOver makes this daemon the mirror's: its epoch rises above the one there,
 // and whoever had it finds out before its next step. A journal that knows no
-// anchor is given what the mirror has; recovered says how many records those
-// were. After an error, Check tries again.
+// anchor, or none of what another daemon did since it was last written, is given what
+// the mirror has; recovered says how many records those were. After an error, Check
+// tries again, and leaves the journal as it is.
 func (f *Fence) TakeOver(ctx context.Context) (recovered int, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -167,8 +201,11 @@ func (f *Fence) takeOver(ctx context.Context, recover bool) (recovered int, err 
 				return recovered, fmt.Errorf("take over what the mirror has: %w", err)
 			}
 		}
+		if err := f.mayLead(); err != nil {
+			return recovered, fmt.Errorf("take the mirror over: %w", err)
+		}
 		f.since = f.journal.Now().Truncate(time.Second)
-		doc, err := f.document()
+		content, doc, err := f.document()
 		if err != nil {
 			return recovered, err
 		}
@@ -178,7 +215,7 @@ func (f *Fence) takeOver(ctx context.Context, recover bool) (recovered int, err 
 		case err != nil:
 			return recovered, fmt.Errorf("take the mirror over: %w", err)
 		default:
-			f.taken, f.version, f.wrote = true, now, doc
+			f.taken, f.version, f.wrote, f.wroteAt = true, now, content, f.journal.Now()
 			return recovered, nil
 		}
 	}
@@ -258,15 +295,18 @@ func (f *Fence) Keep(ctx context.Context) error {
 	if f.lost != nil {
 		return f.lost
 	}
+	if err := f.mayLead(); err != nil {
+		return fmt.Errorf("save the mirror: %w", err)
+	}
 	if !f.taken {
 		_, err := f.takeOver(ctx, false)
 		return err
 	}
-	doc, err := f.document()
+	content, doc, err := f.document()
 	if err != nil {
 		return err
 	}
-	if bytes.Equal(doc, f.wrote) {
+	if bytes.Equal(content, f.wrote) && f.journal.Now().Sub(f.wroteAt).Abs() < mirrorRefresh {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*mirrorTimeout)
@@ -278,7 +318,7 @@ func (f *Fence) Keep(ctx context.Context) error {
 	case err != nil: // if it took effect all the same, the next Check finds this daemon's nonce
 		return fmt.Errorf("save the mirror: %w", err)
 	}
-	f.version, f.wrote = version, doc
+	f.version, f.wrote, f.wroteAt = version, content, f.journal.Now()
 	return nil
 }
 
@@ -309,25 +349,26 @@ func (f *Fence) Lost() error {
 	return f.lost
 }
 
-// document is what the journal holds, for the mirror.
-func (f *Fence) document() ([]byte, error) {
+// document is what the journal holds, for the mirror. content is the same without the
+// head, which alone is no reason to write.
+func (f *Fence) document() (content, document []byte, err error) {
 	doc := mirrored{Fleet: f.fleet, Epoch: f.journal.Epoch(), Holder: f.holder, Nonce: f.nonce, Since: f.since, Anchors: []mirroredAnchor{}, WebhookCAs: []mirroredAnchor{}, Clusters: []mirroredCluster{}}
 	anchors, err := f.journal.Anchors()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, a := range anchors {
 		doc.Anchors = append(doc.Anchors, mirrorAnchor(a, ""))
 	}
 	if doc.Change, err = f.journal.Change(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if doc.Pauses, err = f.journal.Pauses(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	clusters, err := f.journal.Clusters()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, c := range clusters {
 		if c.Enrolled {
@@ -335,30 +376,52 @@ func (f *Fence) document() ([]byte, error) {
 		}
 		cas, err := f.journal.WebhookCAs(c.Name)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		for _, ca := range cas {
 			doc.WebhookCAs = append(doc.WebhookCAs, mirrorAnchor(ca.Anchor, ca.Cluster))
 		}
 	}
-	text, err := json.Marshal(doc)
-	if err == nil && len(text) > MirrorLimit {
-		err = fmt.Errorf("what is to be mirrored has %d bytes, and Vault takes %d: %w", len(text), MirrorLimit, ErrUnsupported)
+	if content, err = json.Marshal(doc); err != nil {
+		return nil, nil, err
 	}
-	return text, err
+	seq, hash, err := f.journal.Head()
+	if err != nil {
+		return nil, nil, err
+	}
+	doc.Head = &mirroredHead{seq, hash}
+	document, err = json.Marshal(doc)
+	if err == nil && len(document) > MirrorLimit {
+		err = fmt.Errorf("what is to be mirrored has %d bytes, and Vault takes %d: %w", len(document), MirrorLimit, ErrUnsupported)
+	}
+	return content, document, err
 }
 
-// recover gives a journal that knows no anchor what the mirror has. It takes no
-// more on the mirror's word than the key backend bears out: an anchor's or CA's
-// key has to be there, and to be the certificate's. What came with a mesh, whose
-// key is elsewhere, the clusters tell; so they do of a compromised anchor.
+// recover gives a journal what the mirror has: one that knows no anchor, and one that
+// does not have the entry that the mirror was written after, so that another daemon has
+// gone on since. It takes no more on the mirror's word than the key backend bears out: an
+// anchor's or CA's key has to be there, and to be the certificate's. What came with a mesh,
+// whose key is elsewhere, the clusters tell; so they do of a compromised anchor, except
+// between daemons that elect one of them: turning away from it is not to be begun again,
+// as an ordinary change, because its daemon died.
 func (f *Fence) recover(ctx context.Context, m mirrored) (n int, err error) {
-	if known, err := f.journal.Anchors(); err != nil || len(known) > 0 {
+	known, err := f.journal.Anchors()
+	if err != nil {
 		return 0, err
+	}
+	why := "the journal is new"
+	if len(known) > 0 {
+		if m.Head == nil || len(m.Anchors) == 0 { // of a version that did not write it; of a daemon that knew less
+			return 0, nil
+		}
+		if has, err := f.journal.Has(m.Head.Seq, m.Head.Hash); err != nil || has {
+			return 0, err
+		}
+		why = "another daemon has gone on since the journal was last written"
 	}
 	enter := func(in Intent, out Outcome) error {
 		in.Step, in.Actor = StepRecover, "certd"
-		in.Reason = fmt.Sprintf("the journal is new: %s, from the mirror that %s wrote", in.Reason, m.Holder)
+		in.Reason = fmt.Sprintf("%s: %s, from the mirror that %s wrote", why, in.Reason, m.Holder)
 		id, err := f.journal.Begin(in)
 		if err != nil {
 			return err
@@ -368,7 +431,15 @@ func (f *Fence) recover(ctx context.Context, m mirrored) (n int, err error) {
 		return f.journal.Finish(id, out)
 	}
 	for _, ma := range m.WebhookCAs {
-		switch a, err := ma.proved(ctx, f.webhookKeys, f.journal.Now()); {
+		cas, err := f.journal.WebhookCAs(ma.Cluster)
+		if err != nil {
+			return n, err
+		}
+		var all []Anchor
+		for _, ca := range cas {
+			all = append(all, ca.Anchor)
+		}
+		switch a, err := ma.news(ctx, f.webhookKeys, all, f.journal.Now()); {
 		case err != nil:
 			return n, err
 		case a != nil:
@@ -377,31 +448,105 @@ func (f *Fence) recover(ctx context.Context, m mirrored) (n int, err error) {
 			}
 		}
 	}
-	var proved []Anchor
+	var news []Anchor
 	for _, ma := range m.Anchors {
-		switch a, err := ma.proved(ctx, f.keys, f.journal.Now()); {
+		switch a, err := ma.news(ctx, f.keys, known, f.journal.Now()); {
 		case err != nil:
 			return n, err
 		case a != nil:
-			proved = append(proved, *a)
+			news = append(news, *a)
 		}
 	}
-	knows := func(id string) bool { return slices.ContainsFunc(proved, func(a Anchor) bool { return a.ID == id }) }
-	for i, a := range proved {
+	change, err := f.journal.Change()
+	if err != nil {
+		return n, err
+	}
+	knows := func(id string) bool {
+		same := func(a Anchor) bool { return a.ID == id && a.Certificate != nil }
+		return slices.ContainsFunc(news, same) || slices.ContainsFunc(known, same) || id == "" && len(known) > 0
+	}
+	next := change
+	switch c := m.Change; {
+	case c == nil && change != nil:
+		next = &Change{} // it has ended
+	case c != nil && knows(c.From) && knows(c.To) && (!c.Compromised || f.leads != nil) && !sameChange(change, c):
+		next = c
+	}
+	// With the last anchor comes the change: neither without the other.
+	for i, a := range news {
 		out := Outcome{Anchor: &a}
-		if c := m.Change; c != nil && i == len(proved)-1 && !c.Compromised && knows(c.From) && knows(c.To) {
-			out.Change = c
+		if i == len(news)-1 && next != change {
+			out.Change, change = next, next
 		}
 		if err := enter(Intent{Reason: "trust anchor " + a.ID, Anchor: a.ID, Key: a.Key}, out); err != nil {
 			return n, err
 		}
 	}
-	if len(m.Pauses) > 0 {
-		if err := enter(Intent{Reason: "what is paused"}, Outcome{Pauses: &m.Pauses}); err != nil {
+	if next != change {
+		if err := enter(Intent{Reason: "how far the change of the trust anchor is"}, Outcome{Change: next}); err != nil {
 			return n, err
 		}
 	}
+	pauses, err := f.journal.Pauses()
+	if err != nil {
+		return n, err
+	}
+	if !slices.EqualFunc(pauses, m.Pauses, samePause) {
+		there := slices.Concat([]Pause{}, m.Pauses)
+		if err := enter(Intent{Reason: "what is paused"}, Outcome{Pauses: &there}); err != nil {
+			return n, err
+		}
+	}
+	for _, mc := range m.Clusters {
+		rec, err := f.journal.Cluster(mc.Name)
+		if err != nil {
+			return n, err
+		}
+		if rec.Adopted != "" && mc.Adopted == "" { // the other way round, the cluster's marks tell
+			if err := enter(Intent{Reason: "nothing is left of what it came with", Cluster: mc.Name}, Outcome{Adopted: &Adoption{}}); err != nil {
+				return n, err
+			}
+		}
+	}
 	return n, nil
+}
+
+// sameChange says whether two are one, at one point.
+func sameChange(a, b *Change) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && bytes.Equal(x, y)
+}
+
+func samePause(a, b Pause) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && bytes.Equal(x, y)
+}
+
+// news is what the mirror tells of an anchor that known, all of its kind in the journal,
+// do not; nil if it is nothing. That one was retired, or what its certificate took the
+// place of, needs no proof: nothing is trusted for it.
+func (m mirroredAnchor) news(ctx context.Context, keys Keys, known []Anchor, now time.Time) (*Anchor, error) {
+	a, err := m.anchor()
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(known, func(k Anchor) bool { return k.ID == a.ID })
+	if i < 0 || known[i].Certificate == nil {
+		return m.proved(ctx, keys, now)
+	}
+	was := known[i]
+	switch {
+	case a.Certificate == nil:
+		return nil, nil
+	case !was.Certificate.Equal(a.Certificate):
+		return m.proved(ctx, keys, now)
+	case was.RetiredAt.Equal(a.RetiredAt):
+		return nil, nil
+	}
+	was.RetiredAt = a.RetiredAt
+	return &was, nil
 }
 
 // proved is the anchor if the key backend has its key, nil if not. An error says
@@ -430,7 +575,7 @@ type fenced struct {
 }
 
 // Begin implements Journal. Its error wraps ErrSecondDaemon once another daemon
-// has the mirror.
+// has the mirror, and ErrNotLeader while this one does not lead.
 func (j fenced) Begin(in Intent) (uint64, error) {
 	if err := j.fence.mayWrite(); err != nil {
 		return 0, fmt.Errorf("record an intent: %w", err)
@@ -443,6 +588,10 @@ func (j fenced) Begin(in Intent) (uint64, error) {
 func (j fenced) Finish(id uint64, out Outcome) error {
 	err := j.Journal.Finish(id, out)
 	if err == nil {
+		if j.fence.leads != nil && (out.Anchor != nil || out.WebhookCA != nil || out.Change != nil || out.Pauses != nil) {
+			// Where that fails, keepMirror tries again, and says so.
+			_ = j.fence.Keep(context.Background())
+		}
 		select {
 		case j.fence.dirty <- struct{}{}:
 		default:
@@ -454,6 +603,9 @@ func (j fenced) Finish(id uint64, out Outcome) error {
 // mayWrite is Check for a step that is about to begin. A mirror that has just
 // failed to answer is not asked again for a while.
 func (f *Fence) mayWrite() error {
+	if err := f.mayLead(); err != nil {
+		return err
+	}
 	f.mu.Lock()
 	away, lost := f.away, f.lost
 	f.mu.Unlock()
@@ -516,6 +668,7 @@ func (r *Reconciler) mirrorTold(err error) {
 	r.epoch = max(r.epoch, r.journal.Epoch())
 	r.mu.Unlock()
 	switch {
+	case errors.Is(err, ErrNotLeader): // it stops, and another one tells
 	case err == nil:
 		r.Solved("MirrorFailed", "SecondDaemon")
 	case errors.Is(err, ErrSecondDaemon):
@@ -534,7 +687,12 @@ func (r *Reconciler) mirrorTold(err error) {
 
 // deposed says that another daemon looks after the fleet, and so reports it.
 func (r *Reconciler) deposed() bool {
-	if r.fence == nil || r.fence.Lost() == nil {
+	switch {
+	case r.fence == nil:
+		return false
+	case r.fence.mayLead() != nil:
+		return true
+	case r.fence.Lost() == nil:
 		return false
 	}
 	r.mirrorTold(r.fence.Lost())

@@ -31,6 +31,7 @@ type world struct {
 	mirror   rotation.Mirror                                       // nil: there is none
 	now      func() time.Time                                      // nil: as it is
 	through  func(name string, c *memory.Cluster) rotation.Cluster // nil: straight
+	leads    func() error                                          // nil: there is no election
 
 	journal *state.Journal
 	loop    *rotation.Reconciler
@@ -98,6 +99,7 @@ func (w *world) start() {
 	var fence *rotation.Fence
 	if w.mirror != nil {
 		fence = rotation.NewFence(w.mirror, j, w.keys, w.keys, "acme", "host-"+w.dir)
+		fence.Under(w.leads)
 		_, _ = fence.TakeOver(w.t.Context()) // one that does not answer is asked again
 	}
 	w.loop, err = rotation.NewReconciler(rotation.Options{Journal: journal, Fence: fence, Keys: w.keys, Policy: w.policy, Clusters: clusters, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Resync: w.resync, Tried: w.tried})

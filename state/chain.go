@@ -152,6 +152,29 @@ func (j *Journal) Recent(since time.Time, steps ...rotation.Step) (entries []rot
 	return entries, from, err
 }
 
+// Head implements [rotation.Journal].
+func (j *Journal) Head() (seq uint64, hash string, err error) {
+	err = j.view("read the end of the history", func(t *txn) error {
+		seq, hash = t.state.Last, t.state.Head.String()
+		return nil
+	})
+	return seq, hash, err
+}
+
+// Has implements [rotation.Journal].
+func (j *Journal) Has(seq uint64, hash string) (has bool, err error) {
+	err = j.view("look for an entry of the history", func(t *txn) error {
+		value := t.bucket(bucketEntries).Get(number(seq))
+		if value == nil {
+			return nil
+		}
+		_, _, found, _, err := openLink(number(seq), value)
+		has = found.String() == hash
+		return err
+	})
+	return has, err
+}
+
 // recordedAt reads only the time with which every entry begins. It returns
 // the zero time for what is no entry.
 func recordedAt(text []byte) time.Time {
