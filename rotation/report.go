@@ -34,7 +34,45 @@ type FleetStatus struct {
 	Clusters            []ClusterStatus `json:"clusters"`
 	Findings            []Finding       `json:"findings"` // of the fleet, not of one cluster
 	Daemon              *DaemonStatus   `json:"daemon,omitempty"`
+	Election            *ElectionStatus `json:"election,omitempty"`
 	Recent              []HistoryItem   `json:"recent,omitempty"` // the last few entries, newest first
+}
+
+// What a certd is among several.
+const (
+	RoleLeader  = "leader"  // it works
+	RoleStandby = "standby" // it waits until it is elected, or has been and takes over
+)
+
+// ElectionStatus is how several certd elect the one that works; absent where there is one.
+type ElectionStatus struct {
+	Role     string     `json:"role"` // of this certd: leader or standby
+	Lease    string     `json:"lease"`
+	Identity string     `json:"identity"`        // of this certd in the Lease
+	Holder   string     `json:"holder"`          // who leads; "": nobody, as far as is known
+	Since    *time.Time `json:"since,omitempty"` // by the holder's clock
+	Problem  string     `json:"problem,omitempty"`
+}
+
+// Sentence says what this certd is, and who leads.
+func (e ElectionStatus) Sentence() string {
+	since := ""
+	if e.Since != nil {
+		since = " since " + e.Since.UTC().Format(time.RFC3339)
+	}
+	text := "this certd is a standby, and nobody is seen to lead"
+	switch {
+	case e.Role == RoleLeader:
+		text = "this certd leads" + since
+	case e.Holder == e.Identity && e.Holder != "":
+		text = "this certd was elected, and is taking over"
+	case e.Holder != "":
+		text = "this certd is a standby; " + e.Holder + " leads" + since
+	}
+	if text += " (Lease " + e.Lease + ")"; e.Problem != "" {
+		text += "; the Lease cannot be asked: " + e.Problem
+	}
+	return text
 }
 
 // DaemonStatus is what the daemon says of itself.

@@ -86,6 +86,8 @@ func (c *Cluster) manifest(a call) string {
 	switch {
 	case own:
 		return "certd-webhook.yaml"
+	case a.resource == "leases":
+		return ManifestLease
 	case a.in == "" && slices.Contains([]string{"pods", linksKind.Resource, externalKind.Resource}, a.resource):
 		return "certd-proxies.yaml"
 	case a.resource == "jobs":

@@ -9,6 +9,7 @@ import (
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"certd.internal/rotation"
 )
@@ -31,11 +32,15 @@ func (r Right) String() string {
 // Features are what certd is configured to do in a cluster beyond the usual.
 type Features struct {
 	CreateNamespace  bool
-	RestartWorkloads bool // while the trust anchor is changed
+	RestartWorkloads bool                 // while the trust anchor is changed
+	Lease            types.NamespacedName // by which several certd elect one; zero: it is not here
 }
 
 // ManifestProxies grants the widest look that certd takes, which not everybody wants.
 const ManifestProxies = "certd-proxies.yaml"
+
+// ManifestLease lets several certd elect one by a Lease.
+const ManifestLease = "certd-lease.yaml"
 
 // The other files of deploy/rbac.
 const (
@@ -103,6 +108,10 @@ func (c *Cluster) rights(webhooks []rotation.WebhookSpec, f Features, namespaced
 		add(manifestRestart, lostWorkload, "", "apps", "replicasets", "", "get")
 		add(manifestRestart, lostWorkload, "", "", "replicationcontrollers", "", "get")
 		add(manifestRestart, lostWorkload, "", "", "pods/eviction", "", "create")
+	}
+	if l := f.Lease; l.Name != "" {
+		add(ManifestLease, "", l.Namespace, "coordination.k8s.io", "leases", l.Name, "get", "update")
+		add(ManifestLease, "", l.Namespace, "coordination.k8s.io", "leases", "", "create")
 	}
 	if len(webhooks) > 0 {
 		add(main, lostRenewer, ns, "cert-manager.io", "certificates", "", "get")

@@ -20,12 +20,16 @@ type Cluster struct {
 	// Bootstrap: Linkerd's namespace is not there yet, and certd is to create it.
 	Bootstrap bool
 
-	Viz, Jaeger      bool // Linkerd's extensions
-	Proxies          bool // to count what pods trust
-	RestartWorkloads bool // while the trust anchor is changed
-	Policies         bool // admission policies; they take Kubernetes 1.30
+	Viz, Jaeger      bool   // Linkerd's extensions
+	Proxies          bool   // to count what pods trust
+	RestartWorkloads bool   // while the trust anchor is changed
+	Policies         bool   // admission policies; they take Kubernetes 1.30
+	Lease            *Lease // by which several certd elect one; nil: it is not here
 	Webhooks         []Webhook
 }
+
+// Lease names one.
+type Lease struct{ Namespace, Name string }
 
 // Webhook is one of the user's own.
 type Webhook struct {
@@ -50,7 +54,7 @@ func Manifest(c Cluster) []byte {
 	for _, f := range []struct {
 		name   string
 		wanted bool
-	}{{"certd-viz.yaml", c.Viz}, {"certd-jaeger.yaml", c.Jaeger}, {"certd-proxies.yaml", c.Proxies}, {"certd-restart-workloads.yaml", c.RestartWorkloads}, {policyFile, c.Policies}} {
+	}{{"certd-viz.yaml", c.Viz}, {"certd-jaeger.yaml", c.Jaeger}, {"certd-proxies.yaml", c.Proxies}, {"certd-restart-workloads.yaml", c.RestartWorkloads}, {"certd-lease.yaml", c.Lease != nil}, {policyFile, c.Policies}} {
 		if f.wanted {
 			files = append(files, f.name)
 		}
@@ -84,9 +88,10 @@ func Manifest(c Cluster) []byte {
 // fitted has the names of this cluster's namespaces.
 func (c Cluster) fitted(doc string) string {
 	lines := strings.Split(doc, "\n")
-	check := false
+	check, lease := false, false
 	for _, l := range lines {
 		check = check || l == "  name: certd-check"
+		lease = lease || l == "  name: certd-lease"
 	}
 	for i, l := range lines {
 		switch {
@@ -96,6 +101,10 @@ func (c Cluster) fitted(doc string) string {
 			lines[i] = "    resourceNames: [" + c.Namespace + "]"
 		case check && l == "  namespace: certd":
 			lines[i] = "  namespace: " + c.CheckNamespace
+		case lease && l == "  namespace: certd":
+			lines[i] = "  namespace: " + c.Lease.Namespace
+		case lease && l == "    resourceNames: [certd]":
+			lines[i] = "    resourceNames: [" + c.Lease.Name + "]"
 		}
 	}
 	return strings.Join(lines, "\n")

@@ -46,7 +46,7 @@ func NewServer(service Service, log *slog.Logger) *Server {
 
 // Serve answers until ctx ends, then gives requests in hand, whose contexts
 // end too, a few seconds, and closes the listener. It returns nil after that.
-func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.handler(l.Addr().String()),
 		ReadHeaderTimeout: headerTimeout,

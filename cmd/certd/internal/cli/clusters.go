@@ -59,7 +59,7 @@ func (a *App) clustersListCommand() *cobra.Command {
 				return err
 			}
 			// What is not known yet, or by nobody that answers, is left out.
-			st, note, err := ask(cmd.Context(), a, func(ctx context.Context, s api.Service) (rotation.FleetStatus, error) { return s.Status(ctx) })
+			st, note, err := ask(cmd.Context(), a, func(ctx context.Context, s api.Service) (rotation.FleetStatus, error) { return working(s.Status(ctx)) })
 			if err != nil {
 				note = "when they were last seen is not known: " + err.Error()
 			}

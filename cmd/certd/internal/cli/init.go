@@ -99,7 +99,7 @@ func (a *App) ceremonyService(ctx context.Context) (api.Service, func() error, e
 }
 
 func (a *App) ceremony(ctx context.Context, o initOptions, svc api.Service, answers initAnswers, token string) error {
-	st, err := svc.Status(ctx)
+	st, err := working(svc.Status(ctx))
 	if err != nil {
 		return err
 	}

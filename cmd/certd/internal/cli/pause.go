@@ -86,7 +86,7 @@ func (a *App) pause(ctx context.Context, o pauseOptions) error {
 	}
 	daemon := api.NewClient(socket)
 	if len(o.names) > 0 || o.selector != "" {
-		st, err := daemon.Status(ctx)
+		st, err := working(daemon.Status(ctx))
 		if err != nil {
 			return a.needsDaemon(err)
 		}

@@ -125,7 +125,7 @@ func (a *App) rotate(ctx context.Context, o rotateOptions) error {
 		return err
 	}
 	daemon := api.NewClient(socket)
-	st, err := daemon.Status(ctx)
+	st, err := working(daemon.Status(ctx))
 	if err != nil {
 		return a.needsDaemon(err)
 	}

@@ -108,7 +108,19 @@ func (a *App) status(ctx context.Context, o statusOptions) error {
 	return nil
 }
 
+// working refuses the status of a certd that stands by: what the fleet is like, another one
+// knows.
+func working(st rotation.FleetStatus, err error) (rotation.FleetStatus, error) {
+	if e := st.Election; err == nil && e != nil && e.Role == rotation.RoleStandby {
+		err = fmt.Errorf("%s; ask the one that leads: %w", e.Sentence(), api.ErrNotNow)
+	}
+	return st, err
+}
+
 func (a *App) statusLines(s style, o statusOptions, st rotation.FleetStatus, note string) []string {
+	if e := st.Election; e != nil && e.Role == rotation.RoleStandby {
+		return []string{s.clean(st.Fleet + ": " + e.Sentence())}
+	}
 	return statusView{style: s, doc: st, note: note, all: o.all || len(o.names) > 0, wide: o.output.format == "wide"}.lines()
 }
 
@@ -163,7 +175,7 @@ func nameList(list []string) string {
 // narrowed is the status of a part of the fleet, with the state and the time
 // left of that part. What is wrong with the whole fleet is wrong here, too.
 func narrowed(st rotation.FleetStatus, names []string, selector string) (rotation.FleetStatus, error) {
-	if len(names) == 0 && selector == "" {
+	if e := st.Election; len(names) == 0 && selector == "" || e != nil && e.Role == rotation.RoleStandby {
 		return st, nil
 	}
 	set, err := chosen(st.Clusters, names, selector)
@@ -184,7 +196,9 @@ const cycleStalled = 30 * time.Minute
 func short(st rotation.FleetStatus, now time.Time) string {
 	s := style{ascii: true}
 	what := "all " + count(st.Summary.Clusters, "cluster") + " ok"
-	if problems := likewise(gather(st.Findings, st.Clusters)); len(problems) > 0 {
+	if e := st.Election; e != nil && e.Role == rotation.RoleStandby {
+		what = e.Sentence()
+	} else if problems := likewise(gather(st.Findings, st.Clusters)); len(problems) > 0 {
 		p := problems[0]
 		what = strings.TrimSpace(which(p.clusters) + " " + p.Message)
 		if more := len(problems) - 1; more > 0 {

@@ -103,7 +103,7 @@ func (a *App) beginChange(ctx context.Context, req api.ChangeRequest, dryRun, ye
 	}
 	a.aside(lines...)
 	if !yes {
-		st, err := daemon.Status(ctx)
+		st, err := working(daemon.Status(ctx))
 		if err != nil {
 			return err
 		}
@@ -143,7 +143,7 @@ func (a *App) beginChange(ctx context.Context, req api.ChangeRequest, dryRun, ye
 func (a *App) watchChange(ctx context.Context, daemon *api.Client) error {
 	last := ""
 	for {
-		st, err := daemon.Status(ctx)
+		st, err := working(daemon.Status(ctx))
 		if err != nil {
 			return a.needsDaemon(err)
 		}
@@ -204,7 +204,7 @@ published, which sign its issuer, and what has to be restarted.`,
 				}
 				return a.watchChange(cmd.Context(), api.NewClient(socket))
 			}
-			st, note, err := ask(cmd.Context(), a, func(ctx context.Context, s api.Service) (rotation.FleetStatus, error) { return s.Status(ctx) })
+			st, note, err := ask(cmd.Context(), a, func(ctx context.Context, s api.Service) (rotation.FleetStatus, error) { return working(s.Status(ctx)) })
 			if err != nil {
 				return err
 			}

@@ -60,6 +60,13 @@ func TestExampleShowsOnlyWhatWorks(t *testing.T) {
 	if c := loaded(t, write(t, map[string]string{"certd.yaml": withNotify()})); len(c.Notify.Receivers) != 4 || len(c.Notify.Routes) != 3 || c.Notify.Digest == nil {
 		t.Errorf("%+v", c.Notify)
 	}
+	elects := strings.Replace(string(Example()), "# mirror:", "mirror:", 1)
+	before, block, _ := strings.Cut(elects, "# leaderElection:")
+	block, after, _ := strings.Cut(block, "\n\n")
+	elects = before + "leaderElection:" + strings.ReplaceAll(block, "\n# ", "\n") + "\n\n" + after
+	if e := loaded(t, write(t, map[string]string{"certd.yaml": elects})).Election; e == nil || *e != (Election{"certd", "certd", "prod-eu-1", 15 * time.Second, 10 * time.Second, 2 * time.Second}) {
+		t.Errorf("%+v", e)
+	}
 	for _, alternative := range []string{"file", "kms"} {
 		text := regexp.MustCompile(`(?s)  vault:.*?(  # file:)`).ReplaceAllString(string(Example()), "$1")
 		text = strings.Replace(text, "# "+alternative+":", alternative+":", 1)

@@ -29,7 +29,8 @@ type Config struct {
 	Trust    rotation.TrustPolicy
 	Clusters []Cluster // in the order of the file, then those of clustersDir by file name
 	Server   Server
-	Backup   *Backup // nil: none
+	Backup   *Backup   // nil: none
+	Election *Election // nil: there is one certd
 	Notify   notify.Policy
 	LogLevel slog.Level
 	// LogFormat is "json" or "text"; "" is text on a terminal, JSON elsewhere.
@@ -123,6 +124,19 @@ type Backup struct {
 	Dir      string
 	Schedule rotation.Schedule
 	Keep     int
+}
+
+// Election is the Lease by which several certd elect the one that works.
+type Election struct {
+	Namespace, Name string
+	Cluster         string // in whose API server it is; "": of the pod's own cluster
+	// LeaseDuration > RenewDeadline > 1.2 RetryPeriod.
+	LeaseDuration, RenewDeadline, RetryPeriod time.Duration
+}
+
+// In says whether the Lease is in a cluster, as far as the configuration tells.
+func (e *Election) In(c Cluster) bool {
+	return e != nil && (e.Cluster == c.Policy.Cluster || e.Cluster == "" && c.InCluster)
 }
 
 // Cluster is one cluster, with exactly one of Kubeconfig, InCluster and
@@ -270,6 +284,7 @@ func (b *builder) build() {
 	b.keys(fleet)
 	b.backup(fleet)
 	b.clusters()
+	b.election(fleet)
 	b.trust(fleet)
 	b.notify()
 	b.warn()
@@ -298,6 +313,44 @@ func (b *builder) backup(fleet layers) {
 		b.config.Warnings.add(fleet.at("backup", "dir"), "backup.dir", "is stateDir: what takes the journal takes its copies, too")
 	}
 	b.config.Backup = p
+}
+
+// election reads by which Lease one of several certd is elected.
+func (b *builder) election(fleet layers) {
+	n := b.doc.sub("leaderElection")
+	if n == nil {
+		return
+	}
+	length := func(name string) time.Duration { return b.value(fleet, b.table, "leaderElection", name).duration }
+	e := &Election{
+		Namespace: b.text(fleet, "leaderElection", "lease", "namespace"), Name: b.text(fleet, "leaderElection", "lease", "name"),
+		Cluster:       b.text(fleet, "leaderElection", "cluster"),
+		LeaseDuration: length("leaseDuration"), RenewDeadline: length("renewDeadline"), RetryPeriod: length("retryPeriod"),
+	}
+	b.config.Election = e
+	at := func(name string) Position { return fleet.at("leaderElection", name) }
+	if b.doc.sub("keys", "vault", "mirror") == nil && !b.reported("keys") {
+		b.problems.add(n.at, n.path, "needs keys.vault.mirror: through it, one certd learns what another did, and none writes once another has taken over; a Lease alone is no lock")
+	}
+	if !b.reported(n.path) {
+		switch {
+		case e.LeaseDuration <= e.RenewDeadline:
+			b.problems.add(at("renewDeadline"), n.path+".renewDeadline", "is %s, and leaseDuration %s: the leader has to stop before another one begins, so it must be less", rotation.FormatDuration(e.RenewDeadline), rotation.FormatDuration(e.LeaseDuration))
+		case 5*e.RenewDeadline <= 6*e.RetryPeriod:
+			b.problems.add(at("retryPeriod"), n.path+".retryPeriod", "is %s, and renewDeadline %s: there has to be time for another try, so it must be less than five sixths of that", rotation.FormatDuration(e.RetryPeriod), rotation.FormatDuration(e.RenewDeadline))
+		}
+	}
+	if e.Cluster == "" {
+		return
+	}
+	i := slices.IndexFunc(b.config.Clusters, func(c Cluster) bool { return c.Policy.Cluster == e.Cluster })
+	switch {
+	case b.reported("clusters", n.path+".cluster"):
+	case i < 0:
+		b.problems.add(at("cluster"), n.path+".cluster", "names %q, and there is no such cluster", e.Cluster)
+	case b.config.Clusters[i].Directory != "":
+		b.problems.add(at("cluster"), n.path+".cluster", "names %s, which is a folder: a Lease is kept by an API server", e.Cluster)
+	}
 }
 
 func (b *builder) keys(fleet layers) {

@@ -96,6 +96,13 @@ clusters:
 #   timeZone: UTC
 #   keep: 7                       # older ones are deleted
 
+# leaderElection:                 # several certd, each with a stateDir of its own, of which one works; needs keys.vault.mirror
+#   lease: {namespace: certd, name: certd}            # in the cluster certd runs in
+#   cluster: prod-eu-1            # or in this one of clusters
+#   leaseDuration: 15s
+#   renewDeadline: 10s
+#   retryPeriod: 2s
+
 server:
   socket: /run/certd/certd.sock   # admin socket; its file mode says who may connect
   listen: 127.0.0.1:9843          # read only: /metrics, /livez, /readyz, /api/v1/status, /bundle.pem; left out: nowhere

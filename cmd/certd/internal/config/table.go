@@ -91,6 +91,16 @@ func root() field {
 			{name: "timeZone", kind: kindZone, builtin: "UTC", doc: "Where its wall clock hangs."},
 			{name: "keep", kind: kindCount, builtin: "7", most: 1000, doc: "How many are kept; older ones are deleted."},
 		}},
+		{name: "leaderElection", kind: kindObject, doc: "Several certd, each with a stateDir of its own, of which one works at a time: it holds a Kubernetes Lease, and the others stand by. Needs keys.vault.mirror. Left out: there is one.", fields: []field{
+			{name: "lease", kind: kindObject, required: true, doc: "Which Lease; the first of them makes it.", fields: []field{
+				{name: "namespace", kind: kindName, required: true, doc: "Its namespace, which has to exist."},
+				{name: "name", kind: kindDomain, required: true, doc: "Its name. It is this fleet's alone."},
+			}},
+			{name: "cluster", kind: kindName, doc: "In which of clusters the Lease is; the one that certd runs in, by its pod's service account, if left out."},
+			{name: "leaseDuration", kind: kindDuration, builtin: "15s", min: time.Second, max: time.Hour, doc: "How long the others wait since they last saw the Lease renewed, before one of them takes it."},
+			{name: "renewDeadline", kind: kindDuration, builtin: "10s", min: time.Second, max: time.Hour, doc: "For how long the leader tries to renew it before it stops; less than leaseDuration."},
+			{name: "retryPeriod", kind: kindDuration, builtin: "2s", min: time.Second, max: time.Hour, doc: "What lies between two tries; less than five sixths of renewDeadline."},
+		}},
 		{name: "server", kind: kindObject, doc: "How to reach the daemon.", fields: []field{
 			{name: "socket", kind: kindPath, builtin: "/run/certd/certd.sock", doc: "Admin socket; its file mode says who may connect."},
 			{name: "listen", kind: kindListen, doc: "Where certd answers over HTTP, read only, as HOST:PORT, such as 127.0.0.1:9843: metrics, probes, the status and the trust bundle. Left out: nowhere."},

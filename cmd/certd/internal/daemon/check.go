@@ -384,7 +384,7 @@ func (f *fleet) lookAt(ctx context.Context, p rotation.Policy, e check.Evidence)
 			seen := o
 			seen.Namespace = o.Namespace || err != nil // what could not be seen is not known to be missing
 			asking.Go(func() {
-				x := k.Examine(ctx, seen, kube.Features{CreateNamespace: p.CreateNamespace, RestartWorkloads: e.Fleet.Policy.Trust.Restarts})
+				x := k.Examine(ctx, seen, f.features(p))
 				c.Kube = &x
 			})
 		}

@@ -59,11 +59,29 @@ func (d Daemon) TestClusters(ctx context.Context, path string, names []string) (
 			defer func() { <-slots }()
 			l := newLazyCluster(cc, log)
 			defer l.Close()
-			tests[i] = testCluster(ctx, l, cc, kube.Features{CreateNamespace: cc.Policy.CreateNamespace, RestartWorkloads: c.Trust.Restarts})
+			tests[i] = testCluster(ctx, l, cc, features(c, cc))
 		})
 	}
 	testing.Wait()
 	return tests, ctx.Err()
+}
+
+// features are what certd is configured to do in a cluster beyond the usual.
+func features(c *config.Config, cc config.Cluster) kube.Features {
+	f := kube.Features{CreateNamespace: cc.Policy.CreateNamespace, RestartWorkloads: c.Trust.Restarts}
+	if e := c.Election; e.In(cc) {
+		f.Lease.Namespace, f.Lease.Name = e.Namespace, e.Name
+	}
+	return f
+}
+
+func (f *fleet) features(p rotation.Policy) kube.Features {
+	c := f.current()
+	i := slices.IndexFunc(c.Clusters, func(cc config.Cluster) bool { return cc.Policy.Cluster == p.Cluster })
+	if i < 0 { // no longer configured
+		return kube.Features{}
+	}
+	return features(c, c.Clusters[i])
 }
 
 // granter is a cluster that can be asked for rights.
@@ -128,6 +146,9 @@ func (d Daemon) Manifest(path string, r api.ManifestRequest) ([]byte, error) {
 	}
 	m := rbac.Cluster{Namespace: p.Namespace, CheckNamespace: p.Webhooks.ProbeNamespace, Bootstrap: r.Bootstrap, Viz: r.Viz, Jaeger: r.Jaeger, Proxies: r.Proxies,
 		RestartWorkloads: r.RestartWorkloads || c.Trust.Restarts, Policies: r.Policies}
+	if e := c.Election; e.In(c.Clusters[i]) {
+		m.Lease = &rbac.Lease{Namespace: e.Namespace, Name: e.Name}
+	}
 	for _, w := range p.Webhooks.Specs {
 		if w.Own {
 			m.Webhooks = append(m.Webhooks, ownWebhook(w))

@@ -4,6 +4,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -13,11 +14,14 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -195,6 +199,35 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	if page != nil {
 		defer page.Close() // once more, where it was served
 	}
+	started := time.Now().UTC().Truncate(time.Second)
+	systemd := d.manager(log)
+	var socket *net.UnixListener
+	var e *election // nil: there is one certd
+	relieved := func() error { return nil }
+	if c.Election != nil {
+		hup := make(chan os.Signal, 1)
+		signal.Notify(hup, syscall.SIGHUP)
+		defer signal.Stop(hup)
+		if socket, err = api.Listen(c.Server.Socket); err != nil {
+			return err
+		}
+		defer socket.Close() // once more, where it was served
+		if e, err = d.elect(ctx, c, log); err != nil {
+			return err
+		}
+		defer e.resign()
+		f.config = c
+		s := &standby{self: &running{fleet: f, started: started, version: d.Version, logs: logging}, election: e}
+		stand := s.answer(ctx, socket, page, counts, d.Revision, systemd, log)
+		relieved = sync.OnceValue(stand)
+		defer relieved()
+		c = d.standBy(ctx, e, c, hup, log)
+		ctx = e.leading(ctx)
+		if ctx.Err() != nil {
+			return errors.Join(relieved(), e.over(ctx))
+		}
+		level.Set(c.LogLevel)
+	}
 	if f.journal.Created() {
 		log.Info("the journal is new; what runs in the clusters is learnt from them", "dir", c.StateDir)
 	}
@@ -205,7 +238,10 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	if err := rotation.Started(f.journal, rotation.StepStart, "certd "+d.Version+" started"); err != nil {
 		return err
 	}
-	fence := d.takeOver(ctx, f, c, log)
+	fence, err := d.takeOver(ctx, f, c, e, log)
+	if err != nil {
+		return errors.Join(relieved(), cmp.Or(e.over(ctx), err))
+	}
 	r, err := rotation.NewReconciler(rotation.Options{Journal: f.journal, Fence: fence, Keys: spans.Keys(f.keys, keySystem(c)), WebhookKeys: spans.Keys(f.webhookKeys, keySystem(c)),
 		Policy: c.Fleet(), Clusters: clusters, Log: log, Tried: counts.Tried, Trying: spans.Step})
 	if err != nil {
@@ -216,7 +252,7 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	if err != nil {
 		return err
 	}
-	svc := &running{fleet: f, reconciler: r, fence: fence, notifier: n, started: time.Now().UTC().Truncate(time.Second), version: d.Version, logs: logging}
+	svc := &running{fleet: f, reconciler: r, fence: fence, notifier: n, election: e, started: started, version: d.Version, logs: logging}
 	if dev {
 		reply, err := svc.Init(ctx, api.InitRequest{Actor: "certd", Reason: "run --dev"})
 		if err != nil {
@@ -224,9 +260,13 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 		}
 		log.Info("trust anchor", "id", reply.Anchor.ID, "subject", reply.Anchor.Subject, "not_after", reply.Anchor.NotAfter, "sha256", reply.Anchor.SHA256)
 	}
-	socket, err := api.Listen(c.Server.Socket)
-	if err != nil {
+	if err := relieved(); err != nil {
 		return err
+	}
+	if e == nil {
+		if socket, err = api.Listen(c.Server.Socket); err != nil {
+			return err
+		}
 	}
 	log.Info("certd runs", "fleet", c.Name, "clusters", len(c.Clusters), "version", d.Version, "socket", c.Server.Socket, "listen", listen, "config", c.File)
 	if why := harden.Lock(); why != "" {
@@ -249,7 +289,7 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	if page != nil && f.vault != nil {
 		go watchVault(ctx, f.vault.Health, counts)
 	}
-	systemd, told := d.manager(log), make(chan struct{})
+	told := make(chan struct{})
 	go func() {
 		defer close(told)
 		systemd.until(ctx, fmt.Sprintf("fleet %s, %s", c.Name, several(len(c.Clusters), "cluster")), svc.alive)
@@ -285,7 +325,7 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	<-saved
 	<-notified
 	log.Info("certd has stopped", "fleet", c.Name)
-	return err
+	return errors.Join(err, e.over(ctx))
 }
 
 // sayWhere tells a person in front of a terminal what to type next.
@@ -451,6 +491,7 @@ func needsRestart(old, c *config.Config) error {
 		{"server.listen", old.Server.Listen != c.Server.Listen},
 		{"log.format", old.LogFormat != c.LogFormat},
 		{"keys", keysLike(old) != keysLike(c)},
+		{"leaderElection", !reflect.DeepEqual(old.Election, c.Election)},
 	} {
 		if x.different {
 			what = append(what, x.name)

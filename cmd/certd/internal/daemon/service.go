@@ -26,6 +26,7 @@ type running struct {
 	reconciler *rotation.Reconciler
 	notifier   *notify.Notifier
 	fence      *rotation.Fence // nil: there is no mirror
+	election   *election       // nil: there is one certd
 	started    time.Time
 	version    string
 	logs       logging
@@ -42,6 +43,7 @@ func (s *running) report() rotation.FleetStatus {
 	st := s.reconciler.Status()
 	st.Version = s.version
 	st.Daemon.StartedAt, st.Daemon.PID, st.Daemon.ConfigFile = s.started, os.Getpid(), s.configFile()
+	st.Election = s.election.status(true)
 	st.Daemon.StoreBytes, st.Daemon.Receivers = s.journal.Size(), s.notifier.Receivers()
 	return st
 }

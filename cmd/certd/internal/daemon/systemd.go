@@ -39,8 +39,13 @@ func (d Daemon) manager(log *slog.Logger) manager {
 // that is no life. It is what /livez asks for, so that a daemon is restarted for the same
 // reasons in a cluster and on a host.
 func (m manager) until(ctx context.Context, status string, alive func(context.Context) error) {
-	m.tell(sd.SdNotifyReady + "\nSTATUS=" + status)
 	defer m.tell(sd.SdNotifyStopping)
+	m.keep(ctx, status, alive)
+}
+
+// keep is until for a part of a daemon's life: its end is not told.
+func (m manager) keep(ctx context.Context, status string, alive func(context.Context) error) {
+	m.tell(sd.SdNotifyReady + "\nSTATUS=" + status)
 	if m.watch == 0 {
 		<-ctx.Done()
 		return

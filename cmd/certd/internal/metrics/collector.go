@@ -81,7 +81,7 @@ func newReported(t *table) reported {
 		phase:         t.gauge("certd_trust_rotation_phase", "Where a change of the trust anchor stands.", "phase"),
 		progress:      t.gauge("certd_trust_rotation_progress_timestamp_seconds", "When it last came nearer its end; absent while there is none. Nothing can happen for as long as a workload certificate lives, in its stages `bridge`, `finish` and `retire`."),
 		cycle:         t.gauge("certd_cycle_last_success_timestamp_seconds", "When certd was last through with looking at a cluster and deciding about it, whatever it found. Absent while no cluster is configured."),
-		leader:        t.gauge("certd_leader", "1 while this certd may write; 0 once it has seen that another took a cluster over."),
+		leader:        t.gauge("certd_leader", "1 while this certd may write; 0 while it is a standby, and once it has seen that another took a cluster or the mirror over."),
 		build:         t.gauge("certd_build_info", "1, for this build.", "version", "revision", "goversion"),
 		reload:        t.gauge("certd_config_last_reload_successful", "0 while a changed configuration is refused and the former one is in force."),
 		reloadedAt:    t.gauge("certd_config_last_reload_success_timestamp_seconds", "When the configuration in force was loaded."),
@@ -149,8 +149,9 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	}
 	c.trust(s, st.Trust)
 	c.judged(s, "", st.Findings)
-	leads, refused := true, false
+	leads, refused := st.Election == nil || st.Election.Role == rotation.RoleLeader, false
 	for _, f := range st.Findings {
+		leads = leads && f.ID != "SecondDaemon"
 		refused = refused || f.ID == "ConfigReloadFailed"
 	}
 	for i := range st.Clusters {
