@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -64,7 +65,7 @@ func of(all []*unstructured.Unstructured, kind string) (some []*unstructured.Uns
 	return some
 }
 
-var renderings = []string{"manifests/certd.yaml", "helm/testdata/rendered/home.yaml", "helm/testdata/rendered/elsewhere.yaml", "helm/testdata/rendered/everything.yaml", "helm/testdata/rendered/bootstrap.yaml"}
+var renderings = []string{"manifests/certd.yaml", "helm/testdata/rendered/home.yaml", "helm/testdata/rendered/elsewhere.yaml", "helm/testdata/rendered/everything.yaml", "helm/testdata/rendered/bootstrap.yaml", "helm/testdata/rendered/standby.yaml"}
 
 // What the chart makes of its values is a configuration that certd takes.
 func TestTheChartsConfigurationIsValid(t *testing.T) {
@@ -90,11 +91,13 @@ func TestTheChartGrantsWhatCertdPrints(t *testing.T) {
 	for file, row := range map[string]struct {
 		cluster  rbac.Cluster
 		name, in string
+		role     string // the one that is granted alone; "": all are
 	}{
-		"manifests/certd.yaml":                   {rbac.Cluster{Namespace: "linkerd", CheckNamespace: "certd", Policies: true}, "certd", "certd"},
-		"helm/testdata/rendered/home.yaml":       {rbac.Cluster{Namespace: "linkerd", CheckNamespace: "pki", Policies: true}, "mesh-certd", "pki"},
-		"helm/testdata/rendered/bootstrap.yaml":  {rbac.Cluster{Namespace: "linkerd", CheckNamespace: "pki", Bootstrap: true, Policies: true}, "mesh-certd", "pki"},
-		"helm/testdata/rendered/everything.yaml": {rbac.Cluster{Namespace: "mesh", CheckNamespace: "pki", Viz: true, Jaeger: true, Proxies: true, RestartWorkloads: true, Policies: true}, "keeper", "pki"},
+		"manifests/certd.yaml":                   {rbac.Cluster{Namespace: "linkerd", CheckNamespace: "certd", Policies: true}, "certd", "certd", ""},
+		"helm/testdata/rendered/home.yaml":       {rbac.Cluster{Namespace: "linkerd", CheckNamespace: "pki", Policies: true}, "mesh-certd", "pki", ""},
+		"helm/testdata/rendered/bootstrap.yaml":  {rbac.Cluster{Namespace: "linkerd", CheckNamespace: "pki", Bootstrap: true, Policies: true}, "mesh-certd", "pki", ""},
+		"helm/testdata/rendered/everything.yaml": {rbac.Cluster{Namespace: "mesh", CheckNamespace: "pki", Viz: true, Jaeger: true, Proxies: true, RestartWorkloads: true, Policies: true}, "keeper", "pki", ""},
+		"helm/testdata/rendered/standby.yaml":    {rbac.Cluster{Namespace: "linkerd", CheckNamespace: "pki", Lease: &rbac.Lease{Namespace: "mesh-certd", Name: "acme-mesh"}}, "mesh-certd", "pki", "certd-lease"},
 		"helm/testdata/rendered/elsewhere.yaml":  {},
 	} {
 		t.Run(file, func(t *testing.T) {
@@ -104,8 +107,11 @@ func TestTheChartGrantsWhatCertdPrints(t *testing.T) {
 			}
 			printed = bytes.ReplaceAll(printed, []byte("system:serviceaccount:certd:certd"), fmt.Appendf(nil, "system:serviceaccount:%s:%s", row.in, row.name))
 			want := rights(t, parsed(t, printed), rbacv1.Subject{Kind: "ServiceAccount", Name: row.name, Namespace: row.in})
-			if row.name != "" && len(want) < 16 {
+			if row.name != "" && (len(want) < 16) == row.cluster.Policies {
 				t.Fatalf("certd prints %d objects", len(want))
+			}
+			if row.role != "" {
+				maps.DeleteFunc(want, func(name string, _ any) bool { return !strings.HasSuffix(name, "/"+row.role) })
 			}
 			if diff := cmp.Diff(want, rights(t, installed(t, file), rbacv1.Subject{})); diff != "" {
 				t.Errorf("the chart's rights differ (-certd's +chart's):\n%s", diff)

@@ -24,7 +24,7 @@ import (
 const chartFolder = "deploy/helm/certd"
 
 // rbacFiles are those of deploy/rbac that the chart carries.
-var rbacFiles = []string{"certd.yaml", "certd-bootstrap.yaml", "certd-viz.yaml", "certd-jaeger.yaml", "certd-proxies.yaml", "certd-restart-workloads.yaml", "certd-policy.yaml"}
+var rbacFiles = []string{"certd.yaml", "certd-bootstrap.yaml", "certd-viz.yaml", "certd-jaeger.yaml", "certd-proxies.yaml", "certd-restart-workloads.yaml", "certd-lease.yaml", "certd-policy.yaml"}
 
 // A File is one that is made from others in the repository.
 type File struct {

@@ -84,6 +84,28 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 {{- regexFind "[0-9]+$" $listen -}}
 {{- end -}}
 
+{{- /* The Lease of leaderElection in the cluster that certd runs in, as YAML; nothing if there is none. */ -}}
+{{- define "certd.lease" -}}
+{{- $home := include "certd.home" . | fromYaml -}}
+{{- with .Values.config.leaderElection -}}
+{{- if or (not .cluster) (eq .cluster ($home.name | default "")) -}}
+{{- toYaml .lease -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Several pods need an election, and a volume each. */ -}}
+{{- define "certd.several" -}}
+{{- if gt (int .Values.replicas) 1 -}}
+{{- if not .Values.config.leaderElection -}}
+{{- fail (printf "replicas is %d, and config.leaderElection is not set: one certd writes to a fleet. Set config.leaderElection.lease to {namespace: %s, name: %s}, and config.keys.vault.mirror, which it needs" (int .Values.replicas) .Release.Namespace (include "certd.fullname" .)) -}}
+{{- end -}}
+{{- if .Values.persistence.existingClaim -}}
+{{- fail (printf "replicas is %d, and persistence.existingClaim names one volume: each certd needs one of its own. Leave existingClaim out" (int .Values.replicas)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* Whether certd.yaml names the file that vaultToken makes. */ -}}
 {{- define "certd.vaultToken" -}}
 {{- if contains "/etc/certd/vault-token" (toYaml .Values.config.keys) -}}true{{- end -}}
@@ -97,11 +119,18 @@ copies them to files/rbac), with the names of this release and its configuration
 {{- $root := . -}}
 {{- $linkerd := include "certd.linkerdNamespace" . -}}
 {{- $check := include "certd.checkNamespace" . -}}
-{{- $files := list (ternary "certd-bootstrap" "certd" .Values.rbac.bootstrap) -}}
+{{- $lease := include "certd.lease" . | fromYaml -}}
+{{- $files := list -}}
+{{- if include "certd.home" . -}}
+{{- $files = append $files (ternary "certd-bootstrap" "certd" .Values.rbac.bootstrap) -}}
 {{- range $feature, $file := dict "viz" "certd-viz" "jaeger" "certd-jaeger" "proxies" "certd-proxies" "restartWorkloads" "certd-restart-workloads" -}}
 {{- if index $root.Values.rbac $feature -}}
 {{- $files = append $files $file -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if $lease -}}
+{{- $files = append $files "certd-lease" -}}
 {{- end -}}
 {{- range $file := $files -}}
 {{- range $doc := splitList "\n---\n" ($root.Files.Get (printf "files/rbac/%s.yaml" $file)) -}}
@@ -111,7 +140,9 @@ copies them to files/rbac), with the names of this release and its configuration
 {{- end -}}
 {{- if not (has $o.kind (list "Namespace" "ServiceAccount")) -}}
 {{- $_ := set $o.metadata "labels" (include "certd.labels" $root | fromYaml) -}}
-{{- if eq ($o.metadata.namespace | default "") "linkerd" -}}
+{{- if eq $file "certd-lease" -}}
+{{- $_ := set $o.metadata "namespace" $lease.namespace -}}
+{{- else if eq ($o.metadata.namespace | default "") "linkerd" -}}
 {{- $_ := set $o.metadata "namespace" $linkerd -}}
 {{- else if eq ($o.metadata.namespace | default "") "certd" -}}
 {{- $_ := set $o.metadata "namespace" $check -}}
@@ -119,6 +150,8 @@ copies them to files/rbac), with the names of this release and its configuration
 {{- range $rule := $o.rules -}}
 {{- if and (has "namespaces" $rule.resources) (has "linkerd" ($rule.resourceNames | default list)) -}}
 {{- $_ := set $rule "resourceNames" (list $linkerd) -}}
+{{- else if and (has "leases" $rule.resources) $rule.resourceNames -}}
+{{- $_ := set $rule "resourceNames" (list $lease.name) -}}
 {{- end -}}
 {{- end -}}
 {{- if $o.subjects -}}
