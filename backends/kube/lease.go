@@ -54,13 +54,13 @@ type Candidate struct {
 func NewCandidate(cfg LeaseConfig, log *slog.Logger) (*Candidate, error) {
 	rc, err := cfg.Access.restConfig()
 	if err != nil {
-		return nil, fmt.Errorf("Lease %s/%s: %w", cfg.Namespace, cfg.Name, err)
+		return nil, fmt.Errorf("lease %s/%s: %w", cfg.Namespace, cfg.Name, err)
 	}
 	rc.UserAgent = "certd"
 	rc.Timeout = max(time.Second, cfg.RenewDeadline/2) // a request that hangs leaves time for another one
 	client, err := coordinationv1.NewForConfig(rc)
 	if err != nil {
-		return nil, fmt.Errorf("Lease %s/%s: %w", cfg.Namespace, cfg.Name, err)
+		return nil, fmt.Errorf("lease %s/%s: %w", cfg.Namespace, cfg.Name, err)
 	}
 	c := newCandidate(cfg, &resourcelock.LeaseLock{
 		LeaseMeta:  metav1.ObjectMeta{Namespace: cfg.Namespace, Name: cfg.Name},
@@ -92,7 +92,7 @@ func (c *Candidate) Run(ctx context.Context) error {
 		},
 	})
 	if err != nil {
-		return fmt.Errorf("Lease %s/%s: %w", c.cfg.Namespace, c.cfg.Name, err)
+		return fmt.Errorf("lease %s/%s: %w", c.cfg.Namespace, c.cfg.Name, err)
 	}
 	elector.Run(quiet(ctx))
 	if ctx.Err() != nil {
@@ -100,7 +100,7 @@ func (c *Candidate) Run(ctx context.Context) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return fmt.Errorf("Lease %s/%s: %w%s", c.cfg.Namespace, c.cfg.Name, rotation.ErrNotLeader, c.why())
+	return fmt.Errorf("lease %s/%s: %w%s", c.cfg.Namespace, c.cfg.Name, rotation.ErrNotLeader, c.why())
 }
 
 // won and lost are told by the elector.
@@ -131,13 +131,13 @@ func (c *Candidate) Leads() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.leads || c.holder != c.cfg.Identity {
-		return fmt.Errorf("Lease %s/%s: %w%s", c.cfg.Namespace, c.cfg.Name, rotation.ErrNotLeader, c.why())
+		return fmt.Errorf("lease %s/%s: %w%s", c.cfg.Namespace, c.cfg.Name, rotation.ErrNotLeader, c.why())
 	}
 	age, wall := now.Sub(c.renewed), now.Round(0).Sub(c.onWall)
 	if age < c.cfg.RenewDeadline && wall.Abs() < c.cfg.RenewDeadline {
 		return nil
 	}
-	return fmt.Errorf("Lease %s/%s was last renewed %s ago, by the wall clock %s: %w until it is renewed", c.cfg.Namespace, c.cfg.Name, rotation.FormatDuration(age), rotation.FormatDuration(wall), rotation.ErrNotLeader)
+	return fmt.Errorf("lease %s/%s was last renewed %s ago, by the wall clock %s: %w until it is renewed", c.cfg.Namespace, c.cfg.Name, rotation.FormatDuration(age), rotation.FormatDuration(wall), rotation.ErrNotLeader)
 }
 
 // why says who leads; the caller holds the lock.

@@ -202,7 +202,7 @@ func TestLeadsNamesTheLeader(t *testing.T) {
 		<-a.Elected()
 		endB, _ := stand(t.Context(), b)
 		time.Sleep(time.Second)
-		if got, want := fmt.Sprint(b.Leads()), "Lease certd/certd: this certd does not lead; certd-0_x does"; got != want {
+		if got, want := fmt.Sprint(b.Leads()), "lease certd/certd: this certd does not lead; certd-0_x does"; got != want {
 			t.Errorf("%s\nwant %s", got, want)
 		}
 		_ = endA()
