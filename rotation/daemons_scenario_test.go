@@ -39,11 +39,10 @@ type daemon struct {
 	name string
 	runs bool
 
-	mu      sync.Mutex
-	ahead   time.Duration
-	goesOn  chan struct{}   // closed when it does; nil: it is not stopped
-	beyond  map[string]bool // clusters, and "mirror", that it cannot reach
-	deposed bool
+	mu     sync.Mutex
+	ahead  time.Duration
+	goesOn chan struct{}   // closed when it does; nil: it is not stopped
+	beyond map[string]bool // clusters, and "mirror", that it cannot reach
 }
 
 func (d *daemon) locked(do func()) {

@@ -27,14 +27,13 @@ import (
 // allows for.
 type hard struct {
 	*world
-	t      testing.TB
-	seed   uint64
-	chance *rand.Rand // of the world; each backend has its own
-	over   bool       // it is calm again
-	lost   bool       // the journal was, once: it cannot account for what came before
-	changing,
+	t       testing.TB
+	seed    uint64
+	chance  *rand.Rand // of the world; each backend has its own
+	over    bool       // it is calm again
+	lost    bool       // the journal was, once: it cannot account for what came before
 	changes int
-	deaths int
+	deaths  int
 	// Effects so far, and at which of them certd dies; nil: chance decides.
 	effects int
 	fatal   []int
