@@ -155,6 +155,13 @@ func (h *hooks) install(t testing.TB, manager string, w rotation.WebhookSpec, ca
 			maps.Copy(spec, map[string]any{"group": group, "version": version, "groupPriorityMinimum": int64(1000), "versionPriority": int64(100)})
 			o["spec"] = spec
 		})
+		// The API server writes, at a moment of its own, whether it is available.
+		for r.Kind == rotation.KindAPIService {
+			if said, _, _ := unstructured.NestedSlice(h.get(t, r).Object, "status", "conditions"); len(said) > 0 {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package kube
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -67,6 +68,9 @@ func (c *Cluster) CountProxies(ctx context.Context) rotation.Proxies {
 	c.nameCronJobs(ctx, p)
 	p.At, p.Outside = at, c.outside(ctx)
 	if err != nil {
+		if end := ctx.Err(); end != nil && !errors.Is(err, end) { // what broke off says so in words of its own
+			err = fmt.Errorf("%w: %w", err, end)
+		}
 		p.Err = c.fail(call{verb: "list", resource: "pods"}, err)
 		if n.pods > 0 {
 			p.Err = fmt.Errorf("the census ended after %d pods: %w", n.pods, p.Err)
