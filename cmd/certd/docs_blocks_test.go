@@ -343,7 +343,7 @@ func newReader(t *testing.T, page string) *reader {
 	}
 	switch page {
 	case "README.md", "docs/how-to/pause.md", "docs/how-to/kubernetes.md", "docs/how-to/observe.md", "docs/how-to/trust-anchor.md",
-		"docs/how-to/clusters.md", "docs/how-to/simulate.md", "docs/how-to/uninstall.md", "docs/how-to/emergencies.md", "docs/how-to/lose-vault.md":
+		"docs/how-to/clusters.md", "docs/how-to/high-availability.md", "docs/how-to/simulate.md", "docs/how-to/uninstall.md", "docs/how-to/emergencies.md", "docs/how-to/lose-vault.md":
 		well()
 	case "docs/how-to/upgrade.md":
 		well()
