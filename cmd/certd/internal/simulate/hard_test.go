@@ -558,7 +558,7 @@ func (h *hard) report(t testing.TB) {
 // Line R1: years of five clusters with six workloads each in which everything goes wrong.
 func TestHardLives(t *testing.T) {
 	const years = 2
-	run := scoreboard.Start(t, "R1", 4)
+	run := scoreboard.Start(t, "R1", 2)
 	for seed := range run.Seeds() {
 		h := live(t, seed, years*365*day)
 		h.report(t)
