@@ -251,9 +251,10 @@ func toldAlike(t *testing.T) {
 	}
 	vault := newVaultGate(s.site)
 	vault.behind(s.site)
+	// More than the usual ten messages a minute would be summed up.
 	port := closedPort(t)
 	s.page = "http://" + port
-	s.edit("server: {", "notify:\n  after: 0s\n  receivers: {soc: {webhook: {url: \""+s.told.URL+"\", secretFrom: {file: soc}}}}\n  default: [soc]\nserver: {listen: "+port+", ")
+	s.edit("server: {", "notify:\n  after: 0s\n  receivers: {soc: {perMinute: 600, webhook: {url: \""+s.told.URL+"\", secretFrom: {file: soc}}}}\n  default: [soc]\nserver: {listen: "+port+", ")
 	s.write("soc", "whsec_bm90aGluZyBzZWNyZXQgYXQgYWxsLCBidXQgbG9uZyBlbm91Z2g=\n")
 	s.must("init", "--config", "certd.yaml", "--yes")
 	d := s.run()
