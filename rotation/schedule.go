@@ -38,8 +38,9 @@ type datesAsked struct {
 	everyFiring                bool
 }
 
-// mostDates bounds what is kept for one schedule.
-const mostDates = 16384
+// mostDates bounds what is kept for one schedule: each cluster has its own, and asks for
+// the dates of a few certificates.
+const mostDates = 32
 
 func (h *heldDates) get(of datesAsked, work func() RenewalDates) RenewalDates {
 	if h == nil {
