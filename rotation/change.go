@@ -211,7 +211,7 @@ type position struct {
 
 func (f Fleet) position(v View, from, to *Anchor) (w position) {
 	o := v.Observed
-	if have, err := o.bundles.read(o.BundleText); err == nil && o.Bundle.Exists && from != nil {
+	if have, err := o.readBundle(o.BundleText); err == nil && o.Bundle.Exists && from != nil {
 		w.hasFrom, w.hasTo = have.Covers(from.Certificate), have.Covers(to.Certificate)
 	}
 	w.order = f.signersOf(o.IssuerFacts.Chain)

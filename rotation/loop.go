@@ -797,7 +797,7 @@ func (r *Reconciler) strangers(f Fleet, p Policy, o *Observation) (found []*x509
 	const again, most = 10 * time.Minute, 1000
 	var here []*x509.Certificate
 	for _, text := range [][]byte{o.BundleText, o.IssuerFacts.CABundle} {
-		if b, err := o.bundles.read(text); err == nil { // damaged ones are mended from what is known
+		if b, err := o.readBundle(text); err == nil { // damaged ones are mended from what is known
 			here = append(here, b.Anchors()...)
 		}
 	}

@@ -98,7 +98,7 @@ func (m *member) viewNow() View {
 
 // newMember knows nothing yet but what the configuration says.
 func newMember(c Cluster, p Policy) *member {
-	return &member{bundles: &readBundles{of: map[string]readBundle{}}, name: p.Cluster, cluster: c, policy: p, repairs: map[lane][]time.Time{}, failures: map[lane]*StepFailure{}, raced: map[lane]int{},
+	return &member{bundles: newHeld[string, readBundle](mostBundles), name: p.Cluster, cluster: c, policy: p, repairs: map[lane][]time.Time{}, failures: map[lane]*StepFailure{}, raced: map[lane]int{},
 		signed: map[lane][]time.Time{}, evidence: map[string]WebhookEvidence{}, requests: map[Target]*Request{}}
 }
 

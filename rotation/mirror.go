@@ -469,7 +469,7 @@ func (f *Fence) recover(ctx context.Context, m mirrored) (n int, err error) {
 	switch c := m.Change; {
 	case c == nil && change != nil:
 		next = &Change{} // it has ended
-	case c != nil && knows(c.From) && knows(c.To) && (!c.Compromised || f.leads != nil) && !sameChange(change, c):
+	case c != nil && knows(c.From) && knows(c.To) && (!c.Compromised || f.leads != nil) && !same(change, c):
 		next = c
 	}
 	// With the last anchor comes the change: neither without the other.
@@ -491,7 +491,7 @@ func (f *Fence) recover(ctx context.Context, m mirrored) (n int, err error) {
 	if err != nil {
 		return n, err
 	}
-	if !slices.EqualFunc(pauses, m.Pauses, samePause) {
+	if !slices.EqualFunc(pauses, m.Pauses, same[Pause]) {
 		there := slices.Concat([]Pause{}, m.Pauses)
 		if err := enter(Intent{Reason: "what is paused"}, Outcome{Pauses: &there}); err != nil {
 			return n, err
@@ -511,14 +511,8 @@ func (f *Fence) recover(ctx context.Context, m mirrored) (n int, err error) {
 	return n, nil
 }
 
-// sameChange says whether two are one, at one point.
-func sameChange(a, b *Change) bool {
-	x, errX := json.Marshal(a)
-	y, errY := json.Marshal(b)
-	return errX == nil && errY == nil && bytes.Equal(x, y)
-}
-
-func samePause(a, b Pause) bool {
+// same says whether two are one in the mirror.
+func same[T any](a, b T) bool {
 	x, errX := json.Marshal(a)
 	y, errY := json.Marshal(b)
 	return errX == nil && errY == nil && bytes.Equal(x, y)

@@ -136,7 +136,7 @@ func (d *Decision) cannotWait(f Fleet, v View, a Action, now time.Time) string {
 			return "pods are cut off otherwise"
 		}
 	case StepBundle, StepRepairBundle:
-		have, err := o.bundles.read(o.BundleText)
+		have, err := o.readBundle(o.BundleText)
 		switch {
 		case !o.Bundle.Exists && !v.Record.Enrolled && !o.Issuer.Exists: // nothing runs there
 		case !o.Bundle.Exists || err != nil:

@@ -5,7 +5,6 @@ import (
 	"crypto"
 	"crypto/x509"
 	"errors"
-	"sync"
 	"time"
 
 	"certd.internal/pki"
@@ -239,38 +238,27 @@ type Observation struct {
 	// for, in that order; none where none can run.
 	Webhooks []Webhook
 
-	bundles *readBundles // of the cluster; nil keeps nothing
+	bundles *readBundles // of the cluster
 }
 
-// readBundles keeps bundles that were read in one cluster, by their text: each look reads
-// the same one several times, until it is changed.
-type readBundles struct {
-	mu sync.Mutex
-	of map[string]readBundle
-}
+// readBundles are bundles that were read in one cluster, by their text.
+type readBundles = held[string, readBundle]
+
+// mostBundles bounds what is kept for one cluster.
+const mostBundles = 16
 
 type readBundle struct {
 	bundle pki.Bundle
 	err    error
 }
 
-// read is pki.ReadBundle.
-func (r *readBundles) read(text []byte) (pki.Bundle, error) {
-	const most = 16
-	if r == nil {
-		return pki.ReadBundle(text)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	b, ok := r.of[string(text)]
-	if !ok {
-		if len(r.of) >= most {
-			clear(r.of)
-		}
-		b.bundle, b.err = pki.ReadBundle(text)
-		r.of[string(text)] = b
-	}
-	return b.bundle, b.err
+// readBundle is pki.ReadBundle.
+func (o *Observation) readBundle(text []byte) (pki.Bundle, error) {
+	r := o.bundles.get(string(text), func() (r readBundle) {
+		r.bundle, r.err = pki.ReadBundle(text)
+		return r
+	})
+	return r.bundle, r.err
 }
 
 // Identity is what certd saw of linkerd-identity. Absent Deployment: Replicas

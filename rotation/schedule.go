@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"math/bits"
-	"sync"
 	"time"
 
 	"github.com/robfig/cron/v3"
@@ -21,15 +20,11 @@ type Schedule struct {
 	spec *cron.SpecSchedule // nil: never fires
 	zone *time.Location
 
-	dates *heldDates // shared by copies; nil keeps nothing
+	dates *heldDates // shared by copies
 }
 
-// heldDates are renewal dates that were asked for: each look at a cluster asks for the
-// same ones until something is renewed.
-type heldDates struct {
-	mu sync.Mutex
-	of map[datesAsked]RenewalDates
-}
+// heldDates are renewal dates that were asked for.
+type heldDates = held[datesAsked, RenewalDates]
 
 type datesAsked struct {
 	cluster                    string
@@ -41,23 +36,6 @@ type datesAsked struct {
 // mostDates bounds what is kept for one schedule: each cluster has its own, and asks for
 // the dates of a few certificates.
 const mostDates = 32
-
-func (h *heldDates) get(of datesAsked, work func() RenewalDates) RenewalDates {
-	if h == nil {
-		return work()
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	d, ok := h.of[of]
-	if !ok {
-		if len(h.of) >= mostDates {
-			clear(h.of)
-		}
-		d = work()
-		h.of[of] = d
-	}
-	return d
-}
 
 // ScheduleHorizon is how far ahead Next and LargestTwoGaps look. The longest
 // that any cron expression pauses is eight years (29 February over 2100).

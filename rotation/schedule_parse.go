@@ -55,7 +55,7 @@ func ParseSchedule(spec string, zone *time.Location) (Schedule, error) {
 	}
 	naive := *fields
 	naive.Location = time.UTC
-	schedule := Schedule{text: spec, spec: &naive, zone: zone, dates: &heldDates{of: map[datesAsked]RenewalDates{}}}
+	schedule := Schedule{text: spec, spec: &naive, zone: zone, dates: newHeld[datesAsked, RenewalDates](mostDates)}
 	// 2000 is a leap year: what does not fire from there on never does.
 	if schedule.nextNaive(time.Date(1999, time.December, 31, 23, 59, 59, 0, time.UTC)).IsZero() {
 		return Schedule{}, fmt.Errorf("%q never fires", spec)

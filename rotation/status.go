@@ -365,7 +365,7 @@ func bundleStatus(f Fleet, p Policy, d Decision, o *Observation) *BundleStatus {
 	}
 	b := &BundleStatus{Anchors: []AnchorRef{}}
 	b.Current = !d.Bundle.IsZero() && string(d.Bundle.PEM()) == string(o.BundleText)
-	have, err := o.bundles.read(o.BundleText)
+	have, err := o.readBundle(o.BundleText)
 	if err != nil {
 		return b
 	}

@@ -53,18 +53,7 @@ func rotateAll(t *testing.T, fatal []int) (bad []string, effects int) {
 	ask(rotation.TargetIssuer)
 	ask(rotation.TargetWebhookCA)
 	for tries := 0; tries < 5; tries++ {
-		func() {
-			defer func() {
-				if r := recover(); r != nil {
-					if _, ok := r.(died); !ok {
-						panic(r)
-					}
-					h.die("certd is killed")
-					h.at(h.now.Add(5*time.Second), h.rise)
-				}
-			}()
-			h.beginChange()
-		}()
+		h.survive(h.beginChange)
 		pass(10 * time.Minute)
 		if h.loop != nil && (!h.idle() || len(h.loop.Status().Trust.Others) > 0) {
 			break

@@ -382,8 +382,11 @@ func (h *hard) steer() {
 	h.stirAll()
 }
 
-// step turns the world, and survives that certd dies in it.
-func (h *hard) step(until time.Time) {
+// step turns the world.
+func (h *hard) step(until time.Time) { h.survive(func() { h.turn(until) }) }
+
+// survive does what certd may die in.
+func (h *hard) survive(do func()) {
 	defer func() {
 		if r := recover(); r != nil {
 			if _, ok := r.(died); !ok {
@@ -393,7 +396,7 @@ func (h *hard) step(until time.Time) {
 			h.at(h.now.Add(5*time.Second), h.rise)
 		}
 	}()
-	h.turn(until)
+	do()
 }
 
 // look judges what came of it.
