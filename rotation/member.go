@@ -371,10 +371,10 @@ func sameFindings(a, b []Finding) bool {
 	return slices.EqualFunc(a, b, func(x, y Finding) bool { return x.ID == y.ID && x.Severity == y.Severity })
 }
 
-// twin names another configured cluster that is this very one, or "".
+// twin names another configured cluster whose objects are this one's, or "".
 func (r *Reconciler) twin(m *member) string {
 	m.mu.Lock()
-	target := m.record.Target
+	target, policy := m.record.Target, m.policy
 	m.mu.Unlock()
 	if target == "" {
 		return ""
@@ -388,7 +388,7 @@ func (r *Reconciler) twin(m *member) string {
 			continue
 		}
 		o.mu.Lock()
-		if o.record.Target == target && (twin == "" || o.name < twin) {
+		if o.record.Target == target && policy.sameObjects(o.policy) && (twin == "" || o.name < twin) {
 			twin = o.name
 		}
 		o.mu.Unlock()

@@ -51,6 +51,13 @@ type Policy struct {
 	Directory bool // a folder: no identity runs there
 }
 
+// sameObjects says whether two configured clusters that turn out to be one have objects in
+// common. Two control planes in one cluster have not, as long as webhooks are managed for
+// one at most: their registrations stand outside of every namespace.
+func (p Policy) sameObjects(o Policy) bool {
+	return p.Directory || o.Directory || p.Namespace == o.Namespace || len(p.Webhooks.Specs) > 0 && len(o.Webhooks.Specs) > 0
+}
+
 // ForeignAnchor is a trust anchor of a mesh that certd does not look after.
 type ForeignAnchor struct {
 	Name        string // the configuration's

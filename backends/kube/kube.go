@@ -108,7 +108,7 @@ func New(cfg Config, log *slog.Logger) (*Cluster, error) {
 	rc.QPS = -1    // client-go's default of 5 a second would delay repairs
 	rc.Timeout = 0 // it is per attempt, and it would end watches: contexts bound each call
 	rc.WarningHandler = rest.NoWarnings{}
-	rc.Wrap(func(next http.RoundTripper) http.RoundTripper { return bounded{next} })
+	rc.Wrap(func(next http.RoundTripper) http.RoundTripper { return bounded{newOneDial(next)} })
 	hc, err := rest.HTTPClientFor(rc)
 	if err != nil {
 		return nil, fmt.Errorf("cluster %s: set up TLS: %w", cfg.Cluster, err)

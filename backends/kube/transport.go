@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -28,7 +29,7 @@ func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	// What follows a switch of protocols is no answer, and is written to, too.
 	items := resp.StatusCode == http.StatusOK && r.Context().Value(itemsKey{}) != nil
-	if r.URL.Query().Get("watch") == "" && resp.StatusCode != http.StatusSwitchingProtocols && !items {
+	if !isWatch(r) && resp.StatusCode != http.StatusSwitchingProtocols && !items {
 		resp.Body = &limited{resp.Body, maxAnswer}
 	}
 	return resp, nil
@@ -37,6 +38,67 @@ func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 // WrappedRoundTripper lets client-go find the transport whose connections
 // Close closes.
 func (b bounded) WrappedRoundTripper() http.RoundTripper { return b.next }
+
+// oneDial has the first request go ahead alone, and so again once a connection has failed:
+// all of them fit on one connection of HTTP/2, but requests that find none begin one each,
+// with a TLS handshake that is then thrown away. A look sends a dozen at once.
+type oneDial struct {
+	next  http.RoundTripper
+	ahead chan struct{} // has room for the one that goes ahead
+
+	mu    sync.Mutex
+	there chan struct{} // closed while there is a connection
+}
+
+// watchWaits is how long a watch waits for somebody to go ahead.
+const watchWaits = 250 * time.Millisecond
+
+func newOneDial(next http.RoundTripper) *oneDial {
+	return &oneDial{next: next, ahead: make(chan struct{}, 1), there: make(chan struct{})}
+}
+
+func (o *oneDial) RoundTrip(r *http.Request) (*http.Response, error) {
+	o.mu.Lock()
+	there := o.there
+	o.mu.Unlock()
+	ahead, enough := o.ahead, (<-chan time.Time)(nil)
+	if isWatch(r) { // what stands between may hold its answer back for ever: all would wait for it
+		ahead, enough = nil, time.After(watchWaits)
+	}
+	select {
+	case <-there:
+	default:
+		select {
+		case <-there:
+		case ahead <- struct{}{}:
+			defer func() { <-o.ahead }()
+		case <-enough:
+		case <-r.Context().Done():
+			if r.Body != nil {
+				r.Body.Close()
+			}
+			return nil, r.Context().Err()
+		}
+	}
+	resp, err := o.next.RoundTrip(r)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	select {
+	case <-o.there:
+		if err != nil && r.Context().Err() == nil {
+			o.there = make(chan struct{})
+		}
+	default:
+		if err == nil {
+			close(o.there)
+		}
+	}
+	return resp, err
+}
+
+// WrappedRoundTripper lets client-go find the transport whose connections
+// Close closes.
+func (o *oneDial) WrappedRoundTripper() http.RoundTripper { return o.next }
 
 // limited fails where io.LimitReader would pretend that the text ends.
 type limited struct {
@@ -51,6 +113,8 @@ func (l *limited) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+func isWatch(r *http.Request) bool { return r.URL.Query().Get("watch") != "" }
 
 type itemsKey struct{}
 
