@@ -244,7 +244,16 @@ func (r *Reconciler) recorded(ctx, hand context.Context, m *member, f Fleet, in 
 	}
 	out, err := effect()
 	open := PendingIntent{ID: id, At: begun, Intent: in}
-	if oerr := r.observe(hand, m); oerr != nil && errors.Is(err, ErrOutcomeUnknown) {
+	look := r.observe
+	if err == nil && in.Step == StepIssuer { // nothing else is known to be different
+		look = func(ctx context.Context, m *member) error {
+			if r.reread(ctx, m, IssuerObject) == nil {
+				return nil
+			}
+			return r.observe(ctx, m)
+		}
+	}
+	if oerr := look(hand, m); oerr != nil && errors.Is(err, ErrOutcomeUnknown) {
 		r.addPending(m, open)
 		return err
 	}

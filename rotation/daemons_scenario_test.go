@@ -162,6 +162,15 @@ func (c clusterOf) Observe(ctx context.Context) (o rotation.Observation, err err
 	return o, err
 }
 
+func (c clusterOf) Reread(ctx context.Context, last rotation.Observation, object string) (rotation.Observation, error) {
+	ctx, err := c.d.way(ctx, c.name)
+	if err != nil {
+		return last, err
+	}
+	defer c.d.gate()
+	return c.Cluster.Reread(ctx, last, object)
+}
+
 func (c clusterOf) CountProxies(ctx context.Context) (p rotation.Proxies) {
 	ctx, err := c.d.way(ctx, c.name)
 	if err != nil {

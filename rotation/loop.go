@@ -619,11 +619,14 @@ func (r *Reconciler) watch(ctx context.Context, working *sync.WaitGroup, m *memb
 // pass looks at one cluster and does what is to be done there. Nothing new is
 // begun once ctx has ended; hand is for what has begun.
 func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
-	if err := r.observe(ctx, m); err != nil && ctx.Err() != nil {
-		return
+	brief := r.issuerIsDue(m) && r.reread(ctx, m, BundleObject) == nil
+	if !brief {
+		if err := r.observe(ctx, m); err != nil && ctx.Err() != nil {
+			return
+		}
 	}
 	var d Decision
-	for range stepsAtOnce {
+	for done := range stepsAtOnce {
 		v := m.view()
 		if v.Err == nil && v.Observed != nil {
 			if !r.learn(hand, m, v.Observed) && len(r.fleet().Anchors) > 0 {
@@ -645,6 +648,13 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 		v.SameTarget = r.twin(m)
 		f.ClockDoubt = r.clockDoubt()
 		d = Decide(f, v, now)
+		if brief && d.Step != StepIssuer && (d.Step != "" || done == 0) {
+			brief = false
+			if err := r.observe(ctx, m); err != nil && ctx.Err() != nil {
+				return
+			}
+			continue
+		}
 		r.decided(m, v, d)
 		if ctx.Err() != nil || !r.configured(m) {
 			break
@@ -687,6 +697,14 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 	r.welcome(m)
 	r.moveOn()
 	r.schedule(m, d)
+	if brief { // the regular look is not put off by it
+		m.mu.Lock()
+		regular := m.lookedAt.Add(r.resync)
+		m.mu.Unlock()
+		r.mu.Lock()
+		m.next = earlier(m.next, regular)
+		r.mu.Unlock()
+	}
 }
 
 // count has the meshed pods counted, beside everything else: that takes its
@@ -714,7 +732,7 @@ func (r *Reconciler) count(ctx context.Context, m *member) {
 		m.proxies, m.counting = p, false
 		m.mu.Unlock()
 		r.mu.Lock()
-		m.changed()
+		m.dueNow()
 		r.mu.Unlock()
 		r.poke()
 	})
@@ -726,7 +744,7 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 	defer cancel()
 	// What changed before the look begins, the look will show.
 	r.mu.Lock()
-	m.again = false
+	m.again, m.news = false, false
 	r.mu.Unlock()
 	begun := r.wall()
 	o, err := m.cluster.Observe(octx)
@@ -753,6 +771,48 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 	m.observed, m.obsErr, m.lookFails = &o, nil, 0
 	m.record.LastContact, m.record.Error, m.record.Target = now, "", o.Target
 	m.trail = m.trail.after(&o, m.policy, m.certificates, now)
+	return nil
+}
+
+// issuerIsDue says whether the pass is for a new issuer and nothing else, wanted by
+// somebody or by the clock, and the last look still holds: it is no older than looks are
+// let grow, and neither a watch nor anything else has told of a change since. Then only
+// the bundle is looked at anew before it is signed. The write is held against the issuer
+// that was seen; replicas of linkerd-identity that were started since have one of the
+// bundles that such replicas were allowed for anyway.
+func (r *Reconciler) issuerIsDue(m *member) bool {
+	now := r.wall()
+	r.mu.Lock()
+	told := m.news || r.change != nil || len(r.pauses) > 0
+	r.mu.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	age := now.Sub(m.lookedAt)
+	if told || m.observed == nil || m.obsErr != nil || age < 0 || age >= usualResync || len(m.pending) > 0 || len(m.failures) > 0 || m.policy.Directory {
+		return false
+	}
+	acts := m.decision.Acts
+	return m.requests[TargetIssuer] != nil || !acts.IsZero() && !acts.After(now)
+}
+
+// reread looks at one object only.
+func (r *Reconciler) reread(ctx context.Context, m *member, object string) error {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	r.mu.Lock()
+	m.again = m.news // what is new elsewhere, this look does not show
+	r.mu.Unlock()
+	m.mu.Lock()
+	last := *m.observed
+	m.mu.Unlock()
+	o, err := m.cluster.Reread(ctx, last, object)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.observed = &o
+	m.trail = m.trail.after(&o, m.policy, m.certificates, r.wall())
 	return nil
 }
 

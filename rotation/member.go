@@ -25,7 +25,8 @@ type member struct {
 	next      time.Time // when it is looked at again
 	rested    time.Time // when the last pass ended, with its monotonic reading
 	busy      bool      // a pass is under way
-	again     bool      // something changed after the look of the pass had begun
+	again     bool      // it became due after the look of the pass had begun
+	news      bool      // something may have changed since the last look began
 	stopWatch context.CancelFunc
 
 	mu           sync.Mutex // taken after the Reconciler's, where both are
@@ -74,8 +75,15 @@ type waiter struct {
 	results chan<- RotateResult // with room for the one answer
 }
 
-// changed makes the cluster due; the caller holds the Reconciler's lock.
+// changed makes the cluster due because something is different there, or may be; the
+// caller holds the Reconciler's lock.
 func (m *member) changed() {
+	m.news = true
+	m.dueNow()
+}
+
+// dueNow makes the cluster due; the caller holds the Reconciler's lock.
+func (m *member) dueNow() {
 	if m.busy {
 		m.again = true
 	}
@@ -507,7 +515,7 @@ func (r *Reconciler) Rotate(target Target, names []string, req Request) <-chan R
 		clear(m.failures) // a person asks: try at once
 		m.waiters = append(m.waiters, waiter{target, req.At, results})
 		m.mu.Unlock()
-		m.changed()
+		m.dueNow()
 	}
 	r.poke()
 	return results

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -76,6 +77,7 @@ func TestCluster(t *testing.T, open func(t *testing.T) (rotation.Cluster, Hands)
 		{"of two that write an object one wins", raceToWrite},
 		{"a call whose context has ended does nothing", contextEnded},
 		{"events can be told again and again", events},
+		{"one object is read again, as a look would show it", rereads},
 		{"a watch tells of an edit, a deletion and a return", watchChanges},
 		{"a watch ends with its context", watchEnds},
 	} {
@@ -331,6 +333,60 @@ func replaceIssuer(t *testing.T, w *world) {
 	o := w.observe(t)
 	if o.IssuerFacts.Problem != "" || !o.IssuerFacts.Complete || pki.Serial(o.IssuerFacts.Chain[0]) != pki.Serial(next.Chain()[0]) {
 		t.Errorf("problem %q, complete %t", o.IssuerFacts.Problem, o.IssuerFacts.Complete)
+	}
+}
+
+func rereads(t *testing.T, w *world) {
+	bundle, issuer, _ := w.fill(t)
+	last := w.observe(t)
+	same := func(when, object string) {
+		t.Helper()
+		got, err := w.c.Reread(w.ctx, last, object)
+		if err != nil {
+			t.Fatalf("%s: %v", when, err)
+		}
+		want := w.observe(t)
+		if object == rotation.BundleObject && (!reflect.DeepEqual(got.Bundle, want.Bundle) || !bytes.Equal(got.BundleText, want.BundleText) || !got.BundleWrittenAt.Equal(want.BundleWrittenAt)) {
+			t.Errorf("%s: bundle %+v\n%s, a look shows %+v\n%s", when, got.Bundle, got.BundleText, want.Bundle, want.BundleText)
+		}
+		if object == rotation.IssuerObject && (!reflect.DeepEqual(got.Issuer, want.Issuer) || !reflect.DeepEqual(got.IssuerFacts, want.IssuerFacts) || !got.IssuerWrittenAt.Equal(want.IssuerWrittenAt) || got.IssuerReload != want.IssuerReload) {
+			t.Errorf("%s: issuer %+v\n%+v, a look shows %+v\n%+v", when, got.Issuer, got.IssuerFacts, want.Issuer, want.IssuerFacts)
+		}
+		if got.Target != last.Target || got.Namespace != last.Namespace {
+			t.Errorf("%s: target %q, namespace %t; was %q, %t", when, got.Target, got.Namespace, last.Target, last.Namespace)
+		}
+	}
+	next := w.anchors.Issuer(t)
+	revision, err := w.c.WriteIssuer(w.ctx, w.issuerWrite(issuer, &next, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	same("after a write", rotation.IssuerObject)
+	if _, err := w.c.WriteIssuer(w.ctx, w.issuerWrite(revision, &next, 1)); err != nil {
+		t.Fatal(err)
+	}
+	same("after a write of the same", rotation.IssuerObject)
+	third := w.anchors.Issuer(t)
+	if _, err := w.c.WriteIssuer(w.ctx, w.issuerWrite(revision, &third, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.c.WriteIssuer(w.ctx, w.issuerWrite(revision, &next, 1)); !errors.Is(err, rotation.ErrChanged) {
+		t.Errorf("a write at an old revision: %v", err)
+	}
+	same("after a write that was refused", rotation.IssuerObject)
+	if _, err := w.c.WriteBundle(w.ctx, w.bundleWrite(bundle, 2)); err != nil {
+		t.Fatal(err)
+	}
+	same("after a write", rotation.BundleObject)
+	for _, object := range []string{rotation.BundleObject, rotation.IssuerObject} {
+		w.Edit(t, object, func(data map[string][]byte) {
+			for key := range data {
+				data[key] = []byte("not a certificate")
+			}
+		})
+		same("after an edit", object)
+		w.Delete(t, object)
+		same("after a deletion", object)
 	}
 }
 

@@ -120,6 +120,11 @@ func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 	return o, nil
 }
 
+// Reread implements rotation.Cluster: all that there is to see is two files.
+func (c *Cluster) Reread(ctx context.Context, _ rotation.Observation, _ string) (rotation.Observation, error) {
+	return c.Observe(ctx)
+}
+
 // CreateNamespace implements rotation.Cluster: it makes the folders.
 func (c *Cluster) CreateNamespace(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {

@@ -71,6 +71,8 @@ type Cluster struct {
 
 	podPage int64 // how many pods a census asks for at a time
 
+	writing sync.Mutex // held while a write is under way, until it is known which revision it has made
+
 	mu        sync.Mutex
 	known     map[ref]object                // managed objects as last read or written
 	sights    map[string]sight              // webhooks by name, as last observed
@@ -80,7 +82,9 @@ type Cluster struct {
 	version   string
 	versionAt time.Time
 	installed installed
-	hidden    string // what part of linkerd-identity could not be seen, as last logged
+	hidden    string                // what part of linkerd-identity could not be seen, as last logged
+	scheme    string                // of the issuer, as linkerd-identity was last seen to be told
+	answered  *rotation.Observation // the issuer alone, as the answer to its last write shows it; nil: somebody has looked since
 }
 
 // object is what certd remembers of one it has read or written.
@@ -170,6 +174,14 @@ func (c *Cluster) recall(r ref) object {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.known[r]
+}
+
+// recallWritten waits for the end of a write that is under way: the event that tells of it
+// may be there before its answer.
+func (c *Cluster) recallWritten(r ref) object {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	return c.recall(r)
 }
 
 // ref names an object among all that certd manages: RBAC's word for its kind,

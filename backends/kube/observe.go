@@ -50,6 +50,9 @@ func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 	if secret != nil {
 		defer payload.Wipe(secret.Data)
 	}
+	c.mu.Lock()
+	c.answered, c.scheme = nil, o.Identity.Scheme
+	c.mu.Unlock()
 
 	if systemErr != nil {
 		return o, c.fail(call{verb: "get", resource: "namespaces", name: "kube-system"}, systemErr)
@@ -64,29 +67,92 @@ func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 		return o, c.fail(call{verb: "get", resource: "namespaces", name: c.cfg.Namespace}, nsErr)
 	}
 	o.Namespace = ns.UID != ""
-	switch {
-	case cmErr == nil:
-		o.Bundle = c.state(c.managed(rotation.BundleObject), cm.ObjectMeta, payload.BundleKeys())
-		o.BundleText = bundleText(cm)
-		o.BundleWrittenAt = writtenAt(cm.ManagedFields, dataFields(payload.BundleKeys()))
-	case apierrors.IsNotFound(cmErr):
-		c.remember(c.managed(rotation.BundleObject), object{})
-	default:
-		return o, c.fail(c.managed(rotation.BundleObject).call("get"), cmErr)
+	if err := c.readBundle(&o, cm, cmErr); err != nil {
+		return o, err
 	}
-	switch {
-	case issuErr == nil:
-		o.Issuer = c.state(c.managed(rotation.IssuerObject), secret.ObjectMeta, payload.IssuerKeys())
-		o.IssuerWrittenAt = writtenAt(secret.ManagedFields, dataFields(payload.IssuerKeys()))
-		o.IssuerReload = string(secret.Data[payload.ReloadKey])
-		o.IssuerFacts = c.issuer.Issuer(secret.Data, pki.Identity{Namespace: c.cfg.Namespace, TrustDomain: c.cfg.TrustDomain, Scheme: o.Identity.Scheme}, o.At)
-	case apierrors.IsNotFound(issuErr):
-		c.remember(c.managed(rotation.IssuerObject), object{})
-	default:
-		return o, c.fail(c.managed(rotation.IssuerObject).call("get"), issuErr)
+	if err := c.readIssuer(&o, secret, issuErr); err != nil {
+		return o, err
 	}
 	c.keepers(ctx, &o)
 	return o, nil
+}
+
+// Reread implements rotation.Cluster with one request, or none where the answer to the
+// last write tells.
+func (c *Cluster) Reread(ctx context.Context, o rotation.Observation, object string) (rotation.Observation, error) {
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	if object == rotation.BundleObject {
+		cm, err := c.core.ConfigMaps(c.cfg.Namespace).Get(ctx, rotation.BundleObject, metav1.GetOptions{})
+		return o, c.readBundle(&o, cm, err)
+	}
+	if w := c.takeAnswer(); w != nil {
+		o.Issuer, o.IssuerWrittenAt, o.IssuerReload, o.IssuerFacts = w.Issuer, w.IssuerWrittenAt, w.IssuerReload, w.IssuerFacts
+		return o, nil
+	}
+	secret, err := c.core.Secrets(c.cfg.Namespace).Get(ctx, rotation.IssuerObject, metav1.GetOptions{})
+	if err == nil {
+		defer payload.Wipe(secret.Data)
+	}
+	return o, c.readIssuer(&o, secret, err)
+}
+
+// takeAnswer is what the last write of the issuer was answered, if nobody has asked since.
+func (c *Cluster) takeAnswer() *rotation.Observation {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w := c.answered
+	c.answered = nil
+	return w
+}
+
+// answer keeps what the API server has made of a write of the issuer, but for the key.
+func (c *Cluster) answer(secret *corev1.Secret) {
+	c.mu.Lock()
+	scheme := c.scheme
+	c.mu.Unlock()
+	o := &rotation.Observation{At: time.Now(), Identity: &rotation.Identity{Scheme: scheme}}
+	if c.readIssuer(o, secret, nil) == nil {
+		c.mu.Lock()
+		c.answered = o
+		c.mu.Unlock()
+	}
+}
+
+// readBundle has o show the bundle that was got.
+func (c *Cluster) readBundle(o *rotation.Observation, cm *corev1.ConfigMap, err error) error {
+	at := c.managed(rotation.BundleObject)
+	o.Bundle, o.BundleText, o.BundleWrittenAt = rotation.ObjectState{}, nil, time.Time{}
+	switch {
+	case err == nil:
+		o.Bundle = c.state(at, cm.ObjectMeta, payload.BundleKeys())
+		o.BundleText = bundleText(cm)
+		o.BundleWrittenAt = writtenAt(cm.ManagedFields, dataFields(payload.BundleKeys()))
+	case apierrors.IsNotFound(err):
+		c.remember(at, object{})
+	default:
+		return c.fail(at.call("get"), err)
+	}
+	return nil
+}
+
+// readIssuer has o show the issuer that was got.
+func (c *Cluster) readIssuer(o *rotation.Observation, secret *corev1.Secret, err error) error {
+	at := c.managed(rotation.IssuerObject)
+	o.Issuer, o.IssuerWrittenAt, o.IssuerReload, o.IssuerFacts = rotation.ObjectState{}, time.Time{}, "", pki.IssuerFacts{}
+	switch {
+	case err == nil:
+		id := pki.Identity{Namespace: c.cfg.Namespace, TrustDomain: c.cfg.TrustDomain, Scheme: o.Identity.Scheme}
+		o.Issuer = c.state(at, secret.ObjectMeta, payload.IssuerKeys())
+		o.IssuerWrittenAt = writtenAt(secret.ManagedFields, dataFields(payload.IssuerKeys()))
+		o.IssuerReload = string(secret.Data[payload.ReloadKey])
+		o.IssuerFacts = c.issuer.Issuer(secret.Data, id, o.At)
+	case apierrors.IsNotFound(err):
+		c.remember(at, object{})
+	default:
+		return c.fail(at.call("get"), err)
+	}
+	return nil
 }
 
 // state reads the metadata of a managed object and remembers which it was; keys

@@ -141,7 +141,7 @@ func (c *Cluster) watchOnce(ctx context.Context, api metadata.ResourceInterface,
 			changed()
 		default:
 			m, ok := e.Object.(*metav1.PartialObjectMetadata)
-			if !ok || m.ResourceVersion != c.recall(r).revision {
+			if !ok || m.ResourceVersion != c.recallWritten(r).revision {
 				changed()
 			}
 		}

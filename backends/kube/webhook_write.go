@@ -25,6 +25,8 @@ import (
 func (c *Cluster) WriteCABundle(ctx context.Context, w rotation.CABundleWrite) (string, error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
+	c.writing.Lock()
+	defer c.writing.Unlock()
 	have, err := c.registered(ctx, w.Object)
 	if err != nil {
 		return "", err

@@ -43,6 +43,8 @@ func (c *Cluster) CreateNamespace(ctx context.Context) error {
 func (c *Cluster) WriteBundle(ctx context.Context, w rotation.BundleWrite) (string, error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
+	c.writing.Lock()
+	defer c.writing.Unlock()
 	at := c.managed(rotation.BundleObject)
 	api := c.core.ConfigMaps(at.in)
 	marks := payload.BundleMarks(w)
@@ -87,9 +89,11 @@ func (c *Cluster) WriteBundle(ctx context.Context, w rotation.BundleWrite) (stri
 
 // WriteIssuer implements rotation.Cluster.
 func (c *Cluster) WriteIssuer(ctx context.Context, w rotation.IssuerWrite) (string, error) {
+	c.takeAnswer() // that of an earlier write says nothing any more
 	return c.writeSecret(ctx, secretWrite{
 		at: c.managed(rotation.IssuerObject), revision: w.Revision, marks: payload.IssuerMarks(w),
-		data: func(current map[string][]byte) (map[string][]byte, error) { return payload.IssuerData(w, current) },
+		data:     func(current map[string][]byte) (map[string][]byte, error) { return payload.IssuerData(w, current) },
+		answered: c.answer,
 	})
 }
 
@@ -121,11 +125,15 @@ type secretWrite struct {
 	// data is what is to stand there, given what stands there now: nothing if
 	// the Secret is to be made.
 	data func(current map[string][]byte) (map[string][]byte, error)
+	// answered is told of the Secret as the API server says that it is now; nil: nobody is.
+	answered func(*corev1.Secret)
 }
 
 func (c *Cluster) writeSecret(ctx context.Context, w secretWrite) (string, error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
+	c.writing.Lock()
+	defer c.writing.Unlock()
 	api := c.core.Secrets(w.at.in)
 	labels, annotations := payload.Labels(w.marks), payload.Annotations(w.marks)
 	maps.Copy(annotations, w.beside)
@@ -142,8 +150,7 @@ func (c *Cluster) writeSecret(ctx context.Context, w secretWrite) (string, error
 		if err != nil {
 			return "", c.fail(w.at.call("create"), err)
 		}
-		defer payload.Wipe(made.Data)
-		return c.wrote(w.at, made.ObjectMeta), nil
+		return c.wroteSecret(w, made), nil
 	case apierrors.IsNotFound(err):
 		return "", changed(w.at, w.revision, "")
 	case err != nil:
@@ -170,8 +177,15 @@ func (c *Cluster) writeSecret(ctx context.Context, w secretWrite) (string, error
 	if err != nil {
 		return "", c.fail(w.at.call("patch"), err)
 	}
-	defer payload.Wipe(got.Data)
-	return c.wrote(w.at, got.ObjectMeta), nil
+	return c.wroteSecret(w, got), nil
+}
+
+func (c *Cluster) wroteSecret(w secretWrite, is *corev1.Secret) (revision string) {
+	defer payload.Wipe(is.Data)
+	if w.answered != nil {
+		w.answered(is)
+	}
+	return c.wrote(w.at, is.ObjectMeta)
 }
 
 func meta(at ref, labels, annotations map[string]string) metav1.ObjectMeta {

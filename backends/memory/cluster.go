@@ -203,15 +203,8 @@ func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 		if o.Target == "" {
 			o.Target = c.cfg.Name
 		}
-		if b := c.objects[rotation.BundleObject]; b != nil {
-			o.BundleWrittenAt = b.written
-			o.Bundle, o.BundleText = b.state(), payload.Text(b.data, payload.BundleKey)
-		}
-		if i := c.objects[rotation.IssuerObject]; i != nil {
-			o.Issuer = i.state()
-			o.IssuerWrittenAt, o.IssuerReload = i.written, string(i.data[payload.ReloadKey])
-			o.IssuerFacts = c.issuer.Issuer(i.data, pki.Identity{Namespace: c.cfg.Namespace, TrustDomain: c.cfg.TrustDomain, Scheme: c.cfg.Scheme}, now)
-		}
+		c.observeObject(&o, rotation.BundleObject)
+		c.observeObject(&o, rotation.IssuerObject)
 		if c.linkerd != nil {
 			o.Identity = c.linkerd.observe(now)
 		}
@@ -222,6 +215,32 @@ func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 		return nil
 	})
 	return o, err
+}
+
+// Reread implements rotation.Cluster.
+func (c *Cluster) Reread(ctx context.Context, last rotation.Observation, object string) (rotation.Observation, error) {
+	err := c.do(ctx, CallObserve, func() error {
+		c.observeObject(&last, object)
+		return nil
+	})
+	return last, err
+}
+
+// observeObject has o show the bundle or the issuer as it is.
+func (c *Cluster) observeObject(o *rotation.Observation, name string) {
+	obj := c.objects[name]
+	if name == rotation.BundleObject {
+		o.Bundle, o.BundleText, o.BundleWrittenAt = rotation.ObjectState{}, nil, time.Time{}
+		if obj != nil {
+			o.Bundle, o.BundleText, o.BundleWrittenAt = obj.state(), payload.Text(obj.data, payload.BundleKey), obj.written
+		}
+		return
+	}
+	o.Issuer, o.IssuerWrittenAt, o.IssuerReload, o.IssuerFacts = rotation.ObjectState{}, time.Time{}, "", pki.IssuerFacts{}
+	if obj != nil {
+		o.Issuer, o.IssuerWrittenAt, o.IssuerReload = obj.state(), obj.written, string(obj.data[payload.ReloadKey])
+		o.IssuerFacts = c.issuer.Issuer(obj.data, pki.Identity{Namespace: c.cfg.Namespace, TrustDomain: c.cfg.TrustDomain, Scheme: c.cfg.Scheme}, c.now())
+	}
 }
 
 func (o *object) state() rotation.ObjectState {

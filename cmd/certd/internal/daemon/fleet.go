@@ -152,6 +152,14 @@ func (l *lazyCluster) Observe(ctx context.Context) (rotation.Observation, error)
 	return c.Observe(ctx)
 }
 
+func (l *lazyCluster) Reread(ctx context.Context, last rotation.Observation, object string) (rotation.Observation, error) {
+	c, err := l.get()
+	if err != nil {
+		return last, err
+	}
+	return c.Reread(ctx, last, object)
+}
+
 func (l *lazyCluster) CreateNamespace(ctx context.Context) error {
 	c, err := l.get()
 	if err != nil {

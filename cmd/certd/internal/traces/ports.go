@@ -136,6 +136,13 @@ func (c *cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 	return o, err
 }
 
+func (c *cluster) Reread(ctx context.Context, last rotation.Observation, object string) (rotation.Observation, error) {
+	ctx, span := c.part(ctx, "reread", "certd.object", object)
+	o, err := c.Cluster.Reread(ctx, last, object)
+	c.traces.end(span, err)
+	return o, err
+}
+
 // follow ends the wait for a delivered issuer: with a span below the write, as
 // long as that took, once each replica of linkerd-identity is seen
 // to use it.

@@ -1,0 +1,99 @@
+package rotation_test
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"certd.internal/backends/memory"
+	"certd.internal/rotation"
+)
+
+// deaf is a cluster whose watch tells nothing. It notes what is asked and written.
+type deaf struct {
+	*memory.Cluster
+	did *[]string
+}
+
+func (d deaf) Watch(ctx context.Context, _ func()) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (d deaf) Observe(ctx context.Context) (rotation.Observation, error) {
+	*d.did = append(*d.did, "look")
+	return d.Cluster.Observe(ctx)
+}
+
+func (d deaf) Reread(ctx context.Context, last rotation.Observation, object string) (rotation.Observation, error) {
+	*d.did = append(*d.did, "read "+object)
+	return d.Cluster.Reread(ctx, last, object)
+}
+
+func (d deaf) WriteBundle(ctx context.Context, w rotation.BundleWrite) (string, error) {
+	*d.did = append(*d.did, "write "+rotation.BundleObject)
+	return d.Cluster.WriteBundle(ctx, w)
+}
+
+func (d deaf) WriteIssuer(ctx context.Context, w rotation.IssuerWrite) (string, error) {
+	*d.did = append(*d.did, "write "+rotation.IssuerObject)
+	return d.Cluster.WriteIssuer(ctx, w)
+}
+
+// A new issuer that somebody asks for takes one look at the bundle and one at what was
+// written. What changed since the last look, untold, is noticed all the same.
+func TestANewIssuerTakesTwoReads(t *testing.T) {
+	const bundle, issuer = rotation.BundleObject, rotation.IssuerObject
+	for _, c := range []struct {
+		what string
+		do   func(w *world)
+		want []string
+	}{
+		{"nothing has changed", func(*world) {}, []string{"read " + bundle, "write " + issuer, "read " + issuer}},
+		{"the bundle is gone", func(w *world) { w.clusters["east"].Delete(bundle) },
+			[]string{"read " + bundle, "look", "write " + bundle, "look", "write " + issuer, "read " + issuer}},
+		{"somebody has written to the issuer", func(w *world) {
+			w.clusters["east"].Edit(issuer, "kubectl-edit", func(_ map[string][]byte, m *rotation.Marks) { m.Label = false })
+		}, []string{"read " + bundle, "write " + issuer, "look"}},
+		{"the last look is a minute old", func(*world) { time.Sleep(time.Minute - time.Second) }, nil},
+		{"it is not known whether something has changed", func(w *world) { w.loop.Look("east") }, []string{"look", "write " + issuer, "read " + issuer}},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var did []string
+				w := newWorld(t, "east")
+				w.through = func(_ string, m *memory.Cluster) rotation.Cluster { return deaf{m, &did} }
+				w.ceremony()
+				w.start()
+				time.Sleep(30 * time.Minute)
+				did = nil
+				for len(did) == 0 { // until right after a regular look
+					time.Sleep(time.Second)
+				}
+				synctest.Wait()
+				before := w.cluster("east").Issuer.Delivered.Serial
+				did = nil
+				c.do(w)
+				if r := <-w.loop.Rotate(rotation.TargetIssuer, []string{"east"}, rotation.Request{Actor: "lee@cli", Reason: "test"}); r.Result != rotation.OK {
+					t.Errorf("it was not renewed: %+v", r)
+				}
+				synctest.Wait()
+				if c.want != nil && !slices.Equal(did[:min(len(did), len(c.want))], c.want) {
+					t.Errorf("certd did %q, want %q", did, c.want)
+				}
+				time.Sleep(3 * time.Minute)
+				if after := w.cluster("east").Issuer.Delivered.Serial; after == before {
+					t.Error("status shows the former issuer")
+				}
+				if st := w.cluster("east"); st.State != rotation.StateOK {
+					t.Errorf("east is %s: %+v", st.State, st.Findings)
+				}
+				w.holds("in the end")
+				w.accounted()
+				w.end()
+			})
+		})
+	}
+}
