@@ -2,6 +2,7 @@ package memory
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"slices"
@@ -74,6 +75,7 @@ type issuerFile struct {
 	reload   []byte // no replica reads it, but a change of it swaps the files
 	read     bool
 	issuer   pki.IssuerFacts
+	signer   *tls.Certificate // nil: nobody has asked for it
 }
 
 func (f *issuerFile) facts() pki.IssuerFacts {

@@ -3,9 +3,10 @@ package memory
 import (
 	"cmp"
 	"context"
+	"crypto/ecdsa"
+	"crypto/tls"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -59,8 +60,9 @@ type pod struct {
 	created time.Time
 	version string // of the proxy
 	roots   *rootsFile
-	leaf    *leaf // nil: it is not ready
-	tries   int   // at getting a leaf, in vain, since the last one
+	leaf    *leaf             // nil: it is not ready
+	key     *ecdsa.PrivateKey // nil: nobody has met it yet
+	tries   int               // at getting a leaf, in vain, since the last one
 
 	// What trouble it has had since, by the issuer that was in the way (nil:
 	// none was), and who brought about the last.
@@ -68,12 +70,14 @@ type pod struct {
 	by   string
 }
 
-// leaf is a certificate as linkerd-identity would make it. It is not signed:
-// whether one verifies is asked of the issuer's probe, and its own end is held
-// against the clock.
+// leaf is a certificate as linkerd-identity would make it. It is not signed until somebody
+// meets it (Proxy.Presents): whether one verifies is asked of the issuer's probe, and its own
+// end is held against the clock.
 type leaf struct {
 	issuer   *issuerFile
+	issued   time.Time
 	notAfter time.Time
+	made     *tls.Certificate
 }
 
 // injector is a replica of linkerd-proxy-injector, which reads the bundle from
@@ -91,12 +95,7 @@ func (l *linkerd) place() {
 		return
 	}
 	add := func(namespace, owner string, index int) *place {
-		pl := &place{namespace: namespace, kind: "Deployment", owner: owner, index: index}
-		h := fnv.New64a()
-		fmt.Fprintf(h, "%s %s", l.cfg.Name, pl)
-		pl.chance = rand.New(rand.NewPCG(l.cfg.Seed, h.Sum64()))
-		l.places = append(l.places, pl)
-		return pl
+		return l.addPlace(namespace, owner, "Deployment", index)
 	}
 	for i, r := range l.replicas {
 		r.place = add(l.cfg.Namespace, "linkerd-identity", i)
@@ -281,7 +280,7 @@ func (l *linkerd) sign(r *replica, at time.Time) (*leaf, error) {
 	if !notAfter.After(at) {
 		return nil, errors.New("the issuer of linkerd-identity has expired")
 	}
-	return &leaf{r.issuer, notAfter}, nil
+	return &leaf{issuer: r.issuer, issued: at, notAfter: notAfter}, nil
 }
 
 // refreshLater plans the next certificate as proxies do: when 70 % of what is
@@ -303,7 +302,7 @@ func (l *linkerd) refreshLater(pl *place, at time.Time) {
 		before := p.leaf
 		if l.obtain(pl, p, at) != nil {
 			p.tries++
-		} else if p.leaf.issuer != before.issuer || !before.notAfter.After(at) {
+		} else if p.leaf.issuer != before.issuer || !before.notAfter.After(at) || l.mesh.met != nil {
 			l.mesh.dirty = true
 		}
 		l.refreshLater(pl, at)

@@ -23,6 +23,7 @@ type Mesh struct {
 	violations []Violation
 	classes    []class // of the last look; kept for their memory
 	entitled   bool
+	met        func(at time.Time, all []Proxy)
 }
 
 func newMesh() *Mesh { return &Mesh{verdicts: map[handshake]verdict{}} }
@@ -211,6 +212,9 @@ func (m *Mesh) look(at time.Time) {
 		}
 	}
 	m.broken = broken
+	if m.met != nil {
+		m.met(at, m.proxies())
+	}
 }
 
 // refusals judges every class of pods by every other, so that their number
