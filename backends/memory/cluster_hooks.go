@@ -3,6 +3,7 @@ package memory
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
@@ -32,6 +33,7 @@ type hooks struct {
 	views   [apiServers]map[string]*caView // by key of the object
 	lives   map[string]int                 // how often an object was deleted, by key
 	pending agenda
+	called  func(at time.Time, all []WebhookCall)
 
 	judge
 }
@@ -66,15 +68,19 @@ func (a *agenda) pop() happening {
 
 // caView is a caBundle as API servers know it.
 type caView struct {
+	written
 	text []byte
 	set  pki.CASet
 }
 
 // served is what a server presents after it has read a pair of files.
 type served struct {
-	chain   []*x509.Certificate
-	problem string
-	sec1    bool
+	written
+	chain    []*x509.Certificate
+	problem  string
+	sec1     bool
+	crt, key []byte
+	pair     *tls.Certificate // nil: nobody has called it
 }
 
 // secretState is what a Secret has been like since a time.
@@ -197,7 +203,7 @@ func (h *hooks) learn(now time.Time, key string, text []byte, by string) {
 	if v := h.views[0][key]; v != nil && bytes.Equal(v.text, text) {
 		return
 	}
-	v, life := &caView{bytes.Clone(text), pki.ParseCASet(text)}, h.lives[key]
+	v, life := &caView{written{now, by}, bytes.Clone(text), pki.ParseCASet(text)}, h.lives[key]
 	for i := range h.views {
 		lag := h.apiLag * time.Duration(i) / max(apiServers-1, 1)
 		if lag == 0 {
@@ -226,7 +232,7 @@ func stateOf(now time.Time, o *object, by string) secretState {
 	}
 	sum.Sum(s.sum[:0])
 	f, _ := o.parsed()
-	s.served = &served{chain: f.Chain, problem: f.Problem}
+	s.served = &served{written: written{now, by}, chain: f.Chain, problem: f.Problem, crt: bytes.Clone(o.data[payload.TLSCert]), key: bytes.Clone(o.data[payload.TLSKey])}
 	if block, _ := pem.Decode(o.data[payload.TLSKey]); block != nil {
 		s.served.sec1 = block.Type == "EC PRIVATE KEY"
 		clear(block.Bytes)
@@ -277,7 +283,7 @@ func (h *hooks) show(w *webhook, r *webhookReplica, s secretState, at time.Time)
 		case w.loads(s):
 			r.served = s.served
 		case w.reload == ReloadReread:
-			r.served = &served{problem: s.served.why()}
+			r.served = &served{written: s.served.written, problem: s.served.why()}
 		}
 	})
 }

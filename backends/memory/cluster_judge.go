@@ -98,6 +98,9 @@ func (h *hooks) look(at time.Time, by string) {
 		}
 	}
 	h.broken = broken
+	if h.called != nil {
+		h.called(at, h.calls())
+	}
 }
 
 // admissions are all calls that could be made to a webhook at a moment. Which

@@ -50,6 +50,7 @@ func lines() []line {
 		{name: "R5", title: "torn, lost and flipped journal images", pkg: "./state", test: "TestTornAndLostWrites", seeds: 50_000, piece: 5_000},
 		{name: "R6", title: "wrong certds that the simulation finds", pkg: simulate, test: "TestMutantsDie", seeds: 44, piece: 1, all: 44},
 		{name: "R7", title: "handshakes of TLS through rotations of the trust anchor, pods coming and going", pkg: simulate, test: "TestHandshakesThroughAnchorRotations", seeds: 24, piece: 3},
+		{name: "R8", title: "calls of webhooks through rotations of their CA, kubelets late and Helm against it", pkg: simulate, test: "TestAdmissionsThroughWebhookCARotations", seeds: 20, piece: 4},
 		{name: "R9", title: "certd, keys and clusters off for an hour to nine years", pkg: simulate, test: "TestSleep", seeds: 48, piece: 8, all: 48},
 		{name: "R10", title: "firings: every zone × every setting of its clocks to 2046 × 500 expressions", pkg: "./rotation", test: "TestEveryZoneAndSetting", seeds: 43_600, piece: 436},
 		{name: "R11", title: "executions of every fuzz target", seeds: 20_000},
