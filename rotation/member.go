@@ -126,15 +126,16 @@ func (m *member) remind(restarts []Entry, from, now time.Time) {
 	}
 }
 
-// urgency says whether the last look failed, and when the issuer in the
-// cluster ends: the zero time, before all others, where there is none.
+// urgency says whether the last look failed, an earlier certd's where this one has yet to
+// look, and when the issuer in the cluster ends: the zero time, before all others, where
+// there is none.
 func (m *member) urgency() (sick bool, ends time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.decision.Issuer != nil {
 		ends = m.decision.Issuer.NotAfter
 	}
-	return m.lookFails > 0, ends
+	return m.lookFails > 0 || m.observed == nil && m.record.Error != "", ends
 }
 
 // hasSigned counts one signature for an object of the cluster.
