@@ -372,10 +372,11 @@ func (r *Reconciler) Run(ctx context.Context) error {
 // Turn does all that is due, one cluster after another and in the caller's goroutine. It
 // takes the place of Run in simulations, in which time passes only between turns, or while
 // a backend takes its time, and everything happens in an order that can be had again.
-// Nobody watches the clusters then: Look is for what a watch would tell. look is when
-// certd would look at a cluster next, wake when it has something to do by what it knows: if
-// nothing happens in the world until then, nothing comes of the looks in between.
-func (r *Reconciler) Turn(ctx context.Context) (look, wake time.Time) {
+// Nobody watches the clusters then: Look is for what a watch would tell. next is when
+// certd has something to do by what it knows: if nothing happens in the world until then,
+// nothing comes of looks in between, and they are left out. So are those at a cluster for
+// which back says when it can be reached again, once they come at an even pace.
+func (r *Reconciler) Turn(ctx context.Context, back func(cluster string) time.Time) (next time.Time) {
 	r.alone = true
 	if r.begun.IsZero() {
 		r.begun = r.wall()
@@ -386,6 +387,7 @@ func (r *Reconciler) Turn(ctx context.Context) (look, wake time.Time) {
 		for _, m := range due {
 			r.pass(ctx, ctx, m)
 			r.release(m)
+			r.passOver(m, back(m.name))
 		}
 		r.slots -= len(due)
 		care := r.careDue(r.wall())
@@ -396,29 +398,24 @@ func (r *Reconciler) Turn(ctx context.Context) (look, wake time.Time) {
 			r.tendMirror(ctx)
 		}
 		if len(due) == 0 && !care {
-			return next, r.wakes()
+			return next
 		}
 	}
 }
 
-// wakes is when there is something to do by what is known.
-func (r *Reconciler) wakes() time.Time {
+// passOver leaves out looks at a cluster that could only find again that it cannot be
+// reached. The first that can see it comes when it would have come.
+func (r *Reconciler) passOver(m *member, back time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	next := r.nextCare
-	for _, m := range r.members {
-		m.mu.Lock()
-		if m.obsErr != nil || m.decision.Step != "" {
-			next = earlier(next, m.next)
-		} else if !m.decision.Acts.IsZero() {
-			next = earlier(next, m.decision.Acts)
-		}
-		for _, fl := range m.failures {
-			next = earlier(next, fl.Until)
-		}
-		m.mu.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.obsErr == nil || m.lookFails < evenLooks || !m.next.Before(back) {
+		return
 	}
-	return next
+	if pace := m.next.Sub(m.rested); pace > 0 {
+		m.next = m.next.Add((back.Sub(m.next) + pace - 1) / pace * pace)
+	}
 }
 
 // Look has a cluster looked at as soon as may be, as a watch does that tells of a change.
@@ -932,9 +929,12 @@ func (r *Reconciler) acted(ctx context.Context, m *member, d Decision, err error
 // schedule says when the cluster is looked at next.
 func (r *Reconciler) schedule(m *member, d Decision) {
 	now := r.wall()
-	next := now.Add(r.resync)
-	if !d.Wake.IsZero() && d.Wake.Before(next) {
-		next = d.Wake
+	next, wake := now.Add(r.resync), d.Wake
+	if r.alone {
+		wake = d.Acts
+	}
+	if !wake.IsZero() {
+		next = earlier(next, wake)
 	}
 	if r.has("AnchorNotRecovered") {
 		next = earlier(next, now.Add(recoverAgain))

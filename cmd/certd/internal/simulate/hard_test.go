@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash"
 	"math/rand/v2"
@@ -322,8 +323,8 @@ func (h *hard) rise() {
 }
 
 func (h *hard) idle() bool {
-	r := h.loop.Status().Trust.Rotation
-	return r == nil || r.Stage == ""
+	_, err := h.loop.CanSteer(rotation.ChangeHold, nil)
+	return errors.Is(err, rotation.ErrNotNow)
 }
 
 func (h *hard) beginChange() {

@@ -173,8 +173,7 @@ func (w *world) turn(until time.Time) {
 				l.next = w.now.Add(min(max(often, w.now.Sub(l.stirred)), seldom))
 			}
 		}
-		_, wake := w.loop.Turn(w.ctx)
-		next = earlier(next, wake)
+		next = earlier(next, w.loop.Turn(w.ctx, func(cluster string) time.Time { return w.away[cluster] }))
 		for _, p := range w.policy.Clusters {
 			next = earlier(next, w.looks[p.Cluster].next)
 		}
