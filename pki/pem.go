@@ -3,9 +3,11 @@ package pki
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -13,17 +15,29 @@ const (
 	certificateBlock = "CERTIFICATE"
 	beginLine        = "-----BEGIN CERTIFICATE-----\n"
 	endLine          = "-----END CERTIFICATE-----\n"
+	lineBytes        = 48 // of DER in a line of 64 characters
 )
 
 // EncodeCertificates is the canonical PEM text of certificates in their order:
-// blocks only, LF, one newline after each.
+// blocks only, LF, one newline after each; nil without any. It is asked for at every
+// look at every cluster, so that it takes one allocation, where package pem takes many.
 func EncodeCertificates(certs ...*x509.Certificate) []byte {
-	var b bytes.Buffer
+	size := 0
 	for _, c := range certs {
-		// A bytes.Buffer does not fail.
-		_ = pem.Encode(&b, &pem.Block{Type: certificateBlock, Bytes: c.Raw})
+		size += len(beginLine) + base64.StdEncoding.EncodedLen(len(c.Raw)) + (len(c.Raw)+lineBytes-1)/lineBytes + len(endLine)
 	}
-	return b.Bytes()
+	if size == 0 {
+		return nil
+	}
+	text := make([]byte, 0, size)
+	for _, c := range certs {
+		text = append(text, beginLine...)
+		for line := range slices.Chunk(c.Raw, lineBytes) {
+			text = append(base64.StdEncoding.AppendEncode(text, line), '\n')
+		}
+		text = append(text, endLine...)
+	}
+	return text
 }
 
 // parseStrict reads certificates from PEM in its plainest form: blocks of type

@@ -18,8 +18,9 @@ func verifyLeaf(chain, anchors []*x509.Certificate, at time.Time) error {
 }
 
 func verifyLeafByProxies(chain, anchors []*x509.Certificate, at time.Time) error {
+	checked := signatures{}
 	for _, u := range bothWays {
-		if err := verifyWebPKI(chain, anchors, chain[0].DNSNames[0], u.usage, at); err != nil {
+		if err := checked.verify(chain, anchors, chain[0].DNSNames[0], u.usage, at); err != nil {
 			return fmt.Errorf("its leaves are refused as a %s by the proxies' rules: %w", u.as, err)
 		}
 	}

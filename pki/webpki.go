@@ -35,6 +35,24 @@ func VerifyWebPKI(chain []*x509.Certificate, b Bundle, dnsName string, usage x50
 }
 
 func verifyWebPKI(chain, anchors []*x509.Certificate, dnsName string, usage x509.ExtKeyUsage, at time.Time) error {
+	return signatures{}.verify(chain, anchors, dnsName, usage, at)
+}
+
+// signatures are those that were checked, by who bears one and by whom it should be. What
+// came of it depends on nothing else, and checking them is nearly all that judging costs.
+type signatures map[[2]*x509.Certificate]error
+
+func (s signatures) check(child, by *x509.Certificate) error {
+	pair := [2]*x509.Certificate{child, by}
+	err, checked := s[pair]
+	if !checked {
+		err = by.CheckSignature(child.SignatureAlgorithm, child.RawTBSCertificate, child.Signature)
+		s[pair] = err
+	}
+	return err
+}
+
+func (s signatures) verify(chain, anchors []*x509.Certificate, dnsName string, usage x509.ExtKeyUsage, at time.Time) error {
 	if len(chain) == 0 {
 		return errors.New("there is no certificate")
 	}
@@ -55,7 +73,7 @@ func verifyWebPKI(chain, anchors []*x509.Certificate, dnsName string, usage x509
 	if err := webpkiUsable(leaf, usage, at); err != nil {
 		return err
 	}
-	p := &webpkiPath{anchors: anchors, between: chain[1:], usage: usage, at: at, budget: webpkiSignatures}
+	p := &webpkiPath{anchors: anchors, between: chain[1:], usage: usage, at: at, budget: webpkiSignatures, checked: s}
 	if err := p.build([]*x509.Certificate{leaf}); err != nil {
 		return err
 	}
@@ -72,6 +90,7 @@ type webpkiPath struct {
 	usage            x509.ExtKeyUsage
 	at               time.Time
 	budget           int
+	checked          signatures
 }
 
 // build goes from the last of path towards an anchor, depth first.
@@ -137,7 +156,7 @@ func (p *webpkiPath) signed(child, by *x509.Certificate) error {
 	if !webpkiAlgorithm(child, by) {
 		return fmt.Errorf("UnsupportedSignatureAlgorithmForPublicKey: %s by %q", child.SignatureAlgorithm, by.Subject.CommonName)
 	}
-	if err := by.CheckSignature(child.SignatureAlgorithm, child.RawTBSCertificate, child.Signature); err != nil {
+	if p.checked.check(child, by) != nil {
 		return errors.New("InvalidSignatureForPublicKey: " + child.Subject.CommonName)
 	}
 	return nil
