@@ -150,7 +150,7 @@ func (j *Journal) contents() (c Contents, err error) {
 	}
 	defer tx.Rollback()
 	err = j.guard(func() error {
-		t, schema, err := begin(tx, j.layout)
+		t, schema, err := j.begin(tx)
 		if err != nil {
 			return err
 		}

@@ -51,6 +51,7 @@ type Journal struct {
 	db   *bbolt.DB
 	file *os.File // the one bbolt works on
 	lock *os.File // nil where nothing is written
+	last lastState
 
 	reserve sync.Mutex
 	broken  atomic.Pointer[error] // why nothing works any more
@@ -105,7 +106,7 @@ func (j *Journal) open(dir string) error {
 		}
 		return j.guard(func() error {
 			return j.db.View(func(tx *bbolt.Tx) error {
-				t, _, err := begin(tx, j.layout)
+				t, _, err := j.begin(tx)
 				if err != nil {
 					return err
 				}
@@ -161,7 +162,7 @@ func (j *Journal) openForWriting(dir string) (err error) {
 func (j *Journal) attach() error {
 	return j.guard(func() error {
 		return j.db.View(func(tx *bbolt.Tx) error {
-			t, schema, err := begin(tx, j.layout)
+			t, schema, err := j.begin(tx)
 			if incompatible := j.layout.compatible(schema, j.options.ReadOnly); incompatible != nil {
 				return incompatible
 			}
@@ -191,7 +192,7 @@ func (j *Journal) takeOver() error {
 	j.crashPoint("open: before")
 	err := j.guard(func() error {
 		return j.db.Update(func(tx *bbolt.Tx) error {
-			t, schema, err := begin(tx, j.layout)
+			t, schema, err := j.begin(tx)
 			if err != nil {
 				return err
 			}
@@ -231,7 +232,7 @@ func (j *Journal) keepOlder() error {
 	var version int
 	err := j.guard(func() error {
 		return j.db.View(func(tx *bbolt.Tx) error {
-			_, schema, err := begin(tx, j.layout)
+			_, schema, err := j.begin(tx)
 			version = schema.Version
 			return err
 		})

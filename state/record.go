@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -28,6 +29,11 @@ type stateRecord struct {
 	Head       digest         `json:"head"`  // hash of Last
 	Sums       map[string]sum `json:"sums"`
 	Commit     int            `json:"commit,omitempty"` // bbolt's number of the commit that wrote it, since schema 7
+}
+
+func (s stateRecord) clone() stateRecord {
+	s.Sums = maps.Clone(s.Sums)
+	return s
 }
 
 // sum stands for all records of a bucket.
@@ -261,8 +267,9 @@ func checkField(name, value string) error {
 // looksLikeKey finds PEM, and PKCS#8 in base64 as it begins for P-256, P-384
 // and RSA.
 func looksLikeKey[T string | []byte](text T) bool {
+	s := string(text)
 	for _, mark := range []string{"PRIVATE KEY", "MIGHAgEAMBMGByqGSM49", "MIG2AgEAMBAGByqGSM49", "MIIEvgIBADANBgkqhkiG9w0BAQEF", "MIIEvQIBADANBgkqhkiG9w0BAQEF"} {
-		if strings.Contains(string(text), mark) {
+		if strings.Contains(s, mark) {
 			return true
 		}
 	}

@@ -1,9 +1,11 @@
 package state
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"sync"
 
 	"go.etcd.io/bbolt"
 )
@@ -12,6 +14,7 @@ import (
 // the sums in step with the records.
 type txn struct {
 	tx     *bbolt.Tx
+	last   *lastState
 	state  stateRecord
 	strict bool // the file has the schema that this certd writes
 }
@@ -20,9 +23,34 @@ type txn struct {
 // than the file has, it returns as nil.
 func (t *txn) bucket(name string) *bbolt.Bucket { return t.tx.Bucket([]byte(name)) }
 
+// lastState is the state that was read or written last, with the text of its record: each
+// transaction begins with it, and decoding it would be most of what a short one costs. The
+// same text is the same state, whoever wrote it.
+type lastState struct {
+	mu    sync.Mutex
+	text  []byte // nil: there is none
+	state stateRecord
+}
+
+func (l *lastState) keep(text []byte, s stateRecord) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text, l.state = bytes.Clone(text), s.clone()
+}
+
+// of returns the state that text is the record of, if it is the last.
+func (l *lastState) of(text []byte) (s stateRecord, known bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.text == nil || !bytes.Equal(l.text, text) {
+		return stateRecord{}, false
+	}
+	return l.state.clone(), true
+}
+
 // begin reads schema and state.
-func begin(tx *bbolt.Tx, l layout) (*txn, schemaRecord, error) {
-	t := &txn{tx: tx}
+func (j *Journal) begin(tx *bbolt.Tx) (*txn, schemaRecord, error) {
+	t := &txn{tx: tx, last: &j.last}
 	meta := tx.Bucket([]byte(bucketMeta))
 	if meta == nil {
 		return nil, schemaRecord{}, fmt.Errorf("it has no bucket %s: %w", bucketMeta, ErrForeign)
@@ -33,18 +61,36 @@ func begin(tx *bbolt.Tx, l layout) (*txn, schemaRecord, error) {
 	} else if !found {
 		return nil, schemaRecord{}, fmt.Errorf("it has no schema version: %w", ErrForeign)
 	}
-	t.strict = schema.Version == l.version
+	t.strict = schema.Version == j.layout.version
 	for _, name := range append(sealedBucketsOf(schema.Version), bucketEntries) {
 		if t.bucket(name) == nil {
 			return nil, schema, fmt.Errorf("bucket %s is gone: %w", name, ErrDamaged)
 		}
 	}
-	if found, err := t.get(bucketMeta, []byte(keyState), &t.state); err != nil {
-		return nil, schema, err
-	} else if !found {
-		return nil, schema, damaged(bucketMeta, []byte(keyState), "the record is gone")
+	return t, schema, t.readState()
+}
+
+func (t *txn) readState() error {
+	key := []byte(keyState)
+	value := t.bucket(bucketMeta).Get(key)
+	if value == nil {
+		return damaged(bucketMeta, key, "the record is gone")
 	}
-	return t, schema, nil
+	_, text, err := unseal(bucketMeta, key, value)
+	if err != nil {
+		return err
+	}
+	if s, known := t.last.of(text); known && t.strict {
+		t.state = s
+		return nil
+	}
+	if err := t.read(bucketMeta, key, value, &t.state); err != nil {
+		return err
+	}
+	if t.strict {
+		t.last.keep(text, t.state)
+	}
+	return nil
 }
 
 func (t *txn) writeState() error {
@@ -52,6 +98,9 @@ func (t *txn) writeState() error {
 	text, err := encode(t.state)
 	if err != nil {
 		return err
+	}
+	if t.strict {
+		t.last.keep(text, t.state) // where this is not committed, its text never comes up
 	}
 	key := []byte(keyState)
 	return t.bucket(bucketMeta).Put(key, sealed(bucketMeta, key, text))
@@ -175,7 +224,7 @@ func (j *Journal) update(point, doing string, f func(*txn) error) error {
 	err := j.guard(func() error {
 		return j.db.Update(func(tx *bbolt.Tx) error {
 			refused = true
-			t, _, err := begin(tx, j.layout)
+			t, _, err := j.begin(tx)
 			if err != nil {
 				return err
 			}
@@ -215,7 +264,7 @@ func (j *Journal) view(doing string, f func(*txn) error) error {
 	}
 	return explain(j.path, doing, j.guard(func() error {
 		return j.db.View(func(tx *bbolt.Tx) error {
-			t, _, err := begin(tx, j.layout)
+			t, _, err := j.begin(tx)
 			if err != nil {
 				return err
 			}
