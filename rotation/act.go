@@ -425,8 +425,8 @@ func (m *member) failed(a Action, err error, now, deadline time.Time) (until tim
 // maxBackoff bounds the pause between tries.
 const maxBackoff = 5 * time.Minute
 
-// evenLooks is how many failures in a row it takes until the pauses grow no longer.
-const evenLooks = 10
+// evenTries is how many failures in a row it takes until the pauses grow no longer.
+const evenTries = 10
 
 // backoff is the pause after the nth failure in a row, bounded by a
 // twentieth of what is left until the deadline. After that it is short, but

@@ -46,7 +46,10 @@ func (r *Reconciler) care(ctx context.Context) {
 			if err != nil {
 				r.mu.Lock()
 				r.keyFails++
-				next = now.Add(backoff(r.keyFails, canaryEvery))
+				pause := backoff(r.keyFails, canaryEvery)
+				if next = now.Add(pause); r.keyFails >= evenTries {
+					next = earlier(r.skip("", next, pause), now.Add(canaryEvery))
+				}
 				r.mu.Unlock()
 				r.log.ErrorContext(ctx, "the signing path does not work", "anchor", a.ID, "err", err)
 			}

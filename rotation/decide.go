@@ -559,7 +559,8 @@ func (d *Decision) allowed(v View, a Action, now time.Time) bool {
 	}
 	fl := v.Failures[a.lane()]
 	if fl != nil && now.Before(fl.Until) && fl.Until.Sub(now) <= 2*maxBackoff {
-		return hold(fl.Until)
+		d.lookAt(fl.Until) // who keeps the failures knows when
+		return false
 	}
 	done := v.Repairs[a.lane()]
 	if a.restarts() && len(done) > 0 && now.Before(done[len(done)-1].Add(rolloutTime)) && !v.rolledOut(a, done[len(done)-1]) {

@@ -90,7 +90,8 @@ type Reconciler struct {
 	slots     int // taken
 	counts    sync.WaitGroup
 	beat      atomic.Pointer[time.Time]
-	alone     bool       // Turn runs it: nothing is done beside
+	alone     bool // Turn runs it: nothing is done beside
+	back      func(what string) time.Time
 	pausing   sync.Mutex // held while pauses are recorded
 	renewing  sync.Mutex // held while an anchor is renewed, or its change begins or moves on
 	begun     time.Time
@@ -374,10 +375,11 @@ func (r *Reconciler) Run(ctx context.Context) error {
 // a backend takes its time, and everything happens in an order that can be had again.
 // Nobody watches the clusters then: Look is for what a watch would tell. next is when
 // certd has something to do by what it knows: if nothing happens in the world until then,
-// nothing comes of looks in between, and they are left out. So are those at a cluster for
-// which back says when it can be reached again, once they come at an even pace.
+// nothing comes of looks in between, and they are left out. So are tries at what back says
+// cannot be reached before a time, a cluster or ("") the key backend, once they come at an
+// even pace.
 func (r *Reconciler) Turn(ctx context.Context, back func(cluster string) time.Time) (next time.Time) {
-	r.alone = true
+	r.alone, r.back = true, back
 	if r.begun.IsZero() {
 		r.begun = r.wall()
 	}
@@ -387,7 +389,6 @@ func (r *Reconciler) Turn(ctx context.Context, back func(cluster string) time.Ti
 		for _, m := range due {
 			r.pass(ctx, ctx, m)
 			r.release(m)
-			r.passOver(m, back(m.name))
 		}
 		r.slots -= len(due)
 		care := r.careDue(r.wall())
@@ -403,19 +404,14 @@ func (r *Reconciler) Turn(ctx context.Context, back func(cluster string) time.Ti
 	}
 }
 
-// passOver leaves out looks at a cluster that could only find again that it cannot be
-// reached. The first that can see it comes when it would have come.
-func (r *Reconciler) passOver(m *member, back time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.obsErr == nil || m.lookFails < evenLooks || !m.next.Before(back) {
-		return
+// skip leaves out tries that could only find again that something is away: of next and
+// what follows it at a pace, it is the first that does not come before that is back.
+func (r *Reconciler) skip(what string, next time.Time, pace time.Duration) time.Time {
+	if r.back == nil {
+		return next
 	}
-	if pace := m.next.Sub(m.rested); pace > 0 {
-		m.next = m.next.Add((back.Sub(m.next) + pace - 1) / pace * pace)
-	}
+	away := r.back(what).Sub(next)
+	return next.Add(max(0, (away+pace-1)/pace*pace))
 }
 
 // Look has a cluster looked at as soon as may be, as a watch does that tells of a change.
@@ -624,6 +620,7 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 		}
 	}
 	var d Decision
+	counted := false
 	for done := range stepsAtOnce {
 		v := m.view()
 		if v.Err == nil && v.Observed != nil {
@@ -665,8 +662,11 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 			continue
 		}
 		if d.Step == "" {
-			if d.Census {
+			if d.Census && !counted {
 				r.count(ctx, m)
+				if counted = r.alone; counted { // it is there
+					continue
+				}
 			}
 			break
 		}
@@ -691,6 +691,9 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 	}
 	if m.wantsCount() {
 		r.count(ctx, m)
+		if r.alone {
+			r.Look(m.name)
+		}
 	}
 	r.welcome(m)
 	r.moveOn()
@@ -729,6 +732,9 @@ func (r *Reconciler) count(ctx context.Context, m *member) {
 		m.mu.Lock()
 		m.proxies, m.counting = p, false
 		m.mu.Unlock()
+		if r.alone {
+			return // the pass goes on with it
+		}
 		r.mu.Lock()
 		m.dueNow()
 		r.mu.Unlock()
@@ -825,7 +831,7 @@ func (r *Reconciler) learn(ctx context.Context, m *member, o *Observation) (know
 	if o.Bundle.Marks.Fleet != f.Policy.Fleet {
 		return true
 	}
-	strangers := r.strangers(f, m.view().Policy, o)
+	strangers := r.strangers(f, m.policyNow(), o)
 	if len(f.Anchors) > 0 && len(strangers) == 0 {
 		return r.relearn(m, o)
 	}
@@ -941,10 +947,17 @@ func (r *Reconciler) schedule(m *member, d Decision) {
 	}
 	m.mu.Lock()
 	if m.obsErr != nil {
-		next = now.Add(backoff(m.lookFails, m.left(d.Dates.MustRenewBy, now)))
+		pause := backoff(m.lookFails, m.left(d.Dates.MustRenewBy, now))
+		if next = now.Add(pause); m.lookFails >= evenTries {
+			next = r.skip(m.name, next, pause)
+		}
 	} else {
 		for _, fl := range m.failures {
-			next = earlier(next, fl.Until)
+			again := fl.Until
+			if fl.Tries >= evenTries && errors.Is(fl.Err, ErrUnavailable) {
+				again = r.skip("", again, maxBackoff)
+			}
+			next = earlier(next, again)
 		}
 		if d.Step != "" && m.failures[d.lane()] == nil { // more to do than one pass may
 			next = now

@@ -100,8 +100,24 @@ func (m *member) view() View {
 // viewNow is for who holds mu.
 func (m *member) viewNow() View {
 	return View{Policy: m.policy, Record: m.record, Certificates: m.certificates, Observed: m.observed, Err: m.obsErr, ErrSince: m.errSince, Looks: m.lookFails,
-		Request: m.requests[TargetIssuer], Repairs: maps.Clone(m.repairs), Failures: maps.Clone(m.failures), Signed: maps.Clone(m.signed),
-		WebhookCAs: m.webhookCAs, Evidence: maps.Clone(m.evidence), WebhookRequest: m.requests[TargetWebhooks], CARequest: m.requests[TargetWebhookCA], Proxies: m.proxies, Restarts: m.restarts.clone()}
+		Request: m.requests[TargetIssuer], Repairs: copied(m.repairs), Failures: copied(m.failures), Signed: copied(m.signed),
+		WebhookCAs: m.webhookCAs, Evidence: copied(m.evidence), WebhookRequest: m.requests[TargetWebhooks], CARequest: m.requests[TargetWebhookCA], Proxies: m.proxies, Restarts: m.restarts.clone()}
+}
+
+// copied is a map that is only read from; where there is nothing, as nearly always for
+// some, it costs nothing.
+func copied[K comparable, V any](m map[K]V) map[K]V {
+	if len(m) == 0 {
+		return nil
+	}
+	return maps.Clone(m)
+}
+
+// policyNow is the policy that the cluster has now.
+func (m *member) policyNow() Policy {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.policy
 }
 
 // newMember knows nothing yet but what the configuration says.

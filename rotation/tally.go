@@ -1,7 +1,6 @@
 package rotation
 
 import (
-	"maps"
 	"slices"
 	"time"
 )
@@ -13,7 +12,7 @@ type Restarts struct {
 }
 
 func (r Restarts) clone() Restarts {
-	r.At = maps.Clone(r.At)
+	r.At = copied(r.At)
 	return r
 }
 

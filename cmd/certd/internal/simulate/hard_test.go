@@ -9,6 +9,7 @@ import (
 	"hash"
 	"math/rand/v2"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -28,13 +29,14 @@ import (
 // allows for.
 type hard struct {
 	*world
-	t       testing.TB
-	seed    uint64
-	chance  *rand.Rand // of the world; each backend has its own
-	over    bool       // it is calm again
-	lost    bool       // the journal was, once: it cannot account for what came before
-	changes int
-	deaths  int
+	t        testing.TB
+	seed     uint64
+	chance   *rand.Rand // of the world; each backend has its own
+	over     bool       // it is calm again
+	lost     bool       // the journal was, once: it cannot account for what came before
+	changes  int
+	attended bool // somebody looks after the change that is under way
+	deaths   int
 	// Effects so far, and at which of them certd dies; nil: chance decides.
 	effects int
 	fatal   []int
@@ -297,7 +299,6 @@ func (h *hard) afflict() {
 		h.loop.Rotate(target, []string{name}, rotation.Request{Actor: "lee@cli", Reason: "drill"})
 	})
 	h.sometimes(200*day, h.beginChange)
-	h.sometimes(3*time.Hour, h.obey)
 	h.sometimes(20*day, h.steer)
 }
 
@@ -353,6 +354,19 @@ func (h *hard) stirAll() {
 	}
 }
 
+// attend has somebody look, about every three hours for as long as the trust anchor is being
+// changed, at what the findings ask for.
+func (h *hard) attend() {
+	if h.attended || h.over || h.loop == nil || h.idle() {
+		return
+	}
+	h.attended = true
+	h.at(h.now.Add(time.Duration(h.chance.ExpFloat64()*float64(3*time.Hour))), func() {
+		h.attended = false
+		h.obey()
+	})
+}
+
 // obey restarts what the findings ask for, one at a time.
 func (h *hard) obey() {
 	if h.loop == nil || h.idle() {
@@ -402,6 +416,7 @@ func (h *hard) survive(do func()) {
 
 // look judges what came of it.
 func (h *hard) look() {
+	h.attend()
 	for _, v := range h.mesh.ForgetViolations() {
 		if v.By == memory.ByCertd || v.By == memory.ByTime {
 			h.wrong("%s", v)
@@ -447,7 +462,7 @@ func (h *hard) calm() {
 	for range 60 {
 		h.stirAll()
 		if !h.idle() {
-			if r := h.loop.Status().Trust.Rotation; r.Phase == "held" {
+			if r := h.loop.Status().Trust.Rotation; r.Held {
 				_, err := h.loop.SteerChange(rotation.ChangeResume, nil, "lee@cli", "it is calm")
 				h.say("it goes on: %t", err == nil)
 			}
@@ -562,6 +577,8 @@ func (h *hard) report(t testing.TB) {
 // Line R1: years of five clusters with six workloads each in which everything goes wrong.
 func TestHardLives(t *testing.T) {
 	const years = 2
+	// Little is kept, so that the garbage collector would come round all the time.
+	defer debug.SetGCPercent(debug.SetGCPercent(1600))
 	run := scoreboard.Start(t, "R1", 2)
 	for seed := range run.Seeds() {
 		h := live(t, seed, years*365*day)

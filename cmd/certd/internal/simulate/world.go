@@ -1,6 +1,7 @@
 package simulate
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -162,6 +163,18 @@ func (w *world) stir(cluster string) {
 	}
 }
 
+// back is when what is away can be reached again.
+func (w *world) back(cluster string) time.Time { return w.away[cmp.Or(cluster, Vault)] }
+
+// pause is how long nobody looks at a cluster in which nothing has happened for so long:
+// as long again, and three times that once all that takes minutes is over.
+func pause(quiet time.Duration) time.Duration {
+	if quiet > 15*time.Minute {
+		quiet *= 3
+	}
+	return min(max(often, quiet), seldom)
+}
+
 // turn lets certd do what is due, and time pass until it has something to do again, or
 // something happens in the world, or until.
 func (w *world) turn(until time.Time) {
@@ -170,10 +183,10 @@ func (w *world) turn(until time.Time) {
 		for _, p := range w.policy.Clusters {
 			if l := w.looks[p.Cluster]; !l.next.After(w.now) {
 				w.loop.Look(p.Cluster)
-				l.next = w.now.Add(min(max(often, w.now.Sub(l.stirred)), seldom))
+				l.next = w.now.Add(pause(w.now.Sub(l.stirred)))
 			}
 		}
-		next = earlier(next, w.loop.Turn(w.ctx, func(cluster string) time.Time { return w.away[cluster] }))
+		next = earlier(next, w.loop.Turn(w.ctx, w.back))
 		for _, p := range w.policy.Clusters {
 			next = earlier(next, w.looks[p.Cluster].next)
 		}
