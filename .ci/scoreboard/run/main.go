@@ -44,7 +44,8 @@ const simulate = "./cmd/certd/internal/simulate"
 // lines are the proofs, in the order in which they are printed.
 func lines() []line {
 	return []line{
-		{name: "R1", title: "simulated fleet life with everything that may go wrong", pkg: simulate, test: "TestHardLives", seeds: 500, piece: 25},
+		{name: "R1", title: "simulated fleet life with everything that may go wrong", pkg: simulate, test: "TestHardLives", seeds: 2_500, piece: 100},
+		{name: "R2", title: "distinct fault schedules with a rotation each", pkg: simulate, test: "TestFaultSchedules", seeds: 20_000, piece: 1_000},
 		{name: "R3", title: "crashes at each effect of all rotations, and at each ordered pair", pkg: simulate, test: "TestACrashAtEachEffect", seeds: 1_000, piece: 50},
 		{name: "R4", title: "kill -9 of the daemon in the middle of rotating", pkg: "./cmd/certd", test: "TestKilledInMidRotation", seeds: 2_500, piece: 50},
 		{name: "R5", title: "torn, lost and flipped journal images", pkg: "./state", test: "TestTornAndLostWrites", seeds: 50_000, piece: 5_000},

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"certd.internal/.ci/scoreboard"
-	"certd.internal/backends/memory"
 	"certd.internal/rotation"
 )
 
@@ -28,12 +27,7 @@ func rotateAll(t *testing.T, fatal []int) (bad []string, effects int) {
 		t.Fatal(err)
 	}
 	defer w.close()
-	h.world = w
-	w.journalOf = func(j rotation.Journal) rotation.Journal { return mortalJournal{j, h} }
-	w.clusterOf = func(c *memory.Cluster) rotation.Cluster { return mortalCluster{c, h} }
-	h.die("it begins")
-	h.rise()
-	w.mesh.Entitle()
+	h.takePart(w)
 	pass := func(d time.Duration) {
 		for until := h.now.Add(d); h.now.Before(until); {
 			h.step(until)
@@ -75,16 +69,7 @@ func rotateAll(t *testing.T, fatal []int) (bad []string, effects int) {
 			h.wrong("%s: %+v", c.Name, c.Findings)
 		}
 	}
-	if pending, err := h.journal.Pending(); err != nil || len(pending) > 0 {
-		h.wrong("open intents: %+v, %v", pending, err)
-	}
-	if r, err := h.journal.Verify(); err != nil || r.BadSeq != 0 {
-		h.wrong("the chain does not hold: %+v, %v", r, err)
-	}
-	for _, r := range h.mesh.Broken() {
-		h.wrong("%s", r)
-	}
-	h.accounted()
+	h.leftBehind()
 	return h.bad, h.effects
 }
 

@@ -40,6 +40,7 @@ type hard struct {
 	// Effects so far, and at which of them certd dies; nil: chance decides.
 	effects int
 	fatal   []int
+	plan    *plan // instead of chance; nil: there is none
 	epochs  map[string]uint64
 	trace   []string // the last of what happened
 	sum     hash.Hash
@@ -62,9 +63,16 @@ func (h *hard) wrong(format string, args ...any) {
 	h.bad = append(h.bad, h.now.Format(time.DateTime)+" "+fmt.Sprintf(format, args...))
 }
 
-// mortal is a journal, or a cluster, whose process may die before or after each effect.
+// mayDie is called before and after each effect of certd's.
 func (h *hard) mayDie() {
 	h.effects++
+	if h.plan != nil {
+		if _, now := h.plan.strikes(dies); now {
+			h.deaths++
+			panic(died{})
+		}
+		return
+	}
 	if h.fatal != nil && slices.Contains(h.fatal, h.effects) || h.fatal == nil && !h.over && h.chance.IntN(deadly) == 0 {
 		h.deaths++
 		panic(died{})
@@ -81,6 +89,9 @@ type mortalJournal struct {
 
 func (j mortalJournal) Begin(in rotation.Intent) (uint64, error) {
 	j.h.mayDie()
+	if err := j.h.plan.diskFull(); err != nil {
+		return 0, err
+	}
 	id, err := j.Journal.Begin(in)
 	j.h.mayDie()
 	return id, err
@@ -147,11 +158,21 @@ func newHard(t testing.TB, seed uint64) *hard {
 	if err != nil {
 		t.Fatal(err)
 	}
+	h.takePart(w)
+	return h
+}
+
+// takePart begins certd's life in a world, in which it may die from the first moment on.
+func (h *hard) takePart(w *world) {
 	h.world = w
 	w.journalOf = func(j rotation.Journal) rotation.Journal { return mortalJournal{j, h} }
 	w.clusterOf = func(c *memory.Cluster) rotation.Cluster { return mortalCluster{c, h} }
 	w.mesh.Entitle()
-	return h
+	h.survive(func() {
+		if err := w.begin(); err != nil {
+			h.t.Fatal(err)
+		}
+	})
 }
 
 // sometimes has something happen again and again, about every so often.
@@ -488,12 +509,7 @@ func (h *hard) calm() {
 	if !h.idle() {
 		h.wrong("in the end the trust anchor is being changed: %+v", st.Trust.Rotation)
 	}
-	if pending, err := h.journal.Pending(); err != nil || len(pending) > 0 {
-		h.wrong("open intents in a calm world: %+v, %v", pending, err)
-	}
-	if r, err := h.journal.Verify(); err != nil || r.BadSeq != 0 {
-		h.wrong("the chain does not hold: %+v, %v", r, err)
-	}
+	h.leftBehind()
 	anchors, err := h.journal.Anchors()
 	if err != nil {
 		h.wrong("%v", err)
@@ -511,6 +527,16 @@ func (h *hard) calm() {
 		for _, v := range rotation.Violations(rotation.Fleet{Policy: h.policy, Anchors: anchors, Epoch: h.journal.Epoch()}, rotation.View{Policy: p, Observed: &o, Certificates: certs}, h.now) {
 			h.wrong("in the end %s does not hold in %s: %s", v.Promise, v.Cluster, v.Message)
 		}
+	}
+}
+
+// leftBehind judges what a calm world is left with.
+func (h *hard) leftBehind() {
+	if pending, err := h.journal.Pending(); err != nil || len(pending) > 0 {
+		h.wrong("open intents in a calm world: %+v, %v", pending, err)
+	}
+	if r, err := h.journal.Verify(); err != nil || r.BadSeq != 0 {
+		h.wrong("the chain does not hold: %+v, %v", r, err)
 	}
 	for _, r := range h.mesh.Broken() {
 		h.wrong("in the end %s", r)
@@ -541,9 +567,11 @@ func (h *hard) accounted() {
 func live(t testing.TB, seed uint64, length time.Duration) *hard {
 	h := newHard(t, seed)
 	defer h.close()
-	for until := h.now.Add(2 * time.Hour); h.now.Before(until); { // it begins in peace
+	h.over = true // it begins in peace
+	for until := h.now.Add(2 * time.Hour); h.now.Before(until); {
 		h.turn(until)
 	}
+	h.over = false
 	h.look()
 	if len(h.bad) > 0 {
 		h.bad = slices.DeleteFunc(h.bad, func(s string) bool { return strings.Contains(s, "no endpoints available") })
@@ -579,7 +607,7 @@ func TestHardLives(t *testing.T) {
 	const years = 2
 	// Little is kept, so that the garbage collector would come round all the time.
 	defer debug.SetGCPercent(debug.SetGCPercent(1600))
-	run := scoreboard.Start(t, "R1", 2)
+	run := scoreboard.Start(t, "R1", 8)
 	for seed := range run.Seeds() {
 		h := live(t, seed, years*365*day)
 		h.report(t)

@@ -156,6 +156,9 @@ func Run(ctx context.Context, o Options) (Life, error) {
 	}
 	l.world = w
 	defer w.close()
+	if err := w.begin(); err != nil {
+		return Life{}, err
+	}
 	outages := slices.Clone(o.Outages)
 	told := o.From
 	for w.now.Before(o.Until) {

@@ -43,6 +43,9 @@ func sleep(t *testing.T, seed uint64, off []string, length time.Duration) (bad [
 		t.Fatal(err)
 	}
 	defer w.close()
+	if err := w.begin(); err != nil {
+		t.Fatal(err)
+	}
 	pass := func(d time.Duration) {
 		for until := w.now.Add(d); w.now.Before(until); {
 			w.turn(until)

@@ -44,7 +44,7 @@ const (
 	apiLag   = 20 * time.Second // until the second API server goes by a new caBundle
 )
 
-// newWorld is the fleet before certd was started for the first time, but for the
+// newWorld is the fleet before certd is started for the first time (begin), but for the
 // trust anchor, which is made at from.
 func newWorld(ctx context.Context, p rotation.FleetPolicy, from time.Time, seed uint64, tried func(rotation.Attempt), trying func(context.Context, rotation.Attempt) (context.Context, func(error))) (*world, error) {
 	w := &world{kernel: kernel{now: from}, ctx: ctx, policy: p, clusters: map[string]*memory.Cluster{}, looks: map[string]*looks{}, away: map[string]time.Time{}, tried: tried, trying: trying, log: slog.New(slog.DiscardHandler)}
@@ -85,7 +85,7 @@ func newWorld(ctx context.Context, p rotation.FleetPolicy, from time.Time, seed 
 	if _, _, err := made.Run(ctx); err != nil {
 		return nil, fmt.Errorf("make the simulated trust anchor: %w", err)
 	}
-	return w, w.begin()
+	return w, nil
 }
 
 // ownPart says whether a webhook belongs to every Linkerd control plane.
