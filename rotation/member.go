@@ -473,7 +473,7 @@ func (r *Reconciler) saveStatus(m *member) {
 	same := sameStatus(s, m.saved) && now.Sub(m.savedAt) < 10*r.resync
 	rec := m.record
 	m.mu.Unlock()
-	if same {
+	if same && !r.has("JournalFailed") { // else it shows whether that is over
 		return
 	}
 	var err error

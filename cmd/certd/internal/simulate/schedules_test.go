@@ -373,6 +373,32 @@ func TestFaultSchedules(t *testing.T) {
 	}
 }
 
+// What schedules have found stays found.
+func TestSchedulesThatFoundSomething(t *testing.T) {
+	text, err := os.ReadFile("testdata/seeds")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for line := range strings.Lines(string(text)) {
+		line, found, _ := strings.Cut(line, "#")
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		s, err := parseSchedule(line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bad := scheduled(t, s, false).bad; len(bad) > 0 {
+			t.Errorf("%s, which had found:%s%s", s, found, strings.Join(bad, "\n"))
+		}
+		n++
+	}
+	if n == 0 {
+		t.Error("there is none")
+	}
+}
+
 // A schedule is had again from its text, and one that fails is told with the least of it.
 func TestASchedulesTextIsTheSchedule(t *testing.T) {
 	of := map[string][][]string{}
