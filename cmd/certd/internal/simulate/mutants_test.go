@@ -33,6 +33,7 @@ const (
 	byHardLives = "./cmd/certd/internal/simulate: TestHardLives"
 	byLives     = "./cmd/certd/internal/simulate: TestAQuarterOfAYear|TestTenYearsWithANewAnchorCertificate|TestWithoutVault|TestWithoutCertd"
 	byDaemons   = "./rotation: TestTwoDaemonsForAnHour"
+	byBrief     = "./rotation: TestANewIssuerTakesTwoReads"
 )
 
 var mutants = []mutant{
@@ -65,7 +66,9 @@ var mutants = []mutant{
 	{"neither epoch nor mirror is asked", []edit{{"rotation/decide.go", "case epoch > f.Epoch:", "case false && epoch > f.Epoch:"}, {"rotation/mirror.go", "if lost == nil && (away.IsZero()", "if lost == nil && false && (away.IsZero()"}, {"rotation/mirror.go", "if errors.Is(lost, ErrSecondDaemon) {", "if false && errors.Is(lost, ErrSecondDaemon) {"}, {"rotation/mirror.go", "case r.fence.Lost() == nil:\n\t\treturn false\n\t}\n\tr.mirrorTold", "case true:\n\t\treturn false\n\t}\n\tr.mirrorTold"}}, []string{byDaemons}},
 	{"an epoch does not grow", []edit{{"rotation/loop.go", "r.epoch, err = o.Journal.RaiseEpoch(uint64(r.wall().Unix()))", "r.epoch, err = 1, nil"}}, []string{byHardLives, byDaemons}},
 	{"a lost answer is a failure, and nobody looks", []edit{{"rotation/act.go", "case errors.Is(err, ErrOutcomeUnknown) && tookEffect(in, m.view().Observed):", "case false:"}}, []string{byHardLives, "./rotation: TestALost|TestACrash|TestAnAnswer"}},
-	{"what a lost answer left open is never closed", []edit{{"rotation/act.go", "if oerr := r.observe(hand, m); oerr != nil && errors.Is(err, ErrOutcomeUnknown) {\n\t\tr.addPending(m, open)\n\t\treturn err\n\t}", "if oerr := r.observe(hand, m); oerr != nil && errors.Is(err, ErrOutcomeUnknown) {\n\t\t_ = open\n\t\treturn err\n\t}"}}, []string{byHardLives}},
+	{"what a lost answer left open is never closed", []edit{{"rotation/act.go", "if oerr := look(hand, m); oerr != nil && errors.Is(err, ErrOutcomeUnknown) {\n\t\tr.addPending(m, open)\n\t\treturn err\n\t}", "if oerr := look(hand, m); oerr != nil && errors.Is(err, ErrOutcomeUnknown) {\n\t\t_ = open\n\t\treturn err\n\t}"}}, []string{byHardLives}},
+	{"an issuer is signed without another look at the bundle", []edit{{"rotation/loop.go", "brief := r.issuerIsDue(m) && r.reread(ctx, m, BundleObject) == nil", "brief := r.issuerIsDue(m)"}}, []string{byBrief}},
+	{"an issuer is signed after a brief look although something has changed", []edit{{"rotation/loop.go", "told := m.news || r.change", "told := r.change"}}, []string{byBrief}},
 	{"what a crash left open is never closed", []edit{{"rotation/loop.go", "case StepSign, StepCanary:\n\t\tcase", "case StepSign, StepCanary:\n\t\t\tcontinue\n\t\tcase"}}, []string{byHardLives, "./rotation: TestACrash"}},
 	{"the journal is written after the effect", []edit{{"rotation/sign.go", "id, err := s.journal.Begin(in)\n\t\tif err != nil {\n\t\t\treturn nil, fmt.Errorf(\"record the intent to sign with %s: %w\", in.Key, err)\n\t\t}\n\t\tsig, err := s.key.SignDigest(s.ctx, digest)", "sig, err := s.key.SignDigest(s.ctx, digest)\n\t\tid, berr := s.journal.Begin(in)\n\t\tif berr != nil {\n\t\t\treturn nil, fmt.Errorf(\"record the intent to sign with %s: %w\", in.Key, berr)\n\t\t}"}}, []string{byHardLives}},
 	{"a signature counts that is not recorded", []edit{{"rotation/sign.go", "// A signature whose outcome is not on disk is not used.\n\t\t\treturn nil, errors.Join(err, fmt.Errorf(\"record the outcome of signing with %s: %w\", in.Key, ferr))", "_ = ferr"}}, []string{"./rotation: TestASignatureThatCannotBeRecordedIsNotUsed"}},
