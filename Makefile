@@ -2,7 +2,8 @@
 #             need from Debian's packages when root there, else lists it
 # make lab    real API servers and a real Vault in the foreground (CLUSTERS, DIR, SCHEDULE)
 # make check  what needs no lab: formatting, vet, linters, drift, cross builds
-# make bench  the benchmarks
+# make bench  what a fleet of FLEET clusters costs, beside the least possible program for
+#             the same writes; then the benchmarks
 # make scoreboard  long proofs, and what they measured (ADD=1: more of it; LINES, SEEDS)
 # make release  what is published of a version (VERSION), in dist; release-check tries it out
 # make image  a container image, without a container engine
@@ -18,6 +19,7 @@ DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null)
 ADD     ?=
 LINES   ?=
 SEEDS   ?= 0
+FLEET   ?= 1000
 LDFLAGS  = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 
 .PHONY: build image manual build-pkcs11 test check bench scoreboard lab deps generate release release-check clean
@@ -48,6 +50,7 @@ check:
 	.ci/check
 
 bench: deps
+	$(GO) run ./.ci/cost -clusters $(FLEET)
 	.ci/test -run '^$$' -bench . -benchtime 5x
 
 # Each line runs anew, or where it stopped with ADD=1; records are kept in .scoreboard.
