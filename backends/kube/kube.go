@@ -82,6 +82,7 @@ type Cluster struct {
 	version   string
 	versionAt time.Time
 	installed installed
+	unseen    bool                  // the last look failed
 	hidden    string                // what part of linkerd-identity could not be seen, as last logged
 	scheme    string                // of the issuer, as linkerd-identity was last seen to be told
 	answered  *rotation.Observation // the issuer alone, as the answer to its last write shows it; nil: somebody has looked since
@@ -112,7 +113,16 @@ func New(cfg Config, log *slog.Logger) (*Cluster, error) {
 	rc.QPS = -1    // client-go's default of 5 a second would delay repairs
 	rc.Timeout = 0 // it is per attempt, and it would end watches: contexts bound each call
 	rc.WarningHandler = rest.NoWarnings{}
-	rc.Wrap(func(next http.RoundTripper) http.RoundTripper { return bounded{newOneDial(next)} })
+	if rc.Proxy == nil {
+		rc.Proxy = http.ProxyFromEnvironment // as by default; named, client-go makes a transport for this cluster alone
+	}
+	rc.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		if own, ok := next.(*http.Transport); ok {
+			own.MaxResponseHeaderBytes = maxHeader
+			own.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: maxAnswer, MaxReceiveBufferPerConnection: maxUnread}
+		}
+		return bounded{newOneDial(next)}
+	})
 	hc, err := rest.HTTPClientFor(rc)
 	if err != nil {
 		return nil, fmt.Errorf("cluster %s: set up TLS: %w", cfg.Cluster, err)

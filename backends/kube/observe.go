@@ -21,8 +21,18 @@ const versionFor = time.Hour
 
 // Observe implements rotation.Cluster. The reads run side by side, each under
 // its own error: what linkerd-identity does not show is unknown, while the
-// objects certd manages and the cluster's identity have to be seen.
+// objects certd manages and the cluster's identity have to be seen. A cluster that could not be
+// seen the last time is asked for its identity before anything else: one that answers
+// nothing, or too much, costs one request.
 func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
+	o, err := c.observe(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unseen = err != nil
+	return o, err
+}
+
+func (c *Cluster) observe(ctx context.Context) (rotation.Observation, error) {
 	o := rotation.Observation{At: time.Now()}
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
@@ -36,6 +46,14 @@ func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 		wg                               sync.WaitGroup
 	)
 	wg.Go(func() { system, systemErr = c.core.Namespaces().Get(clocked, "kube-system", metav1.GetOptions{}) })
+	c.mu.Lock()
+	unseen := c.unseen
+	c.mu.Unlock()
+	if unseen {
+		if wg.Wait(); systemErr != nil {
+			return o, c.fail(call{verb: "get", resource: "namespaces", name: "kube-system"}, systemErr)
+		}
+	}
 	wg.Go(func() { ns, nsErr = c.core.Namespaces().Get(ctx, c.cfg.Namespace, metav1.GetOptions{}) })
 	wg.Go(func() {
 		cm, cmErr = c.core.ConfigMaps(c.cfg.Namespace).Get(ctx, rotation.BundleObject, metav1.GetOptions{})

@@ -9,10 +9,22 @@ import (
 	"time"
 )
 
-// maxAnswer bounds any answer but a watch, and each item of a list that is read
+// maxAnswer bounds any answer but that of a watch, and each item of a list that is read
 // item by item. Kubernetes itself keeps an object under 1.5 MiB (etcd's request
 // limit); more comes from something that is not an honest API server.
 const maxAnswer = 2 << 20
+
+// maxWatched is how much one watch may tell before it is begun anew: certd follows objects one
+// by one, and asks for their metadata alone. Client-go would gather an event that never ends
+// up to 16 MiB, for each watch.
+const maxWatched = 512 << 10
+
+// maxHeader bounds the header of an answer; Go's own bound is 10 MiB.
+const maxHeader = 64 << 10
+
+// maxUnread is what a server may send ahead of what is read, over all requests on one
+// connection; Go's own bound is 1 GiB.
+const maxUnread = 2 * maxAnswer
 
 // bounded refuses answers that are too large and notes the server's clock for
 // who asks.
@@ -29,7 +41,11 @@ func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	// What follows a switch of protocols is no answer, and is written to, too.
 	items := resp.StatusCode == http.StatusOK && r.Context().Value(itemsKey{}) != nil
-	if !isWatch(r) && resp.StatusCode != http.StatusSwitchingProtocols && !items {
+	switch {
+	case resp.StatusCode == http.StatusSwitchingProtocols || items:
+	case isWatch(r) && resp.StatusCode == http.StatusOK:
+		resp.Body = &shortened{resp.Body, maxWatched}
+	default:
 		resp.Body = &limited{resp.Body, maxAnswer}
 	}
 	return resp, nil
@@ -111,6 +127,22 @@ func (l *limited) Read(p []byte) (int, error) {
 	if l.left -= n; l.left < 0 {
 		return 0, fmt.Errorf("the answer is larger than %d MiB", maxAnswer>>20)
 	}
+	return n, err
+}
+
+// shortened ends where its server would go on: what a watch did not tell is seen when the next
+// one begins.
+type shortened struct {
+	io.ReadCloser
+	left int
+}
+
+func (s *shortened) Read(p []byte) (int, error) {
+	if s.left <= 0 {
+		return 0, io.EOF
+	}
+	n, err := s.ReadCloser.Read(p[:min(len(p), s.left)])
+	s.left -= n
 	return n, err
 }
 

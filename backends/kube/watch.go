@@ -20,8 +20,12 @@ import (
 const (
 	retryMin = 250 * time.Millisecond
 	retryMax = 30 * time.Second
-	// goodFor is how long a watch must have stood to start over at retryMin.
-	goodFor = 5 * time.Second
+	// goodFor is how long a watch must have stood to start over at retryMin, where it told of
+	// anything; silentFor where it did not.
+	goodFor   = 5 * time.Second
+	silentFor = time.Minute
+	// eventPause lies between two events that are read: all that they tell is to look.
+	eventPause = 100 * time.Millisecond
 )
 
 // groups are the API groups and versions of what is watched, "" and "v1" but for
@@ -88,7 +92,7 @@ func (c *Cluster) follow(ctx context.Context, r ref, changed func()) {
 	wait, last := retryMin, ""
 	for ctx.Err() == nil {
 		begun := time.Now()
-		err := c.watchOnce(ctx, api, r, changed)
+		told, err := c.watchOnce(ctx, api, r, changed)
 		if ctx.Err() != nil {
 			return
 		}
@@ -98,7 +102,7 @@ func (c *Cluster) follow(ctx context.Context, r ref, changed func()) {
 				c.log.Warn("watch does not stand; changes are found by looking", "object", r.name, "err", text)
 			}
 		}
-		if time.Since(begun) > goodFor {
+		if stood := time.Since(begun); stood > silentFor || told && stood > goodFor {
 			wait = retryMin
 		}
 		select {
@@ -119,8 +123,8 @@ func (c *Cluster) watchProblem(r ref, err error) string {
 // watchOnce runs one watch to its end. It starts at whatever is there by then:
 // no resourceVersion is carried over, so none can be too old. What changed
 // while no watch stood is not told by the server, hence the one call of
-// changed when the watch begins.
-func (c *Cluster) watchOnce(ctx context.Context, api metadata.ResourceInterface, r ref, changed func()) error {
+// changed when the watch begins. told says whether there was any event.
+func (c *Cluster) watchOnce(ctx context.Context, api metadata.ResourceInterface, r ref, changed func()) (told bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// The answer's header must come in time; the stream may then last.
@@ -128,7 +132,7 @@ func (c *Cluster) watchOnce(ctx context.Context, api metadata.ResourceInterface,
 	w, err := api.Watch(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, r.name).String()})
 	late.Stop()
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer w.Stop()
 	changed()
@@ -136,7 +140,7 @@ func (c *Cluster) watchOnce(ctx context.Context, api metadata.ResourceInterface,
 		switch e.Type {
 		case watch.Bookmark:
 		case watch.Error:
-			return apierrors.FromObject(e.Object)
+			return told, apierrors.FromObject(e.Object)
 		case watch.Deleted:
 			changed()
 		default:
@@ -145,6 +149,12 @@ func (c *Cluster) watchOnce(ctx context.Context, api metadata.ResourceInterface,
 				changed()
 			}
 		}
+		told = true
+		select {
+		case <-ctx.Done():
+			return told, nil
+		case <-time.After(eventPause):
+		}
 	}
-	return nil
+	return told, nil
 }
