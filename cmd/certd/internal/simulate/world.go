@@ -3,6 +3,7 @@ package simulate
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -167,12 +168,22 @@ func (w *world) stir(cluster string) {
 func (w *world) back(cluster string) time.Time { return w.away[cmp.Or(cluster, Vault)] }
 
 // pause is how long nobody looks at a cluster in which nothing has happened for so long:
-// as long again, and three times that once all that takes minutes is over.
-func pause(quiet time.Duration) time.Duration {
+// as long again, and three times that once all that takes minutes is over. While the trust
+// anchor is being changed, what one cluster waits for is seen in another: no more than an hour.
+func (w *world) pause(quiet time.Duration) time.Duration {
 	if quiet > 15*time.Minute {
 		quiet *= 3
 	}
+	if !w.idle() {
+		quiet = min(quiet, time.Hour)
+	}
 	return min(max(often, quiet), seldom)
+}
+
+// idle says whether the trust anchor is not being changed, while certd runs.
+func (w *world) idle() bool {
+	_, err := w.loop.CanSteer(rotation.ChangeHold, nil)
+	return errors.Is(err, rotation.ErrNotNow)
 }
 
 // turn lets certd do what is due, and time pass until it has something to do again, or
@@ -183,7 +194,7 @@ func (w *world) turn(until time.Time) {
 		for _, p := range w.policy.Clusters {
 			if l := w.looks[p.Cluster]; !l.next.After(w.now) {
 				w.loop.Look(p.Cluster)
-				l.next = w.now.Add(pause(w.now.Sub(l.stirred)))
+				l.next = w.now.Add(w.pause(w.now.Sub(l.stirred)))
 			}
 		}
 		next = earlier(next, w.loop.Turn(w.ctx, w.back))
