@@ -61,6 +61,7 @@ const (
 type Reconciler struct {
 	journal Journal
 	fence   *Fence // nil: there is no mirror
+	owing   *owing // is journal
 	signer  signer // with the trust anchors' keys
 	webhook signer // with the webhook CAs' keys
 	log     *slog.Logger
@@ -152,7 +153,9 @@ func NewReconciler(o Options) (*Reconciler, error) {
 	if o.Fence != nil {
 		o.Journal = fenced{o.Journal, o.Fence}
 	}
-	r := &Reconciler{journal: o.Journal, fence: o.Fence, signer: signer{o.Journal, o.Keys}, webhook: signer{o.Journal, o.WebhookKeys}, log: o.Log, atOnce: cmp.Or(o.AtOnce, 16), resync: cmp.Or(o.Resync, usualResync), tried: o.Tried, trying: o.Trying,
+	owing := newOwing(o.Journal)
+	o.Journal = owing
+	r := &Reconciler{journal: o.Journal, owing: owing, fence: o.Fence, signer: signer{o.Journal, o.Keys}, webhook: signer{o.Journal, o.WebhookKeys}, log: o.Log, atOnce: cmp.Or(o.AtOnce, 16), resync: cmp.Or(o.Resync, usualResync), tried: o.Tried, trying: o.Trying,
 		wake: make(chan struct{}, 1), members: map[string]*member{}, findings: map[string]Finding{}, foreign: map[string]time.Time{}}
 	if r.tried == nil {
 		r.tried = func(Attempt) {}
@@ -192,12 +195,8 @@ func SettleFleet(j Journal) ([]PendingIntent, error) {
 	}
 	var rest []PendingIntent
 	for _, p := range all {
-		out := Outcome{Result: Unknown, Detail: "certd ended before the answer was recorded"}
-		switch p.Step {
-		case StepSign, StepCanary:
-		case StepAnchor, StepTrustChange, StepRecover, StepStart, StepReload, StepPause, StepResume, StepRestore:
-			out = Outcome{Result: Abandoned, Detail: "certd ended before it took effect"}
-		default:
+		out, ours := unseen(p.Step, "certd ended")
+		if !ours {
 			rest = append(rest, p)
 			continue
 		}
@@ -619,6 +618,7 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 			return
 		}
 	}
+	r.owing.pay()
 	var d Decision
 	counted := false
 	for done := range stepsAtOnce {

@@ -99,6 +99,9 @@ func (j mortalJournal) Begin(in rotation.Intent) (uint64, error) {
 
 func (j mortalJournal) Finish(id uint64, out rotation.Outcome) error {
 	j.h.mayDie()
+	if err := j.h.plan.diskFull(); err != nil {
+		return err
+	}
 	err := j.Journal.Finish(id, out)
 	j.h.mayDie()
 	return err
@@ -339,14 +342,13 @@ func (h *hard) rise() {
 		h.wrong("the journal is not opened: %v", err)
 		return
 	}
-	if err := h.begin(); err != nil {
+	switch err := h.begin(); {
+	case errors.Is(err, state.ErrFull): // who watches over it starts it again
+		h.die("certd does not start: %v", err)
+		h.at(h.now.Add(5*time.Second), h.rise)
+	case err != nil:
 		h.wrong("certd does not start: %v", err)
 	}
-}
-
-func (h *hard) idle() bool {
-	_, err := h.loop.CanSteer(rotation.ChangeHold, nil)
-	return errors.Is(err, rotation.ErrNotNow)
 }
 
 func (h *hard) beginChange() {

@@ -34,7 +34,7 @@ type fault struct {
 // What may strike.
 const (
 	dies    = "dies"    // certd is killed
-	full    = "full"    // the journal's disk has no room to begin: for the end there is the reserve
+	full    = "full"    // the journal's disk has no room for a record
 	away    = "away"    // a call does not take effect, and says so
 	unknown = "unknown" // it does not take effect, and nobody says so
 	lost    = "lost"    // it takes effect, and its answer is lost
@@ -420,7 +420,9 @@ func TestASchedulesTextIsTheSchedule(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	least := shrunk(s, func(less schedule) bool { return strings.Contains(less.String(), "dies@3") && strings.Contains(less.String(), "lost") })
+	least := shrunk(s, func(less schedule) bool {
+		return strings.Contains(less.String(), "dies@3") && strings.Contains(less.String(), "lost")
+	})
 	if least.String() != "issuer: dies@3 lost@9" {
 		t.Errorf("%q is left", least)
 	}
