@@ -155,8 +155,7 @@ func scheduled(t testing.TB, s schedule, keep bool) *hard {
 		h.clusters[c.Cluster].Notify(func() { h.writes(c.Cluster) })
 	}
 	h.keys.SetFaults(func(memory.KeyCall, string) memory.KeyFault {
-		f := h.called(Vault, Vault, ofCalls)
-		return memory.KeyFault{Delay: f.Delay, Err: f.Err, Lost: f.Lost}
+		return memory.KeyFault(h.called(Vault, Vault, ofCalls))
 	})
 	h.plan.armed = true
 	if s.rotation == "anchor" {
