@@ -609,7 +609,7 @@ func TestHardLives(t *testing.T) {
 	const years = 2
 	// Little is kept, so that the garbage collector would come round all the time.
 	defer debug.SetGCPercent(debug.SetGCPercent(1600))
-	run := scoreboard.Start(t, "R1", 8)
+	run := scoreboard.Start(t, "R1", 6)
 	for seed := range run.Seeds() {
 		h := live(t, seed, years*365*day)
 		h.report(t)
