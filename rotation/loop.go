@@ -34,7 +34,9 @@ const (
 	// slotFor is how long one cluster may keep a slot: one that does not answer at
 	// once goes on without it. Slots are for work, and waiting is none: hundreds that
 	// hang are all begun within two seconds, and so is the one behind them that is well.
-	slotFor = 50 * time.Millisecond
+	// Much less would begin a thousand looks at once where the host is busy, and all of
+	// them would take longer than a look may.
+	slotFor = 150 * time.Millisecond
 	// passPause lies between two passes of one cluster, however often it
 	// changes.
 	passPause = 500 * time.Millisecond
@@ -112,7 +114,7 @@ type Options struct {
 	Policy      FleetPolicy
 	Clusters    map[string]Cluster // one for each of Policy.Clusters
 	Log         *slog.Logger
-	AtOnce      int // clusters worked on side by side; 0: 16
+	AtOnce      int // clusters worked on side by side; 0: 64
 	// Resync is how long certd goes without looking at a cluster that no watch
 	// reports and no deadline calls for; 0: a minute.
 	Resync time.Duration
@@ -155,7 +157,7 @@ func NewReconciler(o Options) (*Reconciler, error) {
 	}
 	owing := newOwing(o.Journal)
 	o.Journal = owing
-	r := &Reconciler{journal: o.Journal, owing: owing, fence: o.Fence, signer: signer{o.Journal, o.Keys}, webhook: signer{o.Journal, o.WebhookKeys}, log: o.Log, atOnce: cmp.Or(o.AtOnce, 16), resync: cmp.Or(o.Resync, usualResync), tried: o.Tried, trying: o.Trying,
+	r := &Reconciler{journal: o.Journal, owing: owing, fence: o.Fence, signer: signer{o.Journal, o.Keys}, webhook: signer{o.Journal, o.WebhookKeys}, log: o.Log, atOnce: cmp.Or(o.AtOnce, 64), resync: cmp.Or(o.Resync, usualResync), tried: o.Tried, trying: o.Trying,
 		wake: make(chan struct{}, 1), members: map[string]*member{}, findings: map[string]Finding{}, foreign: map[string]time.Time{}}
 	if r.tried == nil {
 		r.tried = func(Attempt) {}

@@ -66,8 +66,12 @@ type oneDial struct {
 	there chan struct{} // closed while there is a connection
 }
 
-// watchWaits is how long a watch waits for somebody to go ahead.
-const watchWaits = 250 * time.Millisecond
+// How long who goes ahead is waited for: what it asks for may take for ever, or the way is
+// long.
+const (
+	requestWaits = 500 * time.Millisecond
+	watchWaits   = 250 * time.Millisecond // for anybody to go ahead
+)
 
 func newOneDial(next http.RoundTripper) *oneDial {
 	return &oneDial{next: next, ahead: make(chan struct{}, 1), there: make(chan struct{})}
@@ -77,9 +81,9 @@ func (o *oneDial) RoundTrip(r *http.Request) (*http.Response, error) {
 	o.mu.Lock()
 	there := o.there
 	o.mu.Unlock()
-	ahead, enough := o.ahead, (<-chan time.Time)(nil)
+	ahead, enough := o.ahead, requestWaits
 	if isWatch(r) { // what stands between may hold its answer back for ever: all would wait for it
-		ahead, enough = nil, time.After(watchWaits)
+		ahead, enough = nil, watchWaits
 	}
 	select {
 	case <-there:
@@ -88,7 +92,7 @@ func (o *oneDial) RoundTrip(r *http.Request) (*http.Response, error) {
 		case <-there:
 		case ahead <- struct{}{}:
 			defer func() { <-o.ahead }()
-		case <-enough:
+		case <-time.After(enough):
 		case <-r.Context().Done():
 			if r.Body != nil {
 				r.Body.Close()

@@ -71,6 +71,30 @@ func TestRequestsAtOnceMakeOneConnection(t *testing.T) {
 	})
 }
 
+// A request that is never answered holds the others up for a moment only.
+func TestWhoGoesAheadIsNotWaitedForForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck := make(chan struct{})
+		o := newOneDial(roundTrip(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Path == "/stuck" {
+				<-stuck
+			}
+			return &http.Response{StatusCode: 200}, nil
+		}))
+		go asked(t, t.Context(), o, "https://api/stuck")
+		synctest.Wait()
+		begun := time.Now()
+		if err := asked(t, t.Context(), o, "https://api/x"); err != nil || time.Since(begun) > time.Second {
+			t.Errorf("it took %s: %v", time.Since(begun), err)
+		}
+		close(stuck)
+	})
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
 // A watch whose answer never comes keeps nobody waiting, and neither does a request whose
 // caller has given up.
 func TestAWatchDoesNotGoAhead(t *testing.T) {
