@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"certd.internal/backends/memory"
 	"certd.internal/rotation"
 )
 
@@ -73,4 +74,47 @@ func howLong(t *testing.T, others int) (took []time.Duration) {
 		w.end()
 	})
 	return took
+}
+
+// A look that takes longer than a cluster may keep its slot still has the loop know when the
+// cluster is due again.
+func TestASlowClusterIsComeBackTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "hangs", "slow")
+		w.ceremony()
+		w.clusters["hangs"].SetFaults(hang)
+		w.clusters["slow"].SetFaults(func(memory.Call) memory.ClusterFault { return memory.ClusterFault{Delay: 100 * time.Millisecond} })
+		w.start()
+		time.Sleep(5 * time.Second)
+		if c := w.cluster("slow"); c.Issuer == nil || c.Issuer.Delivered == nil {
+			t.Errorf("it has no issuer after five seconds: %+v", c)
+		}
+		w.end()
+	})
+}
+
+// A cluster that tells of changes all the time, and cannot be looked at, is looked at ever more
+// rarely.
+func TestWhoCannotBeSeenCriesInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "east")
+		w.ceremony()
+		w.clusters["east"].SetFaults(func(memory.Call) memory.ClusterFault { return memory.ClusterFault{Err: rotation.ErrUnavailable} })
+		w.start()
+		for range 600 {
+			time.Sleep(100 * time.Millisecond)
+			w.loop.Look("east")
+		}
+		if n := w.clusters["east"].Calls()[memory.CallObserve]; n < 5 || n > 15 {
+			t.Errorf("it was looked at %d times in a minute", n)
+		}
+		w.clusters["east"].SetFaults(nil)
+		time.Sleep(10 * time.Second)
+		w.loop.Look("east")
+		time.Sleep(10 * time.Second)
+		if c := w.cluster("east"); c.Issuer == nil || c.Issuer.Delivered == nil {
+			t.Errorf("it has no issuer after it is back: %+v", c)
+		}
+		w.end()
+	})
 }

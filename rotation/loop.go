@@ -40,6 +40,9 @@ const (
 	// passPause lies between two passes of one cluster, however often it
 	// changes.
 	passPause = 500 * time.Millisecond
+	// sickPause is passPause where looks fail, again and again: a cluster that says all the
+	// time that something has changed, and cannot be looked at, costs the others' time.
+	sickPause = 8 * time.Second
 	// firstLooks is how long enrolling waits for the first look at the others.
 	firstLooks = 3 * time.Second
 	// recoverAgain lies between tries to learn the anchors anew.
@@ -342,6 +345,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 				defer free()
 				r.pass(ctx, hand, m)
 				r.release(m)
+				r.poke() // its slot may be given back already: when it is due again is for the loop to know
 			})
 		}
 		if r.careDue(r.wall()) {
@@ -469,7 +473,7 @@ func (r *Reconciler) due(at clockReading) (due []*member, next time.Time) {
 	}
 	for _, m := range r.members {
 		begin := m.next
-		if rest := passPause - at.monotonic.Sub(m.rested); rest > 0 && begin.Before(now.Add(rest)) {
+		if rest := m.pause() - at.monotonic.Sub(m.rested); rest > 0 && begin.Before(now.Add(rest)) {
 			begin = now.Add(rest)
 		}
 		switch {
@@ -483,23 +487,17 @@ func (r *Reconciler) due(at clockReading) (due []*member, next time.Time) {
 		}
 	}
 	type rank struct {
-		sick bool
+		turn int
 		ends time.Time
 	}
 	ranks := map[*member]rank{}
 	for _, m := range due {
-		sick, ends := m.urgency()
-		ranks[m] = rank{sick, ends}
+		turn, ends := m.urgency()
+		ranks[m] = rank{turn, ends}
 	}
 	slices.SortFunc(due, func(a, b *member) int {
 		x, y := ranks[a], ranks[b]
-		if x.sick != y.sick {
-			if x.sick {
-				return 1
-			}
-			return -1
-		}
-		return cmp.Or(x.ends.Compare(y.ends), cmp.Compare(a.name, b.name))
+		return cmp.Or(cmp.Compare(x.turn, y.turn), x.ends.Compare(y.ends), cmp.Compare(a.name, b.name))
 	})
 	// The others' turn comes when a slot is given back, which wakes the loop.
 	due = due[:min(len(due), max(0, r.atOnce-r.slots))]

@@ -39,6 +39,15 @@ func TestWhoComesFirst(t *testing.T) {
 		t.Errorf("%v begin although no slot is free", got)
 	}
 	r.slots = 0
+	for _, name := range []string{"e-was-sick", "f-was-well"} {
+		r.members[name] = &member{name: name, record: ClusterRecord{LastContact: hours(1)}}
+	}
+	r.members["e-was-sick"].record.Error = "it hung"
+	r.members["g-new"] = &member{name: "g-new"}
+	if got := take(); len(got) != 2 || got[0] != "f-was-well" || got[1] != "g-new" {
+		t.Errorf("after a start first come %v", got)
+	}
+	r.slots = 0
 	if got := take(); len(got) != 2 || got[0] != "a-sick" || got[1] != "d-sick" {
 		t.Errorf("then come %v", got)
 	}

@@ -142,16 +142,31 @@ func (m *member) remind(restarts []Entry, from, now time.Time) {
 	}
 }
 
-// urgency says whether the last look failed, an earlier certd's where this one has yet to
-// look, and when the issuer in the cluster ends: the zero time, before all others, where
-// there is none.
-func (m *member) urgency() (sick bool, ends time.Time) {
+// urgency is a cluster's turn: those that an earlier certd saw come first, and last those whose
+// last look failed, an earlier certd's where this one has yet to look. Among equals counts
+// when the issuer in the cluster ends: the zero time, before all others, where there
+// is none.
+func (m *member) urgency() (turn int, ends time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.decision.Issuer != nil {
 		ends = m.decision.Issuer.NotAfter
 	}
-	return m.lookFails > 0 || m.observed == nil && m.record.Error != "", ends
+	unlooked := m.observed == nil
+	switch {
+	case m.lookFails > 0 || unlooked && m.record.Error != "":
+		return 2, ends
+	case unlooked && !m.record.LastContact.IsZero():
+		return 0, ends
+	}
+	return 1, ends
+}
+
+// pause lies between two passes.
+func (m *member) pause() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return min(sickPause, passPause<<min(m.lookFails, 10))
 }
 
 // hasSigned counts one signature for an object of the cluster.
