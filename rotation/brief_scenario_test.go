@@ -3,6 +3,7 @@ package rotation_test
 import (
 	"context"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,7 +15,27 @@ import (
 // deaf is a cluster whose watch tells nothing. It notes what is asked and written.
 type deaf struct {
 	*memory.Cluster
-	did *[]string
+	*deeds
+}
+
+type deeds struct {
+	mu  sync.Mutex
+	did []string
+}
+
+func (d *deeds) note(what string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.did = append(d.did, what)
+}
+
+// forget empties the list and returns what was on it.
+func (d *deeds) forget() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	did := d.did
+	d.did = nil
+	return did
 }
 
 func (d deaf) Watch(ctx context.Context, _ func()) error {
@@ -23,22 +44,22 @@ func (d deaf) Watch(ctx context.Context, _ func()) error {
 }
 
 func (d deaf) Observe(ctx context.Context) (rotation.Observation, error) {
-	*d.did = append(*d.did, "look")
+	d.note("look")
 	return d.Cluster.Observe(ctx)
 }
 
 func (d deaf) Reread(ctx context.Context, last rotation.Observation, object string) (rotation.Observation, error) {
-	*d.did = append(*d.did, "read "+object)
+	d.note("read " + object)
 	return d.Cluster.Reread(ctx, last, object)
 }
 
 func (d deaf) WriteBundle(ctx context.Context, w rotation.BundleWrite) (string, error) {
-	*d.did = append(*d.did, "write "+rotation.BundleObject)
+	d.note("write " + rotation.BundleObject)
 	return d.Cluster.WriteBundle(ctx, w)
 }
 
 func (d deaf) WriteIssuer(ctx context.Context, w rotation.IssuerWrite) (string, error) {
-	*d.did = append(*d.did, "write "+rotation.IssuerObject)
+	d.note("write " + rotation.IssuerObject)
 	return d.Cluster.WriteIssuer(ctx, w)
 }
 
@@ -62,24 +83,24 @@ func TestANewIssuerTakesTwoReads(t *testing.T) {
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var did []string
+				deeds := &deeds{}
 				w := newWorld(t, "east")
-				w.through = func(_ string, m *memory.Cluster) rotation.Cluster { return deaf{m, &did} }
+				w.through = func(_ string, m *memory.Cluster) rotation.Cluster { return deaf{m, deeds} }
 				w.ceremony()
 				w.start()
 				time.Sleep(30 * time.Minute)
-				did = nil
-				for len(did) == 0 { // until right after a regular look
+				deeds.forget()
+				for len(deeds.forget()) == 0 { // until right after a regular look
 					time.Sleep(time.Second)
+					synctest.Wait()
 				}
-				synctest.Wait()
 				before := w.cluster("east").Issuer.Delivered.Serial
-				did = nil
 				c.do(w)
 				if r := <-w.loop.Rotate(rotation.TargetIssuer, []string{"east"}, rotation.Request{Actor: "lee@cli", Reason: "test"}); r.Result != rotation.OK {
 					t.Errorf("it was not renewed: %+v", r)
 				}
 				synctest.Wait()
+				did := deeds.forget()
 				if c.want != nil && !slices.Equal(did[:min(len(did), len(c.want))], c.want) {
 					t.Errorf("certd did %q, want %q", did, c.want)
 				}

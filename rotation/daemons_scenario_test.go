@@ -168,7 +168,9 @@ func (c clusterOf) Reread(ctx context.Context, last rotation.Observation, object
 		return last, err
 	}
 	defer c.d.gate()
-	return c.Cluster.Reread(ctx, last, object)
+	o, err := c.Cluster.Reread(ctx, last, object)
+	c.d.locked(func() { o.ClockSkew -= c.d.ahead })
+	return o, err
 }
 
 func (c clusterOf) CountProxies(ctx context.Context) (p rotation.Proxies) {

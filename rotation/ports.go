@@ -99,8 +99,8 @@ type Cluster interface {
 	// it wraps ErrUnavailable or ErrDenied where that is what happened.
 	Observe(ctx context.Context) (Observation, error)
 
-	// Reread is last with the bundle or the issuer as it is now, where nothing else is to be
-	// known: much cheaper than Observe where that asks many. What its last write of the
+	// Reread is last with the bundle or the issuer as it is now, and the cluster's clock where
+	// it was asked, where nothing else is to be known: much cheaper than Observe where that asks many. What its last write of the
 	// object was answered a backend may take for a look at it. Errors are as Observe's.
 	Reread(ctx context.Context, last Observation, object string) (Observation, error)
 

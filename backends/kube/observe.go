@@ -100,15 +100,18 @@ func (c *Cluster) observe(ctx context.Context) (rotation.Observation, error) {
 func (c *Cluster) Reread(ctx context.Context, o rotation.Observation, object string) (rotation.Observation, error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
+	clocked, clock := withClock(ctx)
 	if object == rotation.BundleObject {
-		cm, err := c.core.ConfigMaps(c.cfg.Namespace).Get(ctx, rotation.BundleObject, metav1.GetOptions{})
+		cm, err := c.core.ConfigMaps(c.cfg.Namespace).Get(clocked, rotation.BundleObject, metav1.GetOptions{})
+		o.ClockSkew = clock.skew
 		return o, c.readBundle(&o, cm, err)
 	}
 	if w := c.takeAnswer(); w != nil {
 		o.Issuer, o.IssuerWrittenAt, o.IssuerReload, o.IssuerFacts = w.Issuer, w.IssuerWrittenAt, w.IssuerReload, w.IssuerFacts
 		return o, nil
 	}
-	secret, err := c.core.Secrets(c.cfg.Namespace).Get(ctx, rotation.IssuerObject, metav1.GetOptions{})
+	secret, err := c.core.Secrets(c.cfg.Namespace).Get(clocked, rotation.IssuerObject, metav1.GetOptions{})
+	o.ClockSkew = clock.skew
 	if err == nil {
 		defer payload.Wipe(secret.Data)
 	}

@@ -220,6 +220,7 @@ func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 // Reread implements rotation.Cluster.
 func (c *Cluster) Reread(ctx context.Context, last rotation.Observation, object string) (rotation.Observation, error) {
 	err := c.do(ctx, CallObserve, func() error {
+		last.ClockSkew = c.skew
 		c.observeObject(&last, object)
 		return nil
 	})

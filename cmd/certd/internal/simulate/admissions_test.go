@@ -55,7 +55,10 @@ func newAdmitted(t testing.TB, seed uint64) *admitted {
 	p := slow(t, "a")
 	p.Clusters[0].Webhooks.Leaf.Lifetime, p.Clusters[0].Webhooks.Leaf.RenewBefore = 30*day, 15*day
 	var err error
-	if a.world, err = newWorld(t.Context(), p, begin, seed, nil, nil); err != nil {
+	if a.world, err = newWorld(t.Context(), p, begin, seed, nil, nil); err == nil {
+		err = a.begin()
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	a.cluster = a.clusters["a"]

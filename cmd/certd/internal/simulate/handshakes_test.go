@@ -49,7 +49,10 @@ func newChurn(t testing.TB, seed uint64, each int) *churn {
 	}
 	p.Trust.Restarts = seed%2 == 0
 	var err error
-	if c.world, err = newWorld(t.Context(), p, begin, seed, nil, nil); err != nil {
+	if c.world, err = newWorld(t.Context(), p, begin, seed, nil, nil); err == nil {
+		err = c.begin()
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	return c
