@@ -69,7 +69,7 @@ type oneDial struct {
 // How long who goes ahead is waited for: what it asks for may take for ever, or the way is
 // long.
 const (
-	requestWaits = 500 * time.Millisecond
+	requestWaits = 500 * time.Millisecond // no more than a quarter of the time there is
 	watchWaits   = 250 * time.Millisecond // for anybody to go ahead
 )
 
@@ -84,6 +84,9 @@ func (o *oneDial) RoundTrip(r *http.Request) (*http.Response, error) {
 	ahead, enough := o.ahead, requestWaits
 	if isWatch(r) { // what stands between may hold its answer back for ever: all would wait for it
 		ahead, enough = nil, watchWaits
+	}
+	if end, ok := r.Context().Deadline(); ok {
+		enough = min(enough, time.Until(end)/4)
 	}
 	select {
 	case <-there:
