@@ -230,7 +230,7 @@ func TestStepsAreTraced(t *testing.T) {
 	for name, kids := range map[string]string{
 		"namespace": "directory.apply directory.observe",
 		"bundle":    "directory.apply directory.observe directory.event",
-		"issuer":    "file.read-key file.sign directory.apply directory.observe directory.event",
+		"issuer":    "file.read-key file.sign directory.apply directory.reread directory.event",
 		"notify":    "",
 	} {
 		if len(roots[name]) == 0 {

@@ -132,7 +132,7 @@ func TestARotationIsOneTrace(t *testing.T) {
 		if text(apply, "certd.object") != rotation.IssuerObject || text(apply, "certd.revision") == "" || text(apply, "certd.serial") == "" {
 			t.Errorf("the write: %v", apply.Attributes)
 		}
-		below("k8s.observe", root)
+		below("k8s.reread", root)
 		below("k8s.event", root)
 		loaded := below("verify.loaded", apply.SpanContext)
 		if took := loaded.EndTime.Sub(loaded.StartTime); loaded.StartTime.Before(begun) || took < 90*time.Second || took > 5*time.Minute {
