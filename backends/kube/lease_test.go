@@ -85,6 +85,13 @@ func (l *lease) candidate(identity string) *Candidate {
 	return newCandidate(cfg, &hold{lease: l, identity: identity}, slog.New(slog.NewTextHandler(io.Discard, nil)))
 }
 
+// written says how often a candidate has written the Lease.
+func (l *lease) written(identity string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.writes[identity]
+}
+
 func (l *lease) reach(identity string, yes bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -113,7 +120,7 @@ func TestOneOfTwoLeads(t *testing.T) {
 		if a.Leads() != nil || !errors.Is(b.Leads(), rotation.ErrNotLeader) || who != "a" || err != nil {
 			t.Errorf("a: %v, b: %v, who sees %q, %v", a.Leads(), b.Leads(), who, err)
 		}
-		if n := l.writes["b"]; n != 0 {
+		if n := l.written("b"); n != 0 {
 			t.Errorf("the one that does not lead wrote the Lease %d times", n)
 		}
 		if err := endA(); err != nil {
