@@ -222,3 +222,21 @@ func TestWatchOutlivesTheServersEnd(t *testing.T) {
 		}
 	}
 }
+
+// Who keeps an object that certd has not written is told by Linkerd's own configuration,
+// also where that object alone is read again.
+func TestRereadTellsWhoKeepsTheObject(t *testing.T) {
+	c := fakeServer(t, time.Second, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		name := r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]
+		data := `{"ca-bundle.crt":"x"}`
+		if name == linkerdConfig {
+			data = `{"values":"identity: {externalCA: false}"}`
+		}
+		fmt.Fprintf(w, `{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":%q,"uid":"1","resourceVersion":"1"},"data":%s}`, name, data)
+	})
+	o, err := c.Reread(t.Context(), rotation.Observation{Identity: &rotation.Identity{}}, rotation.BundleObject)
+	if err != nil || o.Bundle.Keeper == nil || o.Bundle.Keeper.Kind != rotation.KeeperCLI {
+		t.Errorf("keeper %+v, %v; want Linkerd's CLI", o.Bundle.Keeper, err)
+	}
+}

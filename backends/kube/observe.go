@@ -100,22 +100,31 @@ func (c *Cluster) observe(ctx context.Context) (rotation.Observation, error) {
 func (c *Cluster) Reread(ctx context.Context, o rotation.Observation, object string) (rotation.Observation, error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
-	clocked, clock := withClock(ctx)
+	err := c.reread(ctx, &o, object)
+	if err == nil {
+		c.keepers(ctx, &o)
+	}
+	return o, err
+}
+
+func (c *Cluster) reread(ctx context.Context, o *rotation.Observation, object string) error {
+	if object == rotation.IssuerObject {
+		if w := c.takeAnswer(); w != nil {
+			o.Issuer, o.IssuerWrittenAt, o.IssuerReload, o.IssuerFacts = w.Issuer, w.IssuerWrittenAt, w.IssuerReload, w.IssuerFacts
+			return nil
+		}
+	}
+	ctx, clock := withClock(ctx)
+	defer func() { o.ClockSkew = clock.skew }()
 	if object == rotation.BundleObject {
-		cm, err := c.core.ConfigMaps(c.cfg.Namespace).Get(clocked, rotation.BundleObject, metav1.GetOptions{})
-		o.ClockSkew = clock.skew
-		return o, c.readBundle(&o, cm, err)
+		cm, err := c.core.ConfigMaps(c.cfg.Namespace).Get(ctx, rotation.BundleObject, metav1.GetOptions{})
+		return c.readBundle(o, cm, err)
 	}
-	if w := c.takeAnswer(); w != nil {
-		o.Issuer, o.IssuerWrittenAt, o.IssuerReload, o.IssuerFacts = w.Issuer, w.IssuerWrittenAt, w.IssuerReload, w.IssuerFacts
-		return o, nil
-	}
-	secret, err := c.core.Secrets(c.cfg.Namespace).Get(clocked, rotation.IssuerObject, metav1.GetOptions{})
-	o.ClockSkew = clock.skew
+	secret, err := c.core.Secrets(c.cfg.Namespace).Get(ctx, rotation.IssuerObject, metav1.GetOptions{})
 	if err == nil {
 		defer payload.Wipe(secret.Data)
 	}
-	return o, c.readIssuer(&o, secret, err)
+	return c.readIssuer(o, secret, err)
 }
 
 // takeAnswer is what the last write of the issuer was answered, if nobody has asked since.
