@@ -244,18 +244,12 @@ func (r *Reconciler) recorded(ctx, hand context.Context, m *member, f Fleet, in 
 	}
 	out, err := effect()
 	open := PendingIntent{ID: id, At: begun, Intent: in}
-	look := r.observe
-	if err == nil && in.Step == StepIssuer { // nothing else is known to be different
-		look = func(ctx context.Context, m *member) error {
-			if r.reread(ctx, m, IssuerObject) == nil {
-				return nil
-			}
-			return r.observe(ctx, m)
+	// After a new issuer nothing else is known to be different.
+	if err != nil || in.Step != StepIssuer || r.reread(hand, m, IssuerObject) != nil {
+		if oerr := r.observe(hand, m); oerr != nil && errors.Is(err, ErrOutcomeUnknown) {
+			r.addPending(m, open)
+			return err
 		}
-	}
-	if oerr := look(hand, m); oerr != nil && errors.Is(err, ErrOutcomeUnknown) {
-		r.addPending(m, open)
-		return err
 	}
 	switch {
 	case err == nil:

@@ -100,8 +100,8 @@ type Cluster interface {
 	Observe(ctx context.Context) (Observation, error)
 
 	// Reread is last with the bundle or the issuer as it is now, and the cluster's clock where
-	// it was asked, where nothing else is to be known: much cheaper than Observe where that asks many. What its last write of the
-	// object was answered a backend may take for a look at it. Errors are as Observe's.
+	// it was asked: much cheaper than Observe where that asks many. What its last write of
+	// the object was answered a backend may take for a look at it. Errors are as Observe's.
 	Reread(ctx context.Context, last Observation, object string) (Observation, error)
 
 	// CreateNamespace makes the Linkerd namespace; an existing one is no error.

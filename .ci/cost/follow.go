@@ -7,7 +7,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/metadata"
 )
 
 // follow watches the objects of that name, and returns what waits until each of the
@@ -15,21 +17,20 @@ import (
 // nothing.
 func (l *lab) follow(resource, name string) func(context.Context) error {
 	options := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()}
-	from, err := l.revision(resource, options)
-	done, ctx, stop := make(chan error, 1), context.Background(), func() {}
-	if err != nil {
-		done <- err
-	} else {
-		ctx, stop = context.WithTimeout(ctx, 10*time.Minute)
-		go func() {
-			written := map[string]bool{}
-			for len(written) < l.n && err == nil {
-				options.ResourceVersion = from
-				from, err = l.watch(ctx, resource, options, written)
-			}
-			done <- err
-		}()
+	api := l.meta.Resource(schema.GroupVersionResource{Version: "v1", Resource: resource})
+	ctx, stop := context.WithTimeout(context.Background(), 10*time.Minute)
+	done := make(chan error, 1)
+	list, err := api.List(ctx, options)
+	if err == nil {
+		options.ResourceVersion = list.ResourceVersion
 	}
+	go func() {
+		written := map[string]bool{}
+		for len(written) < l.n && err == nil {
+			options.ResourceVersion, err = l.watch(ctx, api, options, written)
+		}
+		done <- err
+	}()
 	return func(ctx context.Context) error {
 		defer stop()
 		select {
@@ -41,26 +42,11 @@ func (l *lab) follow(resource, name string) func(context.Context) error {
 	}
 }
 
-// revision is where a watch begins that is to tell of what happens from now on.
-func (l *lab) revision(resource string, options metav1.ListOptions) (string, error) {
-	if resource == "secrets" {
-		list, err := l.meters.api.CoreV1().Secrets("").List(context.Background(), options)
-		return list.ResourceVersion, err
-	}
-	list, err := l.meters.api.CoreV1().ConfigMaps("").List(context.Background(), options)
-	return list.ResourceVersion, err
-}
-
 // watch notes in which clusters something is written, until it is all of them, or the API
 // server ends the watch, as it does where it is read too slowly: then another goes on where it ended.
-func (l *lab) watch(ctx context.Context, resource string, options metav1.ListOptions, written map[string]bool) (last string, err error) {
+func (l *lab) watch(ctx context.Context, api metadata.ResourceInterface, options metav1.ListOptions, written map[string]bool) (last string, err error) {
 	last = options.ResourceVersion
-	var w watch.Interface
-	if resource == "secrets" {
-		w, err = l.meters.api.CoreV1().Secrets("").Watch(ctx, options)
-	} else {
-		w, err = l.meters.api.CoreV1().ConfigMaps("").Watch(ctx, options)
-	}
+	w, err := api.Watch(ctx, options)
 	if err != nil {
 		return last, err
 	}

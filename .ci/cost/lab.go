@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
@@ -30,6 +31,7 @@ type lab struct {
 	cmd    *exec.Cmd
 	relay  *relay
 	meters meters
+	meta   metadata.Interface // for watches: they need no content
 	vault  struct {
 		Address       string `json:"address"`
 		CAFile        string `json:"caFile"`
@@ -120,6 +122,9 @@ func (l *lab) connect(ctx context.Context, kubeconfig, server string) error {
 	}
 	rc.QPS = -1
 	if l.meters.api, err = kubernetes.NewForConfig(rc); err != nil {
+		return err
+	}
+	if l.meta, err = metadata.NewForConfig(rc); err != nil {
 		return err
 	}
 	kube := filepath.Join(l.dir, "kube")

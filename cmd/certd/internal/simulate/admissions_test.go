@@ -71,16 +71,6 @@ func newAdmitted(t testing.TB, seed uint64) *admitted {
 	return a
 }
 
-func (a *admitted) pass(d time.Duration, until func() bool) bool {
-	for end := a.now.Add(d); a.now.Before(end); {
-		a.turn(end)
-		if until() {
-			return true
-		}
-	}
-	return false
-}
-
 // settle has the webhooks get their first certificates, and what happens begin.
 func (a *admitted) settle() {
 	a.pass(time.Hour, never)
@@ -94,7 +84,7 @@ func (a *admitted) settle() {
 	a.cluster.SetFaults(func(memory.Call) memory.ClusterFault {
 		return memory.ClusterFault{Delay: time.Duration(a.chance.IntN(100)) * time.Millisecond}
 	})
-	a.sometimes(4*time.Minute, func() {
+	a.again(a.chance, 4*time.Minute, func() {
 		s, replica := a.specs[a.chance.IntN(len(a.specs))], a.chance.IntN(replicas)
 		switch a.chance.IntN(6) {
 		case 0:
@@ -108,15 +98,6 @@ func (a *admitted) settle() {
 		}
 		a.stir("a")
 	})
-}
-
-func (a *admitted) sometimes(every time.Duration, do func()) {
-	var again func()
-	again = func() {
-		do()
-		a.at(a.now.Add(time.Duration(a.chance.ExpFloat64()*float64(every))), again)
-	}
-	a.at(a.now.Add(every), again)
 }
 
 func (a *admitted) ignored(s rotation.WebhookSpec) bool {

@@ -59,9 +59,9 @@ func newChurn(t testing.TB, seed uint64, each int) *churn {
 }
 
 // pass lets time pass, at most until something is so, and says whether it is.
-func (c *churn) pass(d time.Duration, until func() bool) bool {
-	for end := c.now.Add(d); c.now.Before(end); {
-		c.turn(end)
+func (w *world) pass(d time.Duration, until func() bool) bool {
+	for end := w.now.Add(d); w.now.Before(end); {
+		w.turn(end)
 		if until() {
 			return true
 		}
@@ -99,13 +99,20 @@ func (c *churn) settle() {
 
 // sometimes has something happen to any cluster again and again, about every so often.
 func (c *churn) sometimes(every time.Duration, do func(name string, cluster *memory.Cluster)) {
-	var again func()
-	again = func() {
+	c.again(c.chance, every, func() {
 		p := c.policy.Clusters[c.chance.IntN(len(c.policy.Clusters))]
 		do(p.Cluster, c.clusters[p.Cluster])
-		c.at(c.now.Add(time.Duration(c.chance.ExpFloat64()*float64(every))), again)
+	})
+}
+
+// again has something happen again and again, about every so often.
+func (w *world) again(chance *rand.Rand, every time.Duration, do func()) {
+	var again func()
+	again = func() {
+		do()
+		w.at(w.now.Add(time.Duration(chance.ExpFloat64()*float64(every))), again)
 	}
-	c.at(c.now.Add(every), again)
+	w.at(w.now.Add(every), again)
 }
 
 // obey restarts a workload that certd wants restarted.
