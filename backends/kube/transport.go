@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"sync"
 	"time"
 )
@@ -55,23 +56,22 @@ func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 // Close closes.
 func (b bounded) WrappedRoundTripper() http.RoundTripper { return b.next }
 
-// oneDial has the first request go ahead alone, and so again once a connection has failed:
+// oneDial has the first request make the connection alone, and so again once one has failed:
 // all of them fit on one connection of HTTP/2, but requests that find none begin one each,
-// with a TLS handshake that is then thrown away. A look sends a dozen at once.
+// with a TLS handshake that is then thrown away. A look sends a dozen at once, and watches
+// begin beside it.
 type oneDial struct {
 	next  http.RoundTripper
-	ahead chan struct{} // has room for the one that goes ahead
+	ahead chan struct{} // has room for the one that makes the connection
 
 	mu    sync.Mutex
 	there chan struct{} // closed while there is a connection
 }
 
-// How long who goes ahead is waited for: what it asks for may take for ever, or the way is
-// long.
-const (
-	requestWaits = 500 * time.Millisecond // no more than a quarter of the time there is
-	watchWaits   = 250 * time.Millisecond // for anybody to go ahead
-)
+// connectionWaits is how long others wait for a connection that somebody makes, and no more
+// than a quarter of the time there is: behind one address may stand several servers, one of
+// which is gone. Where a thousand clusters are greeted at once, handshakes take seconds.
+const connectionWaits = 4 * time.Second
 
 func newOneDial(next http.RoundTripper) *oneDial {
 	return &oneDial{next: next, ahead: make(chan struct{}, 1), there: make(chan struct{})}
@@ -81,19 +81,16 @@ func (o *oneDial) RoundTrip(r *http.Request) (*http.Response, error) {
 	o.mu.Lock()
 	there := o.there
 	o.mu.Unlock()
-	ahead, enough := o.ahead, requestWaits
-	if isWatch(r) { // what stands between may hold its answer back for ever: all would wait for it
-		ahead, enough = nil, watchWaits
-	}
-	if end, ok := r.Context().Deadline(); ok {
-		enough = min(enough, time.Until(end)/4)
-	}
 	select {
 	case <-there:
 	default:
+		enough := connectionWaits
+		if end, ok := r.Context().Deadline(); ok {
+			enough = min(enough, time.Until(end)/4)
+		}
 		select {
 		case <-there:
-		case ahead <- struct{}{}:
+		case o.ahead <- struct{}{}:
 			defer func() { <-o.ahead }()
 		case <-time.After(enough):
 		case <-r.Context().Done():
@@ -102,18 +99,26 @@ func (o *oneDial) RoundTrip(r *http.Request) (*http.Response, error) {
 			}
 			return nil, r.Context().Err()
 		}
+		// The answer is not waited for by the others: it may take for ever.
+		connected := func(httptrace.GotConnInfo) {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			select {
+			case <-o.there:
+			default:
+				close(o.there)
+			}
+		}
+		r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{GotConn: connected}))
 	}
 	resp, err := o.next.RoundTrip(r)
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	select {
-	case <-o.there:
-		if err != nil && r.Context().Err() == nil {
+	if err != nil && r.Context().Err() == nil {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		select {
+		case <-o.there:
 			o.there = make(chan struct{})
-		}
-	default:
-		if err == nil {
-			close(o.there)
+		default:
 		}
 	}
 	return resp, err

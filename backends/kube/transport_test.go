@@ -4,29 +4,42 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/http/httptrace"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// answering is a server whose connection takes a while to be made, and which may fail.
+// answering is a server whose connection takes a while to be made, and which may fail or
+// never answer.
 type answering struct {
-	dials atomic.Int32 // requests that found no connection
-	there atomic.Bool
-	fails atomic.Bool
+	dials  atomic.Int32 // requests that found no connection
+	there  atomic.Bool
+	fails  atomic.Bool
+	dial   time.Duration
+	silent chan struct{} // what it does not answer waits for it, or for the caller to give up
 }
 
 func (a *answering) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !a.there.Load() {
 		a.dials.Add(1)
-		time.Sleep(watchWaits / 2)
+		time.Sleep(a.dial)
 	}
-	if isWatch(r) || a.fails.Load() {
-		a.there.Store(!a.fails.Load())
+	a.there.Store(!a.fails.Load())
+	if a.fails.Load() {
 		return nil, errors.New("connection lost")
 	}
-	a.there.Store(true)
+	if t := httptrace.ContextClientTrace(r.Context()); t != nil {
+		t.GotConn(httptrace.GotConnInfo{})
+	}
+	if a.silent != nil && (r.URL.Path == "/silent" || isWatch(r)) {
+		select {
+		case <-a.silent:
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+	}
 	return &http.Response{StatusCode: 200}, nil
 }
 
@@ -42,7 +55,7 @@ func asked(t *testing.T, ctx context.Context, o *oneDial, url string) error {
 // Twelve requests at once make one connection, at the start and after it is lost.
 func TestRequestsAtOnceMakeOneConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		server := &answering{}
+		server := &answering{dial: 2 * time.Second}
 		o := newOneDial(server)
 		look := func() {
 			for range 12 {
@@ -71,60 +84,45 @@ func TestRequestsAtOnceMakeOneConnection(t *testing.T) {
 	})
 }
 
-// A request that is never answered holds the others up for a moment only.
-func TestWhoGoesAheadIsNotWaitedForForEver(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		stuck := make(chan struct{})
-		o := newOneDial(roundTrip(func(r *http.Request) (*http.Response, error) {
-			if r.URL.Path == "/stuck" {
-				<-stuck
+// A request or a watch that is never answered holds nobody up, once its connection is made.
+func TestAnAnswerIsNotWaitedForByOthers(t *testing.T) {
+	for _, first := range []string{"https://api/silent", "https://api/x?watch=1"} {
+		synctest.Test(t, func(t *testing.T) {
+			server := &answering{dial: time.Second, silent: make(chan struct{})}
+			o := newOneDial(server)
+			go asked(t, t.Context(), o, first)
+			synctest.Wait()
+			begun := time.Now()
+			if err := asked(t, t.Context(), o, "https://api/x"); err != nil || time.Since(begun) != time.Second {
+				t.Errorf("%s: it took %s: %v", first, time.Since(begun), err)
 			}
-			return &http.Response{StatusCode: 200}, nil
-		}))
-		go asked(t, t.Context(), o, "https://api/stuck")
-		synctest.Wait()
-		begun := time.Now()
-		if err := asked(t, t.Context(), o, "https://api/x"); err != nil || time.Since(begun) > time.Second {
-			t.Errorf("it took %s: %v", time.Since(begun), err)
-		}
-		close(stuck)
-	})
+			if n := server.dials.Load(); n != 1 {
+				t.Errorf("%s: %d connections were begun", first, n)
+			}
+			close(server.silent)
+		})
+	}
 }
 
-type roundTrip func(*http.Request) (*http.Response, error)
-
-func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-// A watch whose answer never comes keeps nobody waiting, and neither does a request whose
-// caller has given up.
-func TestAWatchDoesNotGoAhead(t *testing.T) {
+// A connection that is never made is not waited for by others for ever, and not at all by who
+// gives up.
+func TestAConnectionIsNotWaitedForForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		server := &answering{}
+		server := &answering{dial: time.Hour}
 		o := newOneDial(server)
-		watching, give := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		go func() { ended <- asked(t, watching, o, "https://api/x?watch=1") }()
+		go asked(t, t.Context(), o, "https://api/x")
 		synctest.Wait()
-		if server.dials.Load() != 0 {
-			t.Error("the watch went ahead")
+		for _, c := range []struct{ left, waits time.Duration }{{0, 0}, {8 * time.Second, 2 * time.Second}, {time.Hour, connectionWaits}} {
+			ctx, cancel := context.WithTimeout(t.Context(), c.left)
+			before := server.dials.Load()
+			go asked(t, ctx, o, "https://api/x")
+			time.Sleep(c.waits)
+			synctest.Wait()
+			if begun := server.dials.Load() - before; begun != 1 && c.left > 0 || begun != 0 && c.left == 0 {
+				t.Errorf("with %s left, %d connections were begun after %s", c.left, begun, c.waits)
+			}
+			cancel()
 		}
-		give()
-		if err := <-ended; !errors.Is(err, context.Canceled) {
-			t.Errorf("the watch ended with %v", err)
-		}
-		go func() { ended <- asked(t, t.Context(), o, "https://api/x?watch=1") }()
-		time.Sleep(watchWaits)
-		synctest.Wait()
-		if server.dials.Load() != 1 {
-			t.Error("a watch that is alone does not begin")
-		}
-		<-ended
-		if err := asked(t, t.Context(), o, "https://api/x"); err != nil {
-			t.Error(err)
-		}
-		go func() { ended <- asked(t, t.Context(), o, "https://api/x?watch=1") }()
-		if err := <-ended; err == nil || errors.Is(err, context.Canceled) {
-			t.Errorf("the watch was not begun: %v", err)
-		}
+		time.Sleep(2 * time.Hour)
 	})
 }
