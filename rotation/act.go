@@ -24,8 +24,11 @@ func (r *Reconciler) act(ctx, hand context.Context, m *member, f Fleet, v View, 
 	if d.Webhook != "" || d.Step == StepWebhookCA || d.ca != nil {
 		return r.actOnWebhook(ctx, hand, m, f, v, d, in)
 	}
-	if d.Object == BundleObject {
+	switch {
+	case d.Object == BundleObject:
 		in.Wanted = d.Bundle.SHA256()
+	case d.Step == StepBundleCopy:
+		in.Wanted = d.beside.SHA256()
 	}
 	switch d.Step {
 	case StepNamespace:
@@ -37,7 +40,7 @@ func (r *Reconciler) act(ctx, hand context.Context, m *member, f Fleet, v View, 
 			rev, err := m.cluster.WriteBundle(ctx, BundleWrite{Revision: o.Bundle.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Adopted: f.adoptedMark(v), Bundle: d.Bundle})
 			return Outcome{Revision: rev, Enrolled: true}, err
 		})
-	case StepRepairMetadata:
+	case StepRepairMetadata, StepBundleCopy:
 		return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
 			if d.Object == BundleObject {
 				w := BundleWrite{Revision: o.Bundle.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Adopted: f.adoptedMark(v), Bundle: d.Bundle}
@@ -283,6 +286,9 @@ func tookEffect(in Intent, o *Observation) bool {
 		return o.Namespace
 	case StepBundle, StepRepairBundle:
 		return bundleHolds
+	case StepBundleCopy:
+		beside, err := pki.AsWritten(o.IssuerFacts.CABundle)
+		return err == nil && o.Issuer.Exists && beside.SHA256() == in.Wanted
 	case StepIssuerReload:
 		return o.IssuerReload == in.Serial
 	case StepIssuer, StepRepairIssuer:

@@ -428,6 +428,8 @@ func (d *Decision) nextStep(f Fleet, v View, g goal, now time.Time) {
 		d.sign(StepIssuer, cmp.Or(g.why, "it is to be signed by others")+" (signed by "+namesOfAnchors(g.signers)+")")
 	case d.found && !o.IssuerFacts.Readable:
 		d.repair(StepRepairMetadata, IssuerObject, "names beside the issuer (tls.crt, tls.key, ca.crt) are missing, or not in step", o.Issuer)
+	case !d.found && d.copyLags(o):
+		d.Action = Action{Step: StepBundleCopy, Object: IssuerObject, Why: "ca.crt, which linkerd check reads, follows the trust bundle: " + bundleDiff(o.IssuerFacts.CABundle, d.beside)}
 	case !d.found && (!o.IssuerFacts.Complete || !bytes.Equal(o.IssuerFacts.CABundle, d.beside.PEM())):
 		d.repair(StepRepairMetadata, IssuerObject, "the copies beside the issuer (ca.crt, crt.pem, key.pem) were changed", o.Issuer)
 	case !marksHold(o.Issuer.Marks, marks):
@@ -465,6 +467,13 @@ func (d *Decision) reconfigured(o *Observation) bool {
 	}
 	have, err := pki.ParseBundle(o.BundleText)
 	return err == nil && !have.Equal(d.Bundle) && len(o.Bundle.Writers) == 0 && o.Bundle.Marks.Fleet != ""
+}
+
+// copyLags says whether the copy of the bundle beside the issuer is whole, certd's own, and
+// of other anchors than it should be: the bundle has changed since.
+func (d *Decision) copyLags(o *Observation) bool {
+	have, err := o.readBundle(o.IssuerFacts.CABundle)
+	return err == nil && o.IssuerFacts.Complete && !have.Equal(d.beside) && len(o.Issuer.Writers) == 0 && o.Issuer.Marks.Fleet != ""
 }
 
 // judgeForeign watches the ends of partner meshes' anchors. One that has ended

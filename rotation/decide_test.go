@@ -158,6 +158,11 @@ func TestDecide(t *testing.T) {
 		}, StepRepairIssuer, "IssuerUnusable"},
 		{"a copy beside the issuer was edited", hours(1), func(b *bench) { b.view.Observed.IssuerFacts.Complete = false }, StepRepairMetadata, ""},
 		{"ca.crt was edited", hours(1), func(b *bench) { b.view.Observed.IssuerFacts.CABundle = []byte("x") }, StepRepairMetadata, ""},
+		{"ca.crt is of the bundle before the last", hours(1), func(b *bench) { b.view.Observed.IssuerFacts.CABundle = newBench(b.t).bundle.PEM() }, StepBundleCopy, ""},
+		{"somebody put another bundle into ca.crt", hours(1), func(b *bench) {
+			b.view.Observed.IssuerFacts.CABundle = newBench(b.t).bundle.PEM()
+			b.view.Observed.Issuer.Writers = []Writer{{Name: "kubectl-edit"}}
+		}, StepRepairMetadata, ""},
 		{"the issuer's label was removed", hours(1), func(b *bench) { b.view.Observed.Issuer.Marks.Label = false }, StepRepairMetadata, ""},
 		{"a broken bundle is mended before the issuer is renewed", hours(90), func(b *bench) { gone(&b.view.Observed.Bundle) }, StepRepairBundle, "RenewalOverdue"},
 		{"a person asks for a new issuer", hours(1), func(b *bench) { b.view.Request = &Request{Actor: "lee@cli", Reason: "drill"} }, StepIssuer, ""},

@@ -90,6 +90,7 @@ const (
 	StepNamespace       Step = "namespace"        // create the Linkerd namespace
 	StepBundle          Step = "bundle"           // publish the bundle
 	StepIssuer          Step = "issuer"           // publish a new issuer
+	StepBundleCopy      Step = "bundle-copy"      // bring the copy of the bundle beside the issuer (ca.crt) along
 	StepRepairBundle    Step = "repair-bundle"    // restore a damaged or deleted bundle
 	StepRepairIssuer    Step = "repair-issuer"    // replace a lost or damaged issuer by a new one
 	StepRepairMetadata  Step = "repair-metadata"  // restore marks or copies; nothing is signed

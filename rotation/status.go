@@ -444,6 +444,8 @@ func undo(s Step) string {
 		return "kubectl delete namespace"
 	case StepBundle:
 		return "before Linkerd is installed: kubectl delete configmap " + BundleObject
+	case StepBundleCopy:
+		return "none needed: it is a copy of the trust bundle"
 	}
 	return "none needed: it restores what certd had published"
 }

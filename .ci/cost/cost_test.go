@@ -55,6 +55,11 @@ func TestWhatAFleetCosts(t *testing.T) {
 	}
 	each(enrol, "connections", first.opened, 1.2)
 	each(bundles, "signatures", bundle.signed, 0)
+	for kind, most := range map[string]float64{"APPLY configmaps": 1, "APPLY secrets": 1, "POST events": 1} { // ca.crt follows
+		if got := bundle.kinds[kind] / clusters; got != most {
+			t.Errorf("%s: %s %.2f times for each cluster, want %.0f", bundles, kind, got, most)
+		}
+	}
 	minutes := quiet.took.Minutes()
 	each(idle, "API requests a minute", quiet.requests/minutes, 12)
 	each(idle, "ms of CPU a minute", quiet.cpu*1000/minutes, 30)

@@ -220,11 +220,11 @@ func (c *costs) certd(ctx context.Context, root string, quiet time.Duration) (er
 	if err := bundled(ctx); err != nil { // those of the enrolment
 		return err
 	}
-	if err := d.partner(); err != nil {
-		return err
-	}
 	bundled = c.lab.follow("configmaps", "linkerd-identity-trust-roots")
 	if err := c.time(ctx, bundles, d.pid, func() error {
+		if err := d.partner(); err != nil { // certd would see the file by itself, a little later
+			return err
+		}
 		if err := d.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 			return err
 		}
