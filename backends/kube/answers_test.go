@@ -67,6 +67,7 @@ func drop(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 func hang(_ http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(io.Discard, r.Body)
 	<-r.Context().Done()
+	panic(http.ErrAbortHandler) // to return would be an empty answer, which may still come before the end
 }
 
 // What an answer means to the caller: to a look, and to a write that was
