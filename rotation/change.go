@@ -259,7 +259,9 @@ func (w position) dual() bool { return len(w.order) > 1 }
 func (g *goal) bridge(w position, from, to *Anchor, old, both, next pki.Bundle) {
 	g.bundle, g.signers = old, []*Anchor{from, to}
 	switch {
-	case w.hasFrom && w.hasTo:
+	// A bundle that is gone may have been either: who turns a change around finds clusters
+	// on the far side. With both, nobody refuses a leaf that is still in use.
+	case w.hasFrom == w.hasTo:
 		g.bundle = both
 		if len(w.order) > 0 && w.order[0] == to {
 			g.signers = []*Anchor{to, from}

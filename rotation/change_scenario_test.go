@@ -269,6 +269,40 @@ func TestAChangeIsTurnedAround(t *testing.T) {
 	}
 }
 
+// A bundle that is deleted after a change was turned around twice comes back with both
+// anchors: the cluster is on the far side already, and its leaves are of the new one alone.
+func TestABundleIsMendedOnTheFarSide(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChanging(t, 7, "east", "west")
+		c.begin()
+		c.until("retire", 10*day)
+		for range 2 {
+			if _, err := c.loop.SteerChange(rotation.ChangeRollback, nil, "lee@cli", "drill"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		if r := c.rotation(); r.Stage != "bridge" || r.From != "g1" || r.To != "g2" {
+			t.Fatalf("this test shows nothing: %+v", r)
+		}
+		c.clusters["west"].Delete(rotation.BundleObject)
+		time.Sleep(10 * time.Minute)
+		o, err := c.clusters["west"].Observe(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(string(o.BundleText), "BEGIN CERTIFICATE"); n != 2 {
+			t.Errorf("the bundle is mended with %d anchors", n)
+		}
+		c.sound()
+		c.until("idle", 12*day)
+		time.Sleep(day)
+		c.ended("g2")
+		c.end()
+	})
+}
+
 // A pod that no census shows until the issuers have turned, or until after that,
 // is not cut off for long: they are signed under both again by themselves.
 func TestAHiddenPodIsMadeGoodFor(t *testing.T) {
