@@ -37,6 +37,7 @@ type hard struct {
 	changes  int
 	attended bool // somebody looks after the change that is under way
 	deaths   int
+	haste    int // how many times as dense as usual is what goes wrong, and how much shorter; 0: it is usual
 	// Effects so far, and at which of them certd dies; nil: chance decides.
 	effects int
 	fatal   []int
@@ -180,6 +181,7 @@ func (h *hard) takePart(w *world) {
 
 // sometimes has something happen again and again, about every so often.
 func (h *hard) sometimes(every time.Duration, do func()) {
+	every /= time.Duration(max(1, h.haste))
 	next := func() time.Time { return h.now.Add(time.Duration(h.chance.ExpFloat64() * float64(every))) }
 	var again func()
 	again = func() {
@@ -231,7 +233,7 @@ func (h *hard) afflict() {
 		return memory.KeyFault{Err: rotation.ErrUnavailable}
 	})
 	// What the policy allows for, several at once included.
-	longest := h.policy.Clusters[0].Issuer.RenewBefore / 10
+	longest := h.policy.Clusters[0].Issuer.RenewBefore / 10 / time.Duration(max(1, h.haste))
 	h.sometimes(40*day, func() {
 		what := "vault"
 		if h.chance.IntN(6) > 0 {
@@ -277,8 +279,12 @@ func (h *hard) afflict() {
 		h.say("%s: the marks of %s are taken", name, object)
 		c.Edit(object, "kubectl-edit", func(_ map[string][]byte, marks *rotation.Marks) { marks.Keep, marks.Label = false, false })
 	})
+	hooked := slices.DeleteFunc(slices.Clone(h.policy.Clusters), func(p rotation.Policy) bool { return p.Webhooks.Specs == nil })
 	h.sometimes(60*day, func() {
-		name := h.policy.Clusters[h.chance.IntN(2)].Cluster
+		if len(hooked) == 0 {
+			return
+		}
+		name := hooked[h.chance.IntN(len(hooked))].Cluster
 		specs := slices.DeleteFunc(rotation.LinkerdWebhooks(), func(s rotation.WebhookSpec) bool { return !ownPart(s) })
 		spec := specs[h.chance.IntN(len(specs))]
 		switch h.chance.IntN(3) {
@@ -377,14 +383,18 @@ func (h *hard) stirAll() {
 	}
 }
 
-// attend has somebody look, about every three hours for as long as the trust anchor is being
-// changed, at what the findings ask for.
+// attend has somebody look, about every three hours, or ten minutes in haste, for as long as the
+// trust anchor is being changed, at what the findings ask for.
 func (h *hard) attend() {
 	if h.attended || h.over || h.loop == nil || h.idle() {
 		return
 	}
 	h.attended = true
-	h.at(h.now.Add(time.Duration(h.chance.ExpFloat64()*float64(3*time.Hour))), func() {
+	every := 3 * time.Hour
+	if h.haste > 0 {
+		every = 10 * time.Minute
+	}
+	h.at(h.now.Add(time.Duration(h.chance.ExpFloat64()*float64(every))), func() {
 		h.attended = false
 		h.obey()
 	})
@@ -565,22 +575,25 @@ func (h *hard) accounted() {
 	}
 }
 
-// live goes through a hard life and returns what its log comes to.
-func live(t testing.TB, seed uint64, length time.Duration) *hard {
-	h := newHard(t, seed)
-	defer h.close()
-	h.over = true // it begins in peace
+// settle has certd begin in peace.
+func (h *hard) settle() {
+	h.over = true
 	for until := h.now.Add(2 * time.Hour); h.now.Before(until); {
 		h.turn(until)
 	}
 	h.over = false
 	h.look()
-	if len(h.bad) > 0 {
-		h.bad = slices.DeleteFunc(h.bad, func(s string) bool { return strings.Contains(s, "no endpoints available") })
-	}
+	h.bad = slices.DeleteFunc(h.bad, func(s string) bool { return strings.Contains(s, "no endpoints available") })
 	for _, p := range h.policy.Clusters {
 		h.clusters[p.Cluster].Notify(func() { h.writes(p.Cluster) })
 	}
+}
+
+// live goes through a hard life and returns what its log comes to.
+func live(t testing.TB, seed uint64, length time.Duration) *hard {
+	h := newHard(t, seed)
+	defer h.close()
+	h.settle()
 	h.afflict()
 	for until := h.now.Add(length); h.now.Before(until) && len(h.bad) == 0; {
 		h.step(until)
@@ -601,7 +614,7 @@ func (h *hard) report(t testing.TB) {
 		t.Errorf("seed %d: %s", h.seed, b)
 	}
 	t.Logf("what happened before:\n%s", strings.Join(h.trace[max(0, len(h.trace)-60):], "\n"))
-	t.Logf("again: CERTD_SEEDS=%d:%d go test -run TestHardLives ./cmd/certd/internal/simulate", h.seed, h.seed+1)
+	t.Logf("again: CERTD_SEEDS=%d:%d go test -count=1 -run %s ./cmd/certd/internal/simulate", h.seed, h.seed+1, t.Name())
 }
 
 // Line R1: years of five clusters with six workloads each in which everything goes wrong.

@@ -23,7 +23,7 @@ type mutant struct {
 	name  string
 	edits []edit
 	// killers are the tests that are to find it, "package: name", one by one until one
-	// does. Hard lives take as many seeds as they need, a thousand at most.
+	// does. Hard changes and hard lives take as many seeds as they need, a thousand at most.
 	killers []string
 }
 
@@ -31,37 +31,38 @@ type edit struct{ file, old, new string }
 
 const (
 	byHardLives = "./cmd/certd/internal/simulate: TestHardLives"
+	byChanges   = "./cmd/certd/internal/simulate: TestHardChanges"
 	byLives     = "./cmd/certd/internal/simulate: TestAQuarterOfAYear|TestTenYearsWithANewAnchorCertificate|TestWithoutVault|TestWithoutCertd"
 	byDaemons   = "./rotation: TestTwoDaemonsForAnHour"
 	byBrief     = "./rotation: TestANewIssuerTakesTwoReads"
 )
 
 var mutants = []mutant{
-	{"a drain of seven tenths", []edit{{"rotation/change.go", "return max(leaf, v.Policy.LeafLifetime) + 2*max(skew, v.Policy.ClockSkew) + 2*cmp.Or(v.Policy.ClockError, MaxClockSkew)", "_ = cmp.Or(skew, v.Policy.ClockError)\n\treturn max(leaf, v.Policy.LeafLifetime) * 7 / 10"}}, []string{byHardLives}},
-	{"no drain", []edit{{"rotation/change.go", "if at := w.since.Add(v.drain()); now.Before(at) {", "if at := w.since; now.Before(at) {"}}, []string{byHardLives}},
-	{"clocks forgotten in the drain", []edit{{"rotation/change.go", "return max(leaf, v.Policy.LeafLifetime) + 2*max(skew, v.Policy.ClockSkew) + 2*cmp.Or(v.Policy.ClockError, MaxClockSkew)", "_ = cmp.Or(skew, v.Policy.ClockError)\n\treturn max(leaf, v.Policy.LeafLifetime)"}}, []string{byHardLives}},
-	{"linkerd-identity is not restarted before the order turns", []edit{{"rotation/change.go", "if old := g.outdated(v, w, now); old || g.held {", "if g.held {"}}, []string{byHardLives}},
-	{"kubelets are taken to show a bundle at once", []edit{{"rotation/change.go", "return v.Observed.BundleWrittenAt.Add(projectionOf(v.Policy))", "return v.Observed.BundleWrittenAt"}}, []string{byHardLives}},
-	{"an issuer is taken to be loaded when it was delivered", []edit{{"rotation/change.go", "return g.loaded(v, w.orderSince, now)\n}", "return true\n}"}}, []string{byHardLives}},
-	{"what a replica uses is not asked for", []edit{{"rotation/change.go", "case now.Sub(r.At) > evidenceAge || r.NotAfter.IsZero() || !v.deliveredSince(delivered, r.NotAfter):\n\t\t\tg.wait(\"%s is to load the issuer\", r.Pod)\n\t\t\treturn false", "case false:"}}, []string{byHardLives}},
-	{"pods that are stale are not waited for", []edit{{"rotation/change.go", "if stale == 0 || p.Err != nil {\n\t\treturn\n\t}", "if stale >= 0 {\n\t\treturn\n\t}"}}, []string{byHardLives}},
-	{"pods counted before the bundle changed count", []edit{{"rotation/change.go", "case p.At.IsZero() || p.At.Before(from):", "case p.At.IsZero() && p.At.Before(from):"}}, []string{byHardLives, "./rotation: TestAChange"}},
-	{"one cluster that waits is passed over", []edit{{"rotation/change.go", "case pr.Waits != \"\":\n\t\t\twaiting = append(waiting, name+\": \"+pr.Waits)", "case pr.Waits != \"\" && name != f.Policy.Clusters[len(f.Policy.Clusters)-1].Cluster:\n\t\t\twaiting = append(waiting, name+\": \"+pr.Waits)"}}, []string{byHardLives}},
-	{"a cluster that is not seen is passed over", []edit{{"rotation/change.go", "case !current:\n\t\t\twaiting = append(waiting, name+\": has not been seen, or is not managed, since the stage began\")", "case !current:"}}, []string{byHardLives, "./rotation: TestAChange"}},
-	{"no cluster goes ahead", []edit{{"rotation/change.go", "if c.Stage == StageFinish && !f.canary(v.Policy.Cluster) {", "if false {"}}, []string{byHardLives, "./rotation: TestAChange"}},
-	{"the old anchor is retired at once", []edit{{"rotation/change.go", "if end := c.ProvedAt.Add(longest); now.Before(end) {\n\t\treturn c, \"\", []string{\"leaves from before end by \" + clock(end)}\n\t}", ""}}, []string{byHardLives, "./rotation: TestAChange"}},
-	{"the order turns before the bundle is there", []edit{{"rotation/change.go", "g.bundle, g.signers, g.tolerated = both, []*Anchor{from, to}, []pki.Bundle{old, both, next}", "g.bundle, g.signers, g.tolerated = both, []*Anchor{to, from}, []pki.Bundle{old, both, next}"}}, []string{byHardLives}},
-	{"the issuer's first certificate is the new one from the bridge on", []edit{{"rotation/change.go", "g.bundle, g.signers = old, []*Anchor{from, to}", "g.bundle, g.signers = old, []*Anchor{to, from}"}}, []string{byHardLives}},
-	{"the bundle turns without both in between", []edit{{"rotation/change.go", "g.bundle, g.signers, g.tolerated = both, []*Anchor{from, to}, []pki.Bundle{old, both, next}", "g.bundle, g.signers, g.tolerated = next, []*Anchor{from, to}, []pki.Bundle{old, both, next}"}}, []string{byHardLives}},
-	{"the issuer is under one anchor at the bridge", []edit{{"rotation/change.go", "g.bundle, g.signers = old, []*Anchor{from, to}", "g.bundle, g.signers = old, []*Anchor{from}"}}, []string{byHardLives, "./rotation: TestAChange"}},
+	{"a drain of seven tenths", []edit{{"rotation/change.go", "return max(leaf, v.Policy.LeafLifetime) + 2*max(skew, v.Policy.ClockSkew) + 2*cmp.Or(v.Policy.ClockError, MaxClockSkew)", "_ = cmp.Or(skew, v.Policy.ClockError)\n\treturn max(leaf, v.Policy.LeafLifetime) * 7 / 10"}}, []string{byChanges, byHardLives}},
+	{"no drain", []edit{{"rotation/change.go", "if at := w.since.Add(v.drain()); now.Before(at) {", "if at := w.since; now.Before(at) {"}}, []string{byChanges, byHardLives}},
+	{"clocks forgotten in the drain", []edit{{"rotation/change.go", "return max(leaf, v.Policy.LeafLifetime) + 2*max(skew, v.Policy.ClockSkew) + 2*cmp.Or(v.Policy.ClockError, MaxClockSkew)", "_ = cmp.Or(skew, v.Policy.ClockError)\n\treturn max(leaf, v.Policy.LeafLifetime)"}}, []string{byChanges, byHardLives}},
+	{"linkerd-identity is not restarted before the order turns", []edit{{"rotation/change.go", "if old := g.outdated(v, w, now); old || g.held {", "if g.held {"}}, []string{byChanges, byHardLives}},
+	{"kubelets are taken to show a bundle at once", []edit{{"rotation/change.go", "return v.Observed.BundleWrittenAt.Add(projectionOf(v.Policy))", "return v.Observed.BundleWrittenAt"}}, []string{byChanges, byHardLives}},
+	{"an issuer is taken to be loaded when it was delivered", []edit{{"rotation/change.go", "return g.loaded(v, w.orderSince, now)\n}", "return true\n}"}}, []string{byChanges, byHardLives}},
+	{"what a replica uses is not asked for", []edit{{"rotation/change.go", "case now.Sub(r.At) > evidenceAge || r.NotAfter.IsZero() || !v.deliveredSince(delivered, r.NotAfter):\n\t\t\tg.wait(\"%s is to load the issuer\", r.Pod)\n\t\t\treturn false", "case false:"}}, []string{byChanges, byHardLives}},
+	{"pods that are stale are not waited for", []edit{{"rotation/change.go", "if stale == 0 || p.Err != nil {\n\t\treturn\n\t}", "if stale >= 0 {\n\t\treturn\n\t}"}}, []string{byChanges, byHardLives}},
+	{"pods counted before the bundle changed count", []edit{{"rotation/change.go", "case p.At.IsZero() || p.At.Before(from):", "case p.At.IsZero() && p.At.Before(from):"}}, []string{byChanges, byHardLives, "./rotation: TestAChange"}},
+	{"one cluster that waits is passed over", []edit{{"rotation/change.go", "case pr.Waits != \"\":\n\t\t\twaiting = append(waiting, name+\": \"+pr.Waits)", "case pr.Waits != \"\" && name != f.Policy.Clusters[len(f.Policy.Clusters)-1].Cluster:\n\t\t\twaiting = append(waiting, name+\": \"+pr.Waits)"}}, []string{byChanges, byHardLives}},
+	{"a cluster that is not seen is passed over", []edit{{"rotation/change.go", "case !current:\n\t\t\twaiting = append(waiting, name+\": has not been seen, or is not managed, since the stage began\")", "case !current:"}}, []string{byChanges, byHardLives, "./rotation: TestAChange"}},
+	{"no cluster goes ahead", []edit{{"rotation/change.go", "if c.Stage == StageFinish && !f.canary(v.Policy.Cluster) {", "if false {"}}, []string{byChanges, byHardLives, "./rotation: TestAChange"}},
+	{"the old anchor is retired at once", []edit{{"rotation/change.go", "if end := c.ProvedAt.Add(longest); now.Before(end) {\n\t\treturn c, \"\", []string{\"leaves from before end by \" + clock(end)}\n\t}", ""}}, []string{byChanges, byHardLives, "./rotation: TestAChange"}},
+	{"the order turns before the bundle is there", []edit{{"rotation/change.go", "g.bundle, g.signers, g.tolerated = both, []*Anchor{from, to}, []pki.Bundle{old, both, next}", "g.bundle, g.signers, g.tolerated = both, []*Anchor{to, from}, []pki.Bundle{old, both, next}"}}, []string{byChanges, byHardLives}},
+	{"the issuer's first certificate is the new one from the bridge on", []edit{{"rotation/change.go", "g.bundle, g.signers = old, []*Anchor{from, to}", "g.bundle, g.signers = old, []*Anchor{to, from}"}}, []string{byChanges, byHardLives}},
+	{"the bundle turns without both in between", []edit{{"rotation/change.go", "g.bundle, g.signers, g.tolerated = both, []*Anchor{from, to}, []pki.Bundle{old, both, next}", "g.bundle, g.signers, g.tolerated = next, []*Anchor{from, to}, []pki.Bundle{old, both, next}"}}, []string{byChanges, byHardLives}},
+	{"the issuer is under one anchor at the bridge", []edit{{"rotation/change.go", "g.bundle, g.signers = old, []*Anchor{from, to}", "g.bundle, g.signers = old, []*Anchor{from}"}}, []string{byChanges, byHardLives, "./rotation: TestAChange"}},
 	{"nothing is renewed before it ends", []edit{{"rotation/lifetime.go", "must := notAfter.Add(-max(p.RenewBefore, floor))", "must := notAfter.Add(-time.Minute)"}}, []string{byLives}},
 	{"a renewal waits for the last firing before the end", []edit{{"rotation/lifetime.go", "must := notAfter.Add(-max(p.RenewBefore, floor))", "must := notAfter.Add(-floor / 4)"}}, []string{byLives, byHardLives}},
 	{"the floor does not hold without a firing", []edit{{"rotation/lifetime.go", "if firing.IsZero() || firing.After(must) {\n\t\t\tfiring = must\n\t\t}", "if firing.IsZero() {\n\t\t\tfiring = notAfter\n\t\t}"}}, []string{byLives, "./rotation: TestDates|TestRenewal|TestNoFiring|TestLifetime"}},
 	{"a failed step waits for a month", []edit{{"rotation/act.go", "return min(bound, first<<min(n-1, 10))", "_, _ = bound, first\n\treturn 30 * 24 * time.Hour"}}, []string{byLives, byHardLives}},
-	{"the API servers' caches are forgotten", []edit{{"rotation/webhook_decide.go", "if at := wd.settledAt(v, now); now.Before(at) {", "if at := wd.settledAt(v, now); false {"}}, []string{byHardLives}},
-	{"a webhook gets its certificate before its CA is trusted", []edit{{"rotation/webhook_decide.go", "if o.CABundle.Holds(ca) {\n\t\t\tcontinue", "if o.CABundle.Holds(ca) || true {\n\t\t\tcontinue"}}, []string{byHardLives}},
-	{"a caBundle is replaced, not added to", []edit{{"rotation/webhook_decide.go", "a.cas = bounded(wd.need, o.CABundle)\n\t\tif o.Marks.Fleet", "a.cas = ca\n\t\tif o.Marks.Fleet"}}, []string{byHardLives, "./rotation: Webhook"}},
-	{"an old webhook CA is dropped before all replicas serve the new", []edit{{"rotation/webhook_decide.go", "ev := wd.evidence\n\tif wd.Leaf == nil ||", "ev := wd.evidence\n\tif wd.Leaf != nil {\n\t\treturn true\n\t}\n\tif wd.Leaf == nil ||"}}, []string{byHardLives, "./rotation: Webhook"}},
+	{"the API servers' caches are forgotten", []edit{{"rotation/webhook_decide.go", "if at := wd.settledAt(v, now); now.Before(at) {", "if at := wd.settledAt(v, now); false {"}}, []string{byChanges, byHardLives}},
+	{"a webhook gets its certificate before its CA is trusted", []edit{{"rotation/webhook_decide.go", "if o.CABundle.Holds(ca) {\n\t\t\tcontinue", "if o.CABundle.Holds(ca) || true {\n\t\t\tcontinue"}}, []string{byChanges, byHardLives}},
+	{"a caBundle is replaced, not added to", []edit{{"rotation/webhook_decide.go", "a.cas = bounded(wd.need, o.CABundle)\n\t\tif o.Marks.Fleet", "a.cas = ca\n\t\tif o.Marks.Fleet"}}, []string{byChanges, byHardLives, "./rotation: Webhook"}},
+	{"an old webhook CA is dropped before all replicas serve the new", []edit{{"rotation/webhook_decide.go", "ev := wd.evidence\n\tif wd.Leaf == nil ||", "ev := wd.evidence\n\tif wd.Leaf != nil {\n\t\treturn true\n\t}\n\tif wd.Leaf == nil ||"}}, []string{byChanges, byHardLives, "./rotation: Webhook"}},
 	{"webhook CAs are never renewed", []edit{{"rotation/webhook_decide.go", "return p.Webhooks.CA.Dates(p.Cluster, ca.CreatedAt, ca.Certificate.NotAfter, p.Webhooks.Leaf.Lifetime)", "d := p.Webhooks.CA.Dates(p.Cluster, ca.CreatedAt, ca.Certificate.NotAfter, p.Webhooks.Leaf.Lifetime)\n\td.RenewAt, d.NextRun, d.MustRenewBy = ca.Certificate.NotAfter, ca.Certificate.NotAfter, ca.Certificate.NotAfter\n\treturn d"}}, []string{byLives}},
 	{"neither epoch nor mirror is asked", []edit{{"rotation/decide.go", "case epoch > f.Epoch:", "case false && epoch > f.Epoch:"}, {"rotation/mirror.go", "if lost == nil && (away.IsZero()", "if lost == nil && false && (away.IsZero()"}, {"rotation/mirror.go", "if errors.Is(lost, ErrSecondDaemon) {", "if false && errors.Is(lost, ErrSecondDaemon) {"}, {"rotation/mirror.go", "case r.fence.Lost() == nil:\n\t\treturn false\n\t}\n\tr.mirrorTold", "case true:\n\t\treturn false\n\t}\n\tr.mirrorTold"}}, []string{byDaemons}},
 	{"an epoch does not grow", []edit{{"rotation/loop.go", "r.epoch, err = o.Journal.RaiseEpoch(uint64(r.wall().Unix()))", "r.epoch, err = 1, nil"}}, []string{byHardLives, byDaemons}},
@@ -181,7 +182,7 @@ func killed(t *testing.T, m mutant) (by string, took time.Duration) {
 				run.Env = append(run.Env, v)
 			}
 		}
-		if killer == byHardLives {
+		if killer == byHardLives || killer == byChanges {
 			run.Env = append(run.Env, scoreboard.Seeds+"=0:1000")
 		}
 		out, err := run.CombinedOutput()
