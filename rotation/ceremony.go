@@ -142,6 +142,16 @@ func createKey(ctx context.Context, j Journal, keys Keys, in Intent, entered fun
 		return nil, fmt.Errorf("record the intent to create key %s: %w", in.Key, err)
 	}
 	made, err := keys.CreateKey(ctx, in.Key)
+	if errors.Is(err, ErrOutcomeUnknown) {
+		// The name was free, so that a key which is there now is ours. Where it cannot be
+		// seen, or not yet, the intent stays open: settleKeyIntents looks again, before
+		// another is made.
+		there, looked := keys.OpenKey(ctx, in.Key, nil)
+		if looked != nil {
+			return nil, fmt.Errorf("create key %s: %w; if it was made, that is seen when it is wanted next: run it again", in.Key, errors.Join(err, unlessMissing(looked)))
+		}
+		made, err = there, nil
+	}
 	out := outcome(err)
 	if err == nil {
 		out = entered(made.Info(), j.Now())
@@ -207,6 +217,14 @@ func (c Ceremony) certificate(ctx context.Context, key Key, a Anchor, generation
 		return crt, nil
 	}
 	return nil, fmt.Errorf("key %s can sign neither digests nor issuers", a.Key)
+}
+
+// unlessMissing is what kept somebody from looking for a key; that it is not there did not.
+func unlessMissing(err error) error {
+	if errors.Is(err, ErrKeyNotFound) {
+		return nil
+	}
+	return err
 }
 
 func wrapIf(doing string, err error) error {

@@ -91,6 +91,54 @@ func TestCeremony(t *testing.T) {
 	}
 }
 
+// Whether or not a key was made whose answer was lost, the ceremony goes on with it: at once
+// where the key backend can be asked, else when it is done again.
+func TestAKeyWhoseAnswerIsLost(t *testing.T) {
+	for _, row := range []struct {
+		sentence   string
+		made, away bool // the key is; the key backend is, afterwards
+		err        error
+		asked      int // for a key, in the end
+	}{
+		{"it was made, and is seen", true, false, nil, 1},
+		{"it was made, and cannot be seen", true, true, rotation.ErrOutcomeUnknown, 1},
+		{"it was not made", false, false, rotation.ErrOutcomeUnknown, 2},
+		{"it was not made, and that cannot be seen", false, true, rotation.ErrOutcomeUnknown, 2},
+	} {
+		t.Run(row.sentence, func(t *testing.T) {
+			w := newWorld(t, "east")
+			lost := false
+			w.keys.SetFaults(func(c memory.KeyCall, _ string) memory.KeyFault {
+				switch {
+				case c == memory.CallCreateKey && !lost:
+					lost = true
+					return memory.KeyFault{Err: rotation.ErrOutcomeUnknown, Lost: row.made}
+				case lost && row.away:
+					return memory.KeyFault{Err: rotation.ErrUnavailable}
+				}
+				return memory.KeyFault{}
+			})
+			a, _, _, err := w.rite(nil, false)
+			if !errors.Is(err, row.err) || (err == nil) != (row.err == nil) {
+				t.Errorf("the first time: %v", err)
+			}
+			if err != nil && !strings.Contains(err.Error(), "run it again") {
+				t.Errorf("it does not say what to do: %v", err)
+			}
+			w.keys.SetFaults(nil)
+			if err != nil {
+				a, _, _, err = w.rite(nil, false)
+			}
+			if err != nil || a.Certificate == nil || a.CreatedAt.IsZero() {
+				t.Errorf("in the end: %+v, %v", a, err)
+			}
+			if n := w.keys.Calls(memory.CallCreateKey); n != row.asked {
+				t.Errorf("%d keys were asked for, want %d", n, row.asked)
+			}
+		})
+	}
+}
+
 // Killed at each write of the journal, the ceremony is done again and ends
 // with one key and one anchor.
 func TestACeremonyThatDies(t *testing.T) {

