@@ -241,8 +241,12 @@ func (r *Reconciler) Apply(p FleetPolicy, clusters map[string]Cluster) error {
 			}
 			m.record.Name = cp.Cluster
 			m.remind(restarts, from, r.wall())
+			counted := map[string]bool{}
 			for _, c := range m.certificates {
-				m.signed[lane{"", IssuerObject}] = append(m.signed[lane{"", IssuerObject}], c.SignedAt)
+				if !counted[c.Serial] { // the journal may have one twice: as it was signed, and as it was delivered
+					m.signed[lane{"", IssuerObject}] = append(m.signed[lane{"", IssuerObject}], c.SignedAt)
+				}
+				counted[c.Serial] = true
 			}
 			m.pending = slices.DeleteFunc(slices.Clone(pendings), func(p PendingIntent) bool { return p.Cluster != cp.Cluster })
 			pendings = slices.DeleteFunc(pendings, func(p PendingIntent) bool { return p.Cluster == cp.Cluster })
