@@ -55,6 +55,7 @@ func lines() []line {
 		{name: "R9", title: "certd, keys and clusters off for an hour to nine years", pkg: simulate, test: "TestSleep", seeds: 48, piece: 8, all: 48},
 		{name: "R10", title: "firings: every zone × every setting of its clocks to 2046 × 500 expressions", pkg: "./rotation", test: "TestEveryZoneAndSetting", seeds: 43_600, piece: 436},
 		{name: "R11", title: "executions of every fuzz target", seeds: 20_000},
+		{name: "R12", title: "kill -9 amid a renewal of 100 clusters, and the journal lost: how long until all is as begun", pkg: "./.ci/cost", test: "TestCrashToConverged", seeds: 100, piece: 25},
 		{name: "R13", title: "a healthy cluster among hostile API servers: what it gets, and how long it waits", pkg: "./cmd/certd/internal/daemon", test: "TestAHealthyClusterAmongHostileOnes", seeds: 1},
 		{name: "R14", title: "rotations in a row, with what is left behind", pkg: "./rotation", test: "TestTenThousandRotations", seeds: 4, piece: 1},
 	}
