@@ -1,6 +1,7 @@
 package rotation_test
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"certd.internal/backends/memory"
+	"certd.internal/pki"
 	"certd.internal/rotation"
 	"certd.internal/state"
 )
@@ -308,6 +310,40 @@ func TestALostJournal(t *testing.T) {
 		}
 		time.Sleep(4 * day)
 		w.holds("four days later")
+		w.end()
+	})
+}
+
+// An anchor whose key the key backend does not have is not the fleet's, wherever it stands:
+// who lost the journal does not learn it from the bundle, and puts that right.
+func TestALostJournalDoesNotTakeAStrangersAnchor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := settled(t, "east", "west")
+		w.end()
+		key, err := pki.GenerateKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stranger, err := pki.SelfSignAnchor(time.Now(), pki.AnchorProfile{CommonName: "root.linkerd.cluster.local", Lifetime: 3650 * day, Backdate: time.Hour}, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		east := w.clusters["east"]
+		published := east.Data(rotation.BundleObject)["ca-bundle.crt"]
+		east.Edit(rotation.BundleObject, "kubectl-edit", func(data map[string][]byte, _ *rotation.Marks) {
+			data["ca-bundle.crt"] = append(slices.Clone(published), pki.EncodeCertificates(stranger)...)
+		})
+		w.dir = journalDir(t)
+		w.start()
+		time.Sleep(time.Minute)
+		anchors, err := w.journal.Anchors()
+		if err != nil || len(anchors) != 1 || anchors[0].Certificate.Equal(stranger) {
+			t.Errorf("it learnt %d anchors, %v", len(anchors), err)
+		}
+		if now := east.Data(rotation.BundleObject)["ca-bundle.crt"]; !bytes.Equal(now, published) {
+			t.Errorf("the bundle is\n%s", now)
+		}
+		w.holds("afterwards")
 		w.end()
 	})
 }
