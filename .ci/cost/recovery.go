@@ -439,7 +439,7 @@ func (r *recovery) signatures() (digests []string, err error) {
 		}
 		digest, err := base64.StdEncoding.DecodeString(e.Request.Data.Input)
 		if err != nil {
-			return nil, fmt.Errorf("Vault's audit log does not show what was signed: %w", err)
+			return nil, fmt.Errorf("read what was signed in the audit log of Vault: %w", err)
 		}
 		digests = append(digests, hex.EncodeToString(digest))
 	}
