@@ -252,6 +252,30 @@ func TestSignaturesAreBoundedWhereNoWriteLands(t *testing.T) {
 	})
 }
 
+// What was signed before a restart counts after it, once: the journal has an issuer as it was
+// signed, and as it was delivered.
+func TestSignaturesCountOnceAfterARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := settled(t, "east")
+		ask := func() {
+			w.loop.Rotate(rotation.TargetIssuer, []string{"east"}, rotation.Request{Actor: "lee@cli", Reason: "drill"})
+			time.Sleep(time.Minute)
+		}
+		for range 6 {
+			ask()
+		}
+		w.end()
+		w.start()
+		time.Sleep(time.Minute)
+		was := w.cluster("east").Issuer.Delivered.Serial
+		ask()
+		if c := w.cluster("east"); c.Issuer.Delivered.Serial == was {
+			t.Errorf("the eighth issuer of an hour is not made: %+v", c.Findings)
+		}
+		w.end()
+	})
+}
+
 func TestAnIdleYear(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "east", "west")
