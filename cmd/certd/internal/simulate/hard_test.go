@@ -156,14 +156,19 @@ func newHard(t testing.TB, seed uint64) *hard {
 		}
 	}
 	p.Trust.Restarts = seed%3 != 0
-	w, err := newWorld(t.Context(), p, begin, seed, func(a rotation.Attempt) {
+	h.enter(p)
+	return h
+}
+
+// enter makes the world of a fleet, and has certd take part in it.
+func (h *hard) enter(p rotation.FleetPolicy) {
+	w, err := newWorld(h.t.Context(), p, begin, h.seed, func(a rotation.Attempt) {
 		h.say("certd: %s %s %s %t", a.Cluster, a.Step, a.Object, a.Err == nil)
 	}, nil)
 	if err != nil {
-		t.Fatal(err)
+		h.t.Fatal(err)
 	}
 	h.takePart(w)
-	return h
 }
 
 // takePart begins certd's life in a world, in which it may die from the first moment on.

@@ -28,13 +28,7 @@ func newHardChange(t testing.TB, seed uint64) *hard {
 	}
 	p.Trust.Restarts = kind.IntN(4) > 0
 	h.haste = []int{20, 100, 100, 400}[kind.IntN(4)]
-	w, err := newWorld(t.Context(), p, begin, seed, func(a rotation.Attempt) {
-		h.say("certd: %s %s %s %t", a.Cluster, a.Step, a.Object, a.Err == nil)
-	}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.takePart(w)
+	h.enter(p)
 	return h
 }
 
