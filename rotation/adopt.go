@@ -314,7 +314,7 @@ func (r *Reconciler) Adopt(cluster, actor, reason string, dryRun bool) (Adopted,
 		return Adopted{}, fmt.Errorf("adopt %s: no cluster of this name is configured: %w", cluster, ErrUnsupported)
 	}
 	f, v, now := r.fleet(), m.view(), r.wall()
-	v.SameTarget = r.twin(m)
+	v.SameTarget, _ = r.others(m, now)
 	a, ad, err := f.adopt(v, now)
 	if err != nil {
 		return a, fmt.Errorf("adopt %s: %w", cluster, err)

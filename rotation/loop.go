@@ -100,7 +100,7 @@ type Reconciler struct {
 	back      func(what string) time.Time
 	pausing   sync.Mutex // held while pauses are recorded
 	renewing  sync.Mutex // held while an anchor is renewed, or its change begins or moves on
-	begun     time.Time
+	begun     time.Time  // when Run began, or a configuration brought a cluster
 	// pendings are intents of clusters that are not configured now.
 	pendings []PendingIntent
 }
@@ -229,6 +229,7 @@ func (r *Reconciler) Apply(p FleetPolicy, clusters map[string]Cluster) error {
 		m := r.members[cp.Cluster]
 		if m == nil || m.cluster != c {
 			m = newMember(c, cp)
+			r.begun = r.wall()
 			var err error
 			if m.record, err = r.journal.Cluster(cp.Cluster); err != nil {
 				return fmt.Errorf("read cluster %s from the journal: %w", cp.Cluster, err)
@@ -542,25 +543,31 @@ func (r *Reconciler) release(m *member) {
 	r.cycleAt = r.wall()
 }
 
-// othersUnseen says whether another cluster has yet to be looked at for the
-// first time, and may turn out to be the very one that is to be enrolled. That
-// keeps nobody waiting for long: a cluster that hangs holds up no other.
-func (r *Reconciler) othersUnseen(m *member, now time.Time) bool {
+// others says what the other clusters mean for m: which of them has turned out to be
+// m itself, if any, and whether one has yet to be looked at for the first time, and may
+// turn out so. Each is asked once for both: one that is seen for the first time
+// meanwhile is either waited for or known. The waiting keeps nobody for long: a
+// cluster that hangs holds up no other.
+func (r *Reconciler) others(m *member, now time.Time) (twin string, unseen bool) {
+	m.mu.Lock()
+	target, policy := m.record.Target, m.policy
+	m.mu.Unlock()
 	r.mu.Lock()
 	members, begun := slices.Collect(maps.Values(r.members)), r.begun
 	r.mu.Unlock()
-	if now.Sub(begun) > firstLooks || now.Before(begun) {
-		return false
-	}
+	waits := now.Sub(begun) <= firstLooks && !now.Before(begun)
 	for _, o := range members {
-		o.mu.Lock()
-		unseen := o.observed == nil && o.lookFails == 0
-		o.mu.Unlock()
-		if unseen && o != m {
-			return true
+		if o == m {
+			continue
 		}
+		o.mu.Lock()
+		if target != "" && o.record.Target == target && policy.sameObjects(o.policy) && (twin == "" || o.name < twin) {
+			twin = o.name
+		}
+		unseen = unseen || waits && o.observed == nil && o.lookFails == 0
+		o.mu.Unlock()
 	}
-	return false
+	return twin, unseen
 }
 
 // configured says whether m is still what the configuration names.
@@ -644,7 +651,8 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 		}
 		f, now := r.fleet(), r.wall()
 		v = m.view()
-		v.SameTarget = r.twin(m)
+		twin, unseen := r.others(m, now)
+		v.SameTarget = twin
 		f.ClockDoubt = r.clockDoubt()
 		d = Decide(f, v, now)
 		if brief && d.Step != StepIssuer && (d.Step != "" || done == 0) {
@@ -658,7 +666,7 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 		if ctx.Err() != nil || !r.configured(m) {
 			break
 		}
-		if d.Mode == Watched && v.Policy.Adopt && v.Err == nil && !r.othersUnseen(m, now) && r.adoptConfigured(m) {
+		if d.Mode == Watched && v.Policy.Adopt && v.Err == nil && !unseen && r.adoptConfigured(m) {
 			continue
 		}
 		if d.Step == "" && len(d.Probe) > 0 {
@@ -674,7 +682,7 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 			}
 			break
 		}
-		if !v.Record.Enrolled && r.othersUnseen(m, now) {
+		if !v.Record.Enrolled && unseen {
 			d.wakeAt(now.Add(passPause))
 			break
 		}

@@ -411,31 +411,6 @@ func sameFindings(a, b []Finding) bool {
 	return slices.EqualFunc(a, b, func(x, y Finding) bool { return x.ID == y.ID && x.Severity == y.Severity })
 }
 
-// twin names another configured cluster whose objects are this one's, or "".
-func (r *Reconciler) twin(m *member) string {
-	m.mu.Lock()
-	target, policy := m.record.Target, m.policy
-	m.mu.Unlock()
-	if target == "" {
-		return ""
-	}
-	r.mu.Lock()
-	others := slices.Collect(maps.Values(r.members))
-	r.mu.Unlock()
-	twin := ""
-	for _, o := range others {
-		if o == m {
-			continue
-		}
-		o.mu.Lock()
-		if o.record.Target == target && policy.sameObjects(o.policy) && (twin == "" || o.name < twin) {
-			twin = o.name
-		}
-		o.mu.Unlock()
-	}
-	return twin
-}
-
 // fleet is what Decide needs beside the cluster.
 func (r *Reconciler) fleet() Fleet {
 	r.mu.Lock()

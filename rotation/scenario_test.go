@@ -2,6 +2,7 @@ package rotation_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"maps"
 	"os"
@@ -628,6 +629,39 @@ func TestReload(t *testing.T) {
 		got := w.cluster("east")
 		if d := got.Issuer.Delivered; got.State != rotation.StateOK || d.NotAfter.Sub(d.NotBefore) > 5*day {
 			t.Errorf("a week later %s, %+v", got.State, d)
+		}
+		w.end()
+	})
+}
+
+// slowLook is a cluster that takes a second to be looked at.
+type slowLook struct{ rotation.Cluster }
+
+func (s slowLook) Observe(ctx context.Context) (rotation.Observation, error) {
+	time.Sleep(time.Second)
+	return s.Cluster.Observe(ctx)
+}
+
+// A configuration that brings one cluster under two names has nothing written there,
+// however late it shows.
+func TestTwoNamesOfOneClusterByReload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := settled(t, "east")
+		time.Sleep(time.Hour)
+		west := memory.NewCluster(memory.ClusterConfig{Name: "west", Namespace: "linkerd", TrustDomain: "cluster.local"})
+		p := w.policy
+		p.Clusters = append(slices.Clone(p.Clusters), weekly(t, "alias"), weekly(t, "west"))
+		if err := w.loop.Apply(p, map[string]rotation.Cluster{"east": w.clusters["east"], "west": west, "alias": slowLook{west}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute)
+		for _, name := range []string{"alias", "west"} {
+			if _, ok := w.finding(name, "SameCluster"); !ok {
+				t.Errorf("%s: no SameCluster among %+v", name, w.cluster(name).Findings)
+			}
+		}
+		if calls := west.Calls(); calls[memory.CallBundle]+calls[memory.CallIssuer] != 0 {
+			t.Errorf("written to under two names: %v", calls)
 		}
 		w.end()
 	})

@@ -67,7 +67,7 @@ func (r *Reconciler) Evidence(ctx context.Context) Evidence {
 		m.mu.Lock()
 		c := ClusterEvidence{View: m.viewNow(), Trail: m.trail, LookedAt: m.lookedAt}
 		m.mu.Unlock()
-		c.SameTarget = r.twin(m)
+		c.SameTarget, _ = r.others(m, e.At)
 		c.Waits = waits[m] && c.LookedAt.Before(asked)
 		e.Clusters = append(e.Clusters, c)
 	}
