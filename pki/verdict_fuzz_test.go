@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"math/big"
 	"slices"
@@ -135,8 +136,10 @@ func FuzzVerdicts(f *testing.F) {
 		}
 		at := noon.Add(time.Duration(shift%(8*86400)) * time.Second)
 		chain, roots := certs(path...), certs(anchors...)
+		byGo := error(nil)
 		for _, u := range []x509.ExtKeyUsage{asServer, asClient} {
 			goes := verifyGo(chain, roots, mesh.leafName(), u, at)
+			byGo = errors.Join(byGo, goes)
 			proxies := verifyWebPKI(chain, roots, mesh.leafName(), u, at)
 			if goes == nil && proxies != nil && len(whyOnlyGo(chain, roots)) == 0 {
 				t.Errorf("usage %v: Go accepts, and proxies do not (%v); no known reason:\n%s", u, proxies, describe(chain, roots))
@@ -146,6 +149,11 @@ func FuzzVerdicts(f *testing.F) {
 			}
 			if verifyLeafAccepts(chain, roots, at) && (goes != nil || proxies != nil) {
 				t.Errorf("usage %v: certd accepts, Go says %v and proxies %v", u, goes, proxies)
+			}
+		}
+		if len(chain[0].DNSNames) > 0 && chain[0].DNSNames[0] == mesh.leafName() {
+			if err := verifyLeafByGo(chain, roots, at); (err == nil) != (byGo == nil) {
+				t.Errorf("certd asks Go both ways at once and hears %v, one by one %v:\n%s", err, byGo, describe(chain, roots))
 			}
 		}
 	})
