@@ -247,8 +247,10 @@ func (r *Reconciler) recorded(ctx, hand context.Context, m *member, f Fleet, in 
 	}
 	out, err := effect()
 	open := PendingIntent{ID: id, At: begun, Intent: in}
-	// After a new issuer nothing else is known to be different.
-	if err != nil || in.Step != StepIssuer || r.reread(hand, m, IssuerObject) != nil {
+	// After what certd writes to one object nothing else is known to be different. What
+	// it mends somebody else has changed, and who knows what beside it.
+	object := map[Step]string{StepBundle: BundleObject, StepBundleCopy: IssuerObject, StepIssuer: IssuerObject}[in.Step]
+	if err != nil || object == "" || r.reread(hand, m, object) != nil {
 		if oerr := r.observe(hand, m); oerr != nil && errors.Is(err, ErrOutcomeUnknown) {
 			r.addPending(m, open)
 			return err

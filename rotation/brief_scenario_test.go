@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"certd.internal/backends/memory"
+	"certd.internal/pki"
 	"certd.internal/rotation"
 )
 
@@ -61,6 +62,11 @@ func (d deaf) WriteBundle(ctx context.Context, w rotation.BundleWrite) (string, 
 func (d deaf) WriteIssuer(ctx context.Context, w rotation.IssuerWrite) (string, error) {
 	d.note("write " + rotation.IssuerObject)
 	return d.Cluster.WriteIssuer(ctx, w)
+}
+
+func (d deaf) CountProxies(ctx context.Context) rotation.Proxies {
+	d.note("count")
+	return d.Cluster.CountProxies(ctx)
 }
 
 // A new issuer that somebody asks for takes one look at the bundle and one at what was
@@ -117,4 +123,64 @@ func TestANewIssuerTakesTwoReads(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A new bundle takes one look, and one read of each object that it is written to.
+func TestANewBundleTakesOneLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		deeds := &deeds{}
+		w := newWorld(t, "east")
+		w.through = func(_ string, m *memory.Cluster) rotation.Cluster { return deaf{m, deeds} }
+		w.ceremony()
+		w.start()
+		time.Sleep(30 * time.Minute)
+		key, err := pki.GenerateKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		partner, err := pki.SelfSignAnchor(time.Now(), pki.AnchorProfile{CommonName: "root.linkerd.cluster.local", Lifetime: 3650 * day, Backdate: time.Hour}, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := w.policy
+		p.Clusters = slices.Clone(p.Clusters)
+		p.Clusters[0].Foreign = []rotation.ForeignAnchor{{Name: "partner", Certificate: partner}}
+		deeds.forget()
+		if err := w.loop.Apply(p, map[string]rotation.Cluster{"east": deaf{w.clusters["east"], deeds}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		const bundle, issuer = rotation.BundleObject, rotation.IssuerObject
+		if did, want := deeds.forget(), []string{"look", "write " + bundle, "read " + bundle, "write " + issuer, "read " + issuer}; !slices.Equal(did, want) {
+			t.Errorf("certd did %q, want %q", did, want)
+		}
+		if st := w.cluster("east"); st.State != rotation.StateOK {
+			t.Errorf("east is %s: %+v", st.State, st.Findings)
+		}
+		w.end()
+	})
+}
+
+// What a census has found takes no look if there is nothing to do about it.
+func TestACensusTakesNoLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		deeds := &deeds{}
+		w := newWorld(t, "east")
+		w.through = func(_ string, m *memory.Cluster) rotation.Cluster { return deaf{m, deeds} }
+		w.ceremony()
+		w.start()
+		time.Sleep(30 * time.Minute)
+		w.end()
+		deeds.forget()
+		w.start()
+		time.Sleep(10 * time.Second)
+		if did, want := deeds.forget(), []string{"look", "count"}; !slices.Equal(did, want) {
+			t.Errorf("certd did %q, want %q", did, want)
+		}
+		time.Sleep(time.Minute)
+		if did := deeds.forget(); len(did) == 0 {
+			t.Error("the census put off the regular look")
+		}
+		w.end()
+	})
 }

@@ -624,7 +624,8 @@ func (r *Reconciler) watch(ctx context.Context, working *sync.WaitGroup, m *memb
 // begun once ctx has ended; hand is for what has begun.
 func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 	brief := r.issuerIsDue(m) && r.reread(ctx, m, BundleObject) == nil
-	if !brief {
+	census := r.countedOnly(m)
+	if !brief && !census {
 		if err := r.observe(ctx, m); err != nil && ctx.Err() != nil {
 			return
 		}
@@ -655,8 +656,8 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 		v.SameTarget = twin
 		f.ClockDoubt = r.clockDoubt()
 		d = Decide(f, v, now)
-		if brief && d.Step != StepIssuer && (d.Step != "" || done == 0) {
-			brief = false
+		if census && d.Step != "" || brief && d.Step != StepIssuer && (d.Step != "" || done == 0) {
+			brief, census = false, false
 			if err := r.observe(ctx, m); err != nil && ctx.Err() != nil {
 				return
 			}
@@ -710,7 +711,7 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 	r.welcome(m)
 	r.moveOn()
 	r.schedule(m, d)
-	if brief { // the regular look is not put off by it
+	if brief || census { // the regular look is not put off by it
 		m.mu.Lock()
 		regular := m.lookedAt.Add(r.resync)
 		m.mu.Unlock()
@@ -742,7 +743,7 @@ func (r *Reconciler) count(ctx context.Context, m *member) {
 		}
 		p.Took = r.wall().Sub(begun)
 		m.mu.Lock()
-		m.proxies, m.counting = p, false
+		m.proxies, m.counting, m.counted = p, false, !r.alone
 		m.mu.Unlock()
 		if r.alone {
 			return // the pass goes on with it
@@ -798,17 +799,35 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 // bundles that such replicas were allowed for anyway.
 func (r *Reconciler) issuerIsDue(m *member) bool {
 	now := r.wall()
+	if !r.lookHolds(m, now) {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	acts := m.decision.Acts
+	return m.requests[TargetIssuer] != nil || !acts.IsZero() && !acts.After(now)
+}
+
+// countedOnly says whether the pass is for what a census has found, and the last look
+// still holds. If something is to be done about it, certd looks first all the same.
+func (r *Reconciler) countedOnly(m *member) bool {
+	m.mu.Lock()
+	counted := m.counted
+	m.counted = false
+	m.mu.Unlock()
+	return counted && r.lookHolds(m, r.wall())
+}
+
+// lookHolds says whether nothing is known to have changed since the last look, which is no
+// older than looks are let grow.
+func (r *Reconciler) lookHolds(m *member, now time.Time) bool {
 	r.mu.Lock()
 	told := m.news || r.change != nil || len(r.pauses) > 0
 	r.mu.Unlock()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	age := now.Sub(m.lookedAt)
-	if told || m.observed == nil || m.obsErr != nil || age < 0 || age >= usualResync || len(m.pending) > 0 || len(m.failures) > 0 || m.policy.Directory {
-		return false
-	}
-	acts := m.decision.Acts
-	return m.requests[TargetIssuer] != nil || !acts.IsZero() && !acts.After(now)
+	return !told && m.observed != nil && m.obsErr == nil && age >= 0 && age < usualResync && len(m.pending) == 0 && len(m.failures) == 0 && !m.policy.Directory
 }
 
 // reread looks at one object only.

@@ -49,6 +49,7 @@ type member struct {
 	evidence     map[string]WebhookEvidence
 	proxies      Proxies
 	counting     bool      // a census is under way
+	counted      bool      // one has ended since the last pass began
 	countFrom    time.Time // somebody wants a census that begins then or later
 	restarts     Restarts
 	requests     map[Target]*Request

@@ -34,7 +34,7 @@ func (c costs) print(w io.Writer) error {
 	fmt.Fprintf(w, "\nWith nothing due, a cluster and minute: %.1f API requests, %.2f ms CPU of certd, %.1f KiB in.\n", q.requests/n/minutes, q.cpu/n/minutes*1000, q.received/n/1024/minutes)
 	fmt.Fprintf(w, "A restart: %.1f s, %.2f CPU s, %.1f MB read, %.0f signatures, %.0f writes.\n", s.took.Round(time.Millisecond).Seconds(), s.cpu, s.received/1e6, s.signed, s.writes)
 	fmt.Fprintf(w, "A new issuer costs %.1f times the floor's CPU, its checks, its journal and Vault's signature included.\n", (rot.cpu+rot.apiserver+rot.etcd)/(f.cpu+f.apiserver+f.etcd))
-	for _, r := range []row{rot, q} {
+	for _, r := range []row{c.find(enrol), rot, c.find(bundles), q, s} {
 		fmt.Fprintf(w, "\nRequests, %s:", strings.TrimPrefix(r.what, "certd: "))
 		for _, kind := range slices.Sorted(maps.Keys(r.kinds)) {
 			fmt.Fprintf(w, " %s %.2f;", kind, r.kinds[kind]/n)

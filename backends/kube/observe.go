@@ -38,12 +38,12 @@ func (c *Cluster) observe(ctx context.Context) (rotation.Observation, error) {
 	defer cancel()
 
 	var (
-		clocked, clock                   = withClock(ctx)
-		system, ns                       *corev1.Namespace
-		cm                               *corev1.ConfigMap
-		secret                           *corev1.Secret
-		systemErr, nsErr, cmErr, issuErr error
-		wg                               sync.WaitGroup
+		clocked, clock            = withClock(ctx)
+		system                    *corev1.Namespace
+		cm                        *corev1.ConfigMap
+		secret                    *corev1.Secret
+		systemErr, cmErr, issuErr error
+		wg                        sync.WaitGroup
 	)
 	wg.Go(func() { system, systemErr = c.core.Namespaces().Get(clocked, "kube-system", metav1.GetOptions{}) })
 	c.mu.Lock()
@@ -54,7 +54,6 @@ func (c *Cluster) observe(ctx context.Context) (rotation.Observation, error) {
 			return o, c.fail(call{verb: "get", resource: "namespaces", name: "kube-system"}, systemErr)
 		}
 	}
-	wg.Go(func() { ns, nsErr = c.core.Namespaces().Get(ctx, c.cfg.Namespace, metav1.GetOptions{}) })
 	wg.Go(func() {
 		cm, cmErr = c.core.ConfigMaps(c.cfg.Namespace).Get(ctx, rotation.BundleObject, metav1.GetOptions{})
 	})
@@ -76,15 +75,18 @@ func (c *Cluster) observe(ctx context.Context) (rotation.Observation, error) {
 		return o, c.fail(call{verb: "get", resource: "namespaces", name: "kube-system"}, systemErr)
 	}
 	o.Target, o.ClockSkew = string(system.UID), clock.skew
-	if apierrors.IsNotFound(nsErr) {
-		c.remember(c.managed(rotation.BundleObject), object{})
-		c.remember(c.managed(rotation.IssuerObject), object{})
-		return o, nil
+	if o.Namespace = cmErr == nil || issuErr == nil; !o.Namespace { // what has something in it is there
+		_, err := c.core.Namespaces().Get(ctx, c.cfg.Namespace, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			c.remember(c.managed(rotation.BundleObject), object{})
+			c.remember(c.managed(rotation.IssuerObject), object{})
+			return o, nil
+		}
+		if err != nil {
+			return o, c.fail(call{verb: "get", resource: "namespaces", name: c.cfg.Namespace}, err)
+		}
+		o.Namespace = true
 	}
-	if nsErr != nil {
-		return o, c.fail(call{verb: "get", resource: "namespaces", name: c.cfg.Namespace}, nsErr)
-	}
-	o.Namespace = ns.UID != ""
 	if err := c.readBundle(&o, cm, cmErr); err != nil {
 		return o, err
 	}

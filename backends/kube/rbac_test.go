@@ -355,6 +355,8 @@ func (g *guarded) exercise(t testing.TB, access Access) string {
 	}
 	g.delete(t, rotation.BundleObject)
 	g.delete(t, rotation.IssuerObject)
+	_, err = c.Observe(ctx) // whether there is a namespace matters where nothing is in it
+	note(err)
 	if g.bootstrap {
 		note(c.CreateNamespace(ctx))
 	}
