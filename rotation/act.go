@@ -141,8 +141,9 @@ func (r *Reconciler) publishIssuer(ctx, hand context.Context, m *member, f Fleet
 	defer cred.Wipe()
 	in.Serial, in.Anchor, in.Key = rec.Serial, a.ID, a.Key
 	return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
+		begun := r.wall()
 		rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: v.Observed.Issuer.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: rec.Serial, Credential: &cred, Bundle: d.beside})
-		rec.DeliveredAt = r.wall()
+		rec.DeliveredAt = latest(begun, r.wall())
 		out := Outcome{Revision: rev, Certificate: &rec, Checked: &a, Enrolled: true}
 		if home := f.home(v); home.keyless() && !home.RetiredAt.IsZero() {
 			out.Adopted = &Adoption{} // nothing is left of what the cluster came with
@@ -195,8 +196,9 @@ func (r *Reconciler) publishChain(ctx, hand context.Context, m *member, f Fleet,
 	}
 	in.Serial, in.Anchor, in.Wanted = rec.Serial, rec.Anchor, chainDigest(chain)
 	return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
+		begun := r.wall()
 		rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: v.Observed.Issuer.Revision, Scheme: v.Observed.scheme(), Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: rec.Serial, Chain: chain, Bundle: d.beside})
-		rec.DeliveredAt = r.wall()
+		rec.DeliveredAt = latest(begun, r.wall())
 		return Outcome{Revision: rev, Certificate: &rec, Checked: used, Enrolled: true}, err
 	})
 }
@@ -355,7 +357,7 @@ func (r *Reconciler) settle(m *member, f Fleet) error {
 				if order := f.signersOf(v.Observed.IssuerFacts.Chain); len(order) > 1 {
 					rec.Second = order[1].ID
 				}
-				rec.DeliveredAt = p.At
+				rec.DeliveredAt = latest(p.At, v.Observed.IssuerWrittenAt) // it may have come late
 				out.Certificate, out.Enrolled = &rec, true
 			case StepWebhook, StepRepairWebhook:
 				rec := servingRecord(m.name, p.Webhook, p.Anchor, v.Observed.leafOf(p.Webhook), p.At)

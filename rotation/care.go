@@ -38,7 +38,7 @@ func (r *Reconciler) care(ctx context.Context) {
 		case err != nil:
 			r.Problem("JournalFailed", err)
 			next = now.Add(time.Minute)
-		case now.Sub(last) >= canaryEvery:
+		case now.Sub(last).Abs() >= canaryEvery: // or in a time to come, by a clock set back since
 			anchor := *a
 			ctx, ended := r.trying(ctx, Attempt{Step: StepCanary, Object: a.ID, Actor: "certd", Why: canaryWhy})
 			err := r.signer.canary(ctx, f.Policy.Fleet, &anchor, now)
@@ -63,9 +63,14 @@ func (r *Reconciler) care(ctx context.Context) {
 	} else {
 		next = now.Add(time.Minute)
 	}
-	next = earlier(next, now.Add(r.renewIfDue(ctx)))
+	unsure := r.clockUnsure()
+	if unsure == "" {
+		next = earlier(next, now.Add(r.renewIfDue(ctx)))
+	} else { // a wrong date would last, and so would what is dropped by it
+		next = earlier(next, now.Add(time.Minute))
+	}
 	r.mu.Lock()
-	prune := !now.Before(r.nextPrune) || r.nextPrune.Sub(now) > pruneEvery
+	prune := unsure == "" && (!now.Before(r.nextPrune) || r.nextPrune.Sub(now) > pruneEvery)
 	r.mu.Unlock()
 	if prune {
 		if err := r.journal.Prune(now.Add(-retention)); err != nil {

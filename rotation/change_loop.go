@@ -48,7 +48,14 @@ func (r *Reconciler) CheckChange() error {
 			continue // it was changed without before, and is brought along when it is back
 		}
 		longest = max(longest, v.drain())
-		why := unready(v, d)
+		why := ""
+		switch {
+		case m.steppedSince(r.clock()): // an anchor dated by a wrong clock is not valid when it is needed
+			why = "it has not been looked at since certd's clock was set"
+		case v.Observed != nil && v.Err == nil:
+			why = clockProblem(f, v, now)
+		}
+		why = cmp.Or(why, unready(v, d))
 		if why == "" && f.stays(v) {
 			why = unfitToMove(f, v, now)
 		}
@@ -292,7 +299,8 @@ func (r *Reconciler) moveOn() {
 		return
 	}
 	defer r.renewing.Unlock()
-	f, now := r.fleet(), r.wall()
+	at := r.clock()
+	f, now := r.fleet(), at.wall
 	if f.Change == nil {
 		return
 	}
@@ -308,7 +316,7 @@ func (r *Reconciler) moveOn() {
 			longest = max(longest, v.drain())
 		}
 		m.mu.Lock()
-		if p := m.decision.Progress; p != nil && m.obsErr == nil {
+		if p := m.decision.Progress; p != nil && m.obsErr == nil && !at.steppedSince(m.seenAt) {
 			progress[name] = *p
 		}
 		m.mu.Unlock()

@@ -75,7 +75,9 @@ type Reconciler struct {
 	tried   func(Attempt)
 	trying  func(context.Context, Attempt) (context.Context, func(error))
 
-	wake chan struct{}
+	wake      chan struct{}
+	monotonic func() time.Time // nil: package time's
+	last      clockReading     // when the loop came round last
 
 	mu        sync.Mutex
 	policy    FleetPolicy
@@ -130,6 +132,9 @@ type Options struct {
 	// Cluster, the look afterwards included, and its lines in the log come with it.
 	// ended is called once, with what came of it. As to the rest it is as Tried.
 	Trying func(context.Context, Attempt) (step context.Context, ended func(error))
+	// Monotonic is a clock of simulations that nobody sets and that stands still while the
+	// host sleeps; nil: package time's, or, with Turn, none.
+	Monotonic func() time.Time
 }
 
 // Attempt is one step that was tried, whether or not there is an entry of it in the
@@ -161,7 +166,7 @@ func NewReconciler(o Options) (*Reconciler, error) {
 	owing := newOwing(o.Journal)
 	o.Journal = owing
 	r := &Reconciler{journal: o.Journal, owing: owing, fence: o.Fence, signer: signer{o.Journal, o.Keys}, webhook: signer{o.Journal, o.WebhookKeys}, log: o.Log, atOnce: cmp.Or(o.AtOnce, 64), resync: cmp.Or(o.Resync, usualResync), tried: o.Tried, trying: o.Trying,
-		wake: make(chan struct{}, 1), members: map[string]*member{}, findings: map[string]Finding{}, foreign: map[string]time.Time{}}
+		monotonic: o.Monotonic, wake: make(chan struct{}, 1), members: map[string]*member{}, findings: map[string]Finding{}, foreign: map[string]time.Time{}}
 	if r.tried == nil {
 		r.tried = func(Attempt) {}
 	}
@@ -326,8 +331,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		}
 	})()
 	var working sync.WaitGroup
-	last, timer := r.clock(), time.NewTimer(0)
+	timer := time.NewTimer(0)
 	defer timer.Stop()
+	r.last = r.clock()
 	r.mu.Lock()
 	r.begun = r.wall()
 	r.mu.Unlock()
@@ -336,13 +342,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	}
 	for ctx.Err() == nil {
 		r.beats()
-		now := r.clock()
-		if by := now.step(last); by.Abs() > clockJump {
-			r.log.Warn("the wall clock stepped or the host slept: looking at everything again", "by", by)
-			r.lookAgain()
-		}
-		last = now
-		due, next := r.due(now)
+		due, next := r.due(r.round())
 		for _, m := range due {
 			r.watch(ctx, &working, m)
 			working.Go(func() {
@@ -389,13 +389,17 @@ func (r *Reconciler) Run(ctx context.Context) error {
 // cannot be reached before a time, a cluster or ("") the key backend, once they come at an
 // even pace.
 func (r *Reconciler) Turn(ctx context.Context, back func(cluster string) time.Time) (next time.Time) {
-	r.alone, r.back = true, back
-	if r.begun.IsZero() {
-		r.begun = r.wall()
+	r.back = back
+	if !r.alone {
+		r.alone = true
+		r.last = r.clock()
+		if r.begun.IsZero() {
+			r.begun = r.wall()
+		}
 	}
 	for {
 		r.beats()
-		due, next := r.due(r.clock())
+		due, next := r.due(r.round())
 		for _, m := range due {
 			r.pass(ctx, ctx, m)
 			r.release(m)
@@ -444,25 +448,6 @@ func (r *Reconciler) beats() {
 // makes it older. While it runs, the loop comes round three times in Options.Resync,
 // whatever clusters do. Asking waits for nothing, also where the loop is stuck.
 func (r *Reconciler) Beat() time.Time { return *r.beat.Load() }
-
-// clockReading is what two clocks said at one moment: the daemon's, which can be set, and
-// the machine's monotonic one.
-type clockReading struct{ wall, monotonic time.Time }
-
-func (r *Reconciler) clock() clockReading {
-	now := clockReading{r.wall(), time.Now()}
-	if r.alone {
-		now.monotonic = now.wall
-	}
-	return now
-}
-
-// step is by how much the daemon's clock moved beyond the time that passed since an
-// earlier reading: forwards when it was set on or the host slept, since the
-// monotonic clock stands still then.
-func (now clockReading) step(last clockReading) time.Duration {
-	return now.wall.Sub(last.wall) - now.monotonic.Sub(last.monotonic)
-}
 
 // due takes the clusters whose time has come, as many as there are slots, and
 // says when the next one's time comes. Those that answer come before those
@@ -650,7 +635,19 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 				break
 			}
 		}
-		f, now := r.fleet(), r.wall()
+		at := r.clock()
+		if m.steppedSince(at) { // and nobody has confirmed it
+			brief = false
+			if err := r.observe(ctx, m); err != nil && ctx.Err() != nil {
+				return
+			}
+			continue
+		}
+		now := at.wall
+		if v := m.view(); v.Err == nil && v.Observed != nil {
+			r.mendTimes(m, v, now)
+		}
+		f := r.fleet()
 		v = m.view()
 		twin, unseen := r.others(m, now)
 		v.SameTarget = twin
@@ -736,12 +733,16 @@ func (r *Reconciler) count(ctx context.Context, m *member) {
 		beside = func(count func()) { count() }
 	}
 	beside(func() {
-		begun := r.wall()
+		begun := r.clock()
 		p := m.cluster.CountProxies(ctx)
 		if p.At.IsZero() {
-			p.At = begun
+			p.At = begun.wall
 		}
-		p.Took = r.wall().Sub(begun)
+		now := r.clock()
+		p.Took = now.monotonic.Sub(begun.monotonic)
+		if now.steppedSince(begun) {
+			p = Proxies{} // when it was is not known
+		}
 		m.mu.Lock()
 		m.proxies, m.counting, m.counted = p, false, !r.alone
 		m.mu.Unlock()
@@ -763,7 +764,7 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 	r.mu.Lock()
 	m.again, m.news = false, false
 	r.mu.Unlock()
-	begun := r.wall()
+	begun := r.clock()
 	o, err := m.cluster.Observe(octx)
 	if ctx.Err() != nil {
 		return ctx.Err() // certd is stopping: that says nothing about the cluster
@@ -771,7 +772,7 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 	now := r.wall()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.lookedAt = begun
+	m.lookedAt = begun.wall
 	if err != nil {
 		if m.obsErr == nil {
 			m.errSince = now
@@ -785,7 +786,7 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 		r.log.Info("cluster seen again", "cluster", m.name)
 	}
 	o.bundles = m.bundles
-	m.observed, m.obsErr, m.lookFails = &o, nil, 0
+	m.observed, m.obsErr, m.lookFails, m.seenAt = &o, nil, 0, begun
 	m.record.LastContact, m.record.Error, m.record.Target = now, "", o.Target
 	m.trail = m.trail.after(&o, m.policy, m.certificates, now)
 	return nil

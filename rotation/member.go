@@ -35,7 +35,8 @@ type member struct {
 	certificates []CertificateRecord // replaced, never changed: views hold the old slice
 	observed     *Observation
 	obsErr       error
-	lookedAt     time.Time // when the last look that has ended began
+	lookedAt     time.Time    // when the last look that has ended began
+	seenAt       clockReading // when the look began that observed is of
 	trail        Trail
 	errSince     time.Time
 	lookFails    int

@@ -130,8 +130,9 @@ func (r *Reconciler) publishServing(ctx, hand context.Context, m *member, f Flee
 	defer cred.Wipe()
 	in.Serial, in.Anchor, in.Key = rec.Serial, ca.ID, ca.Key
 	return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
+		begun := r.wall()
 		rev, err := m.cluster.WriteWebhook(ctx, WebhookWrite{Spec: d.spec, Revision: w.Secret.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: rec.Serial, Credential: &cred, CAs: d.cas})
-		rec.DeliveredAt = r.wall()
+		rec.DeliveredAt = latest(begun, r.wall())
 		return Outcome{Revision: rev, Certificate: &rec}, err
 	})
 }
@@ -228,7 +229,7 @@ func (r *Reconciler) webhookKey(ctx context.Context, m *member, f Fleet, v View,
 			return ca, key, err
 		}
 	}
-	for ; n <= maxGenerations; n++ {
+	for last := n + maxGenerations; n < last; n++ {
 		ca := WebhookCA{Cluster: m.name, Anchor: Anchor{ID: webhookCAID(n), Key: webhookKeyName(f.Policy.KeyPrefix, m.name, n)}}
 		entered := func(info KeyInfo, at time.Time) Outcome {
 			ca.Backend, ca.Exportable, ca.CheckedAt, ca.CreatedAt = info.Backend, info.Exportable, at, at
@@ -264,7 +265,7 @@ func (r *Reconciler) webhookKey(ctx context.Context, m *member, f Fleet, v View,
 		}
 		return ca, key, err
 	}
-	return WebhookCA{}, nil, fmt.Errorf("make a webhook CA for %s: all %d names for its key are taken: %w", m.name, maxGenerations, ErrKeyExists)
+	return WebhookCA{}, nil, fmt.Errorf("make a webhook CA for %s: %d names for its key are taken, up to %s: %w", m.name, maxGenerations, webhookKeyName(f.Policy.KeyPrefix, m.name, n-1), ErrKeyExists)
 }
 
 // recoverWebhookCAs learns webhook CAs from Secrets that bear the fleet's mark

@@ -79,7 +79,7 @@ var mutants = []mutant{
 	{"a damaged bundle is left alone", []edit{{"rotation/decide.go", "d.repair(StepRepairBundle, BundleObject, \"the trust bundle is gone\", o.Bundle)", "d.Why = \"\""}}, []string{byHardLives}},
 	{"a lost journal takes any anchor for its own", []edit{{"rotation/care.go", "if key == nil {\n\t\t\tr.mu.Lock()", "if key == nil {\n\t\t\tfound = append(found, Anchor{ID: generationID(9), Key: anchorKeyName(f.Policy.KeyPrefix, 9), Certificate: c, CreatedAt: c.NotBefore})\n\t\t\tr.mu.Lock()"}}, []string{"./rotation: TestALostJournal"}},
 	{"the mirror is believed without its keys", []edit{{"rotation/mirror.go", "case errors.Is(err, ErrKeyNotFound), errors.Is(err, ErrKeyUnfit):\n\t\treturn nil, nil", "case errors.Is(err, ErrKeyNotFound), errors.Is(err, ErrKeyUnfit):\n\t\treturn &a, nil"}}, []string{"./rotation: TestAForgedMirrorIsNotBelieved"}},
-	{"a canary is never signed", []edit{{"rotation/care.go", "case now.Sub(last) >= canaryEvery:", "case false:"}}, []string{byLives}},
+	{"a canary is never signed", []edit{{"rotation/care.go", "case now.Sub(last).Abs() >= canaryEvery:", "case false:"}}, []string{byLives}},
 	{"every firing renews", []edit{{"rotation/lifetime.go", "if !p.EveryFiring {\n\t\tdates.NextRun = dates.RenewAt\n\t}", ""}}, []string{byLives}},
 	{"a certificate lives a second longer", []edit{{"pki/profile.go", "notBefore.Add(lifetime - time.Second).Truncate(time.Second)", "notBefore.Add(lifetime).Truncate(time.Second)"}}, []string{"./pki: ."}},
 	{"a cluster's clock is not asked", []edit{{"rotation/decide.go", "case wrong != \"\":", "case false && wrong != \"\":"}}, []string{byDaemons, "./rotation: Clock"}},
