@@ -277,7 +277,7 @@ func TestAdmissionsFailWithoutTheOldCA(t *testing.T) {
 	a := newAdmitted(t, 0)
 	defer a.close()
 	a.settle()
-	a.clusterOf = func(m *memory.Cluster) rotation.Cluster { return replaces{m} }
+	a.clusterOf = func(_ string, m *memory.Cluster) rotation.Cluster { return replaces{m} }
 	if err := a.stop(); err != nil {
 		t.Fatal(err)
 	}

@@ -42,6 +42,8 @@ type hard struct {
 	effects int
 	fatal   []int
 	plan    *plan // instead of chance; nil: there is none
+	faults  faults
+	clocks  clocks
 	epochs  map[string]uint64
 	trace   []string // the last of what happened
 	sum     hash.Hash
@@ -74,7 +76,7 @@ func (h *hard) mayDie() {
 		}
 		return
 	}
-	if h.fatal != nil && slices.Contains(h.fatal, h.effects) || h.fatal == nil && !h.over && h.chance.IntN(deadly) == 0 {
+	if h.fatal != nil && slices.Contains(h.fatal, h.effects) || h.fatal == nil && !h.over && h.chance.IntN(deadly) == 0 && h.faults.strike(deaths) {
 		h.deaths++
 		panic(died{})
 	}
@@ -103,6 +105,7 @@ func (j mortalJournal) Finish(id uint64, out rotation.Outcome) error {
 	if err := j.h.plan.diskFull(); err != nil {
 		return err
 	}
+	j.h.dated(out)
 	err := j.Journal.Finish(id, out)
 	j.h.mayDie()
 	return err
@@ -110,30 +113,27 @@ func (j mortalJournal) Finish(id uint64, out rotation.Outcome) error {
 
 type mortalCluster struct {
 	*memory.Cluster
-	h *hard
+	h    *hard
+	name string
 }
 
 func (c mortalCluster) WriteBundle(ctx context.Context, w rotation.BundleWrite) (string, error) {
-	c.h.mayDie()
-	defer c.h.mayDie()
+	defer c.effect(rotation.BundleObject)()
 	return c.Cluster.WriteBundle(ctx, w)
 }
 
 func (c mortalCluster) WriteIssuer(ctx context.Context, w rotation.IssuerWrite) (string, error) {
-	c.h.mayDie()
-	defer c.h.mayDie()
+	defer c.effect(rotation.IssuerObject)()
 	return c.Cluster.WriteIssuer(ctx, w)
 }
 
 func (c mortalCluster) WriteWebhook(ctx context.Context, w rotation.WebhookWrite) (string, error) {
-	c.h.mayDie()
-	defer c.h.mayDie()
+	defer c.effect(w.Spec.Secret)()
 	return c.Cluster.WriteWebhook(ctx, w)
 }
 
 func (c mortalCluster) WriteCABundle(ctx context.Context, w rotation.CABundleWrite) (string, error) {
-	c.h.mayDie()
-	defer c.h.mayDie()
+	defer c.effect(w.Object.String())()
 	return c.Cluster.WriteCABundle(ctx, w)
 }
 
@@ -164,7 +164,7 @@ func newHard(t testing.TB, seed uint64) *hard {
 func (h *hard) enter(p rotation.FleetPolicy) {
 	w, err := newWorld(h.t.Context(), p, begin, h.seed, func(a rotation.Attempt) {
 		h.say("certd: %s %s %s %t", a.Cluster, a.Step, a.Object, a.Err == nil)
-	}, nil)
+	}, h.trying)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -175,28 +175,13 @@ func (h *hard) enter(p rotation.FleetPolicy) {
 func (h *hard) takePart(w *world) {
 	h.world = w
 	w.journalOf = func(j rotation.Journal) rotation.Journal { return mortalJournal{j, h} }
-	w.clusterOf = func(c *memory.Cluster) rotation.Cluster { return mortalCluster{c, h} }
+	w.clusterOf = func(name string, c *memory.Cluster) rotation.Cluster { return mortalCluster{c, h, name} }
 	w.mesh.Entitle()
 	h.survive(func() {
 		if err := w.begin(); err != nil {
 			h.t.Fatal(err)
 		}
 	})
-}
-
-// sometimes has something happen again and again, about every so often.
-func (h *hard) sometimes(every time.Duration, do func()) {
-	every /= time.Duration(max(1, h.haste))
-	next := func() time.Time { return h.now.Add(time.Duration(h.chance.ExpFloat64() * float64(every))) }
-	var again func()
-	again = func() {
-		if h.over {
-			return
-		}
-		do()
-		h.at(next(), again)
-	}
-	h.at(next(), again)
 }
 
 func (h *hard) anyCluster() (string, *memory.Cluster) {
@@ -207,6 +192,9 @@ func (h *hard) anyCluster() (string, *memory.Cluster) {
 // afflict begins all that may go wrong.
 func (h *hard) afflict() {
 	share := []float64{0, 0.001, 0.01, 0.1}[h.chance.IntN(4)]
+	if !h.faults.strike(faultyCalls) {
+		share = 0
+	}
 	for i, p := range h.policy.Clusters {
 		chance := rand.New(rand.NewPCG(h.seed, uint64(10+i)))
 		h.clusters[p.Cluster].SetFaults(func(call memory.Call) memory.ClusterFault {
@@ -227,6 +215,9 @@ func (h *hard) afflict() {
 	}
 	vault := rand.New(rand.NewPCG(h.seed, 9))
 	h.keys.SetFaults(func(memory.KeyCall, string) memory.KeyFault {
+		if d := h.midst(); d > 0 {
+			return memory.KeyFault{Delay: d}
+		}
 		switch n := vault.Float64(); {
 		case h.away["vault"].After(h.now):
 			return memory.KeyFault{Err: rotation.ErrUnavailable}
@@ -239,7 +230,7 @@ func (h *hard) afflict() {
 	})
 	// What the policy allows for, several at once included.
 	longest := h.policy.Clusters[0].Issuer.RenewBefore / 10 / time.Duration(max(1, h.haste))
-	h.sometimes(40*day, func() {
+	h.sometimes("away", 40*day, func() {
 		what := "vault"
 		if h.chance.IntN(6) > 0 {
 			what, _ = h.anyCluster()
@@ -248,7 +239,7 @@ func (h *hard) afflict() {
 		h.say("%s is away for %s", what, d)
 		h.away[what] = h.now.Add(d)
 	})
-	h.sometimes(60*day, func() {
+	h.sometimes("off", 60*day, func() {
 		if h.loop == nil {
 			return
 		}
@@ -259,7 +250,7 @@ func (h *hard) afflict() {
 		h.die("certd is off for %s", d)
 		h.at(h.now.Add(d), h.rise)
 	})
-	h.sometimes(400*day, func() {
+	h.sometimes("lost", 400*day, func() {
 		if h.loop == nil {
 			return
 		}
@@ -273,7 +264,7 @@ func (h *hard) afflict() {
 		h.lost = true
 		h.at(h.now.Add(time.Minute), h.rise)
 	})
-	h.sometimes(30*day, func() {
+	h.sometimes("hands", 30*day, func() {
 		name, c := h.anyCluster()
 		object := []string{rotation.BundleObject, rotation.IssuerObject}[h.chance.IntN(2)]
 		if h.chance.IntN(3) == 0 {
@@ -281,11 +272,14 @@ func (h *hard) afflict() {
 			c.Delete(object)
 			return
 		}
+		if c.Data(object) == nil {
+			return
+		}
 		h.say("%s: the marks of %s are taken", name, object)
 		c.Edit(object, "kubectl-edit", func(_ map[string][]byte, marks *rotation.Marks) { marks.Keep, marks.Label = false, false })
 	})
 	hooked := slices.DeleteFunc(slices.Clone(h.policy.Clusters), func(p rotation.Policy) bool { return p.Webhooks.Specs == nil })
-	h.sometimes(60*day, func() {
+	h.sometimes("webhooks", 60*day, func() {
 		if len(hooked) == 0 {
 			return
 		}
@@ -304,7 +298,7 @@ func (h *hard) afflict() {
 			h.clusters[name].RestartPod(spec.Name, h.chance.IntN(replicas))
 		}
 	})
-	h.sometimes(15*day, func() {
+	h.sometimes("cluster", 15*day, func() {
 		name, c := h.anyCluster()
 		replica := h.chance.IntN(replicas)
 		switch h.chance.IntN(4) {
@@ -324,8 +318,8 @@ func (h *hard) afflict() {
 			c.SetClockSkew(skew)
 		}
 	})
-	h.sometimes(90*day, func() {
-		if h.loop == nil {
+	h.sometimes("asked", 90*day, func() {
+		if h.deaf() {
 			return
 		}
 		name, _ := h.anyCluster()
@@ -333,8 +327,9 @@ func (h *hard) afflict() {
 		h.say("%s: somebody asks for a new %s", name, target)
 		h.loop.Rotate(target, []string{name}, rotation.Request{Actor: "lee@cli", Reason: "drill"})
 	})
-	h.sometimes(200*day, h.beginChange)
-	h.sometimes(20*day, h.steer)
+	h.sometimes("change", 200*day, h.beginChange)
+	h.sometimes("steer", 20*day, h.steer)
+	h.afflictClocks(longest)
 }
 
 func (h *hard) die(format string, args ...any) {
@@ -363,17 +358,20 @@ func (h *hard) rise() {
 }
 
 func (h *hard) beginChange() {
-	if h.loop == nil || !h.idle() {
+	if h.deaf() || !h.idle() {
 		return
 	}
 	h.say("the trust anchor is to be changed")
 	next, adopts := h.loop.MovesTo()
-	var err error
-	if !adopts || next.Certificate == nil {
+	err := h.loop.CheckChange()
+	if err == nil && (!adopts || next.Certificate == nil) {
 		next, err = (rotation.Ceremony{Journal: h.journal, Creator: h.keys, Signer: h.keys, Policy: h.policy, Actor: "lee@cli", Reason: "drill", Say: func(string, ...any) {}}).Next(h.ctx)
 	}
 	if err == nil {
 		err = h.loop.BeginChange(next, "lee@cli", "drill", false)
+	}
+	if err == nil && next.Certificate.NotBefore.After(h.now.Add(mayDiffer)) {
+		h.wrong("anchor %s is not valid before %s", next.ID, next.Certificate.NotBefore)
 	}
 	h.say("it begins: %t", err == nil)
 	if err == nil {
@@ -391,7 +389,7 @@ func (h *hard) stirAll() {
 // attend has somebody look, about every three hours, or ten minutes in haste, for as long as the
 // trust anchor is being changed, at what the findings ask for.
 func (h *hard) attend() {
-	if h.attended || h.over || h.loop == nil || h.idle() {
+	if h.attended || h.over || h.deaf() || h.idle() {
 		return
 	}
 	h.attended = true
@@ -407,7 +405,7 @@ func (h *hard) attend() {
 
 // obey restarts what the findings ask for, one at a time.
 func (h *hard) obey() {
-	if h.loop == nil || h.idle() {
+	if h.deaf() || h.idle() {
 		return
 	}
 	for _, c := range h.loop.Status().Clusters {
@@ -426,7 +424,7 @@ func (h *hard) obey() {
 }
 
 func (h *hard) steer() {
-	if h.loop == nil || h.idle() {
+	if h.deaf() || h.idle() {
 		return
 	}
 	order := []rotation.ChangeOrder{rotation.ChangeHold, rotation.ChangeResume, rotation.ChangeResume, rotation.ChangeResume, rotation.ChangeRollback}[h.chance.IntN(5)]
@@ -492,6 +490,7 @@ func (h *hard) writes(name string) {
 func (h *hard) calm() {
 	h.over = true
 	clear(h.away)
+	h.machine.ahead, h.machine.still, h.clocks.next = 0, time.Time{}, nil
 	h.say("it is calm")
 	h.rise()
 	for _, p := range h.policy.Clusters {

@@ -25,10 +25,11 @@ type world struct {
 	dir      string
 	looks    map[string]*looks
 	away     map[string]time.Time // until when what cannot be reached
+	machine  machine              // that certd runs on
 
 	// What stands between certd and its journal and clusters; nil: nothing.
 	journalOf func(rotation.Journal) rotation.Journal
-	clusterOf func(*memory.Cluster) rotation.Cluster
+	clusterOf func(name string, c *memory.Cluster) rotation.Cluster
 
 	journal *state.Journal // nil while certd is off
 	loop    *rotation.Reconciler
@@ -36,6 +37,22 @@ type world struct {
 	trying  func(context.Context, rotation.Attempt) (context.Context, func(error))
 	log     *slog.Logger
 }
+
+// machine is the host that certd runs on.
+type machine struct {
+	ahead time.Duration // how much later it is by its clock than it is
+	slept time.Duration // altogether, and its monotonic clock stood still
+	still time.Time     // until when certd does nothing: it is stopped, or the host sleeps
+}
+
+// clock is the machine's, which may be wrong.
+func (w *world) clock() time.Time { return w.now.Add(w.machine.ahead) }
+
+// monotonic is the machine's, too, and nobody sets it.
+func (w *world) monotonic() time.Time { return w.now.Add(-w.machine.slept) }
+
+// deaf says whether certd hears nobody.
+func (w *world) deaf() bool { return w.loop == nil || w.machine.still.After(w.now) }
 
 // What a simulated cluster is like, where the configuration does not tell.
 const (
@@ -104,7 +121,7 @@ func inMemory() string {
 }
 
 func (w *world) open() (err error) {
-	w.journal, err = state.Open(w.dir, state.Options{Fleet: w.policy.Fleet, NoSync: true, Reserve: -1, Now: w.Now})
+	w.journal, err = state.Open(w.dir, state.Options{Fleet: w.policy.Fleet, NoSync: true, Reserve: -1, Now: w.clock})
 	return err
 }
 
@@ -114,7 +131,7 @@ func (w *world) begin() (err error) {
 	for name, c := range w.clusters {
 		clusters[name] = c
 		if w.clusterOf != nil {
-			clusters[name] = w.clusterOf(c)
+			clusters[name] = w.clusterOf(name, c)
 		}
 	}
 	var journal rotation.Journal = w.journal
@@ -124,7 +141,7 @@ func (w *world) begin() (err error) {
 	for _, p := range w.policy.Clusters {
 		w.stir(p.Cluster)
 	}
-	w.loop, err = rotation.NewReconciler(rotation.Options{Journal: journal, Keys: w.keys, Policy: w.policy, Clusters: clusters, Log: w.log, AtOnce: max(1, len(clusters)), Resync: seldom, Tried: w.tried, Trying: w.trying})
+	w.loop, err = rotation.NewReconciler(rotation.Options{Journal: journal, Keys: w.keys, Policy: w.policy, Clusters: clusters, Log: w.log, AtOnce: max(1, len(clusters)), Resync: seldom, Tried: w.tried, Trying: w.trying, Monotonic: w.monotonic})
 	return err
 }
 
@@ -134,7 +151,7 @@ func (w *world) stop() error {
 		return nil
 	}
 	err := w.journal.Close()
-	w.journal, w.loop = nil, nil
+	w.journal, w.loop, w.machine.still = nil, nil, time.Time{}
 	return err
 }
 
@@ -165,7 +182,9 @@ func (w *world) stir(cluster string) {
 }
 
 // back is when what is away can be reached again.
-func (w *world) back(cluster string) time.Time { return w.away[cmp.Or(cluster, Vault)] }
+func (w *world) back(cluster string) time.Time {
+	return w.away[cmp.Or(cluster, Vault)].Add(w.machine.ahead)
+}
 
 // pause is how long nobody looks at a cluster in which nothing has happened for so long:
 // as long again, and three times that once all that takes minutes is over. While the trust
@@ -190,14 +209,17 @@ func (w *world) idle() bool {
 // something happens in the world, or until.
 func (w *world) turn(until time.Time) {
 	next := until
-	if w.loop != nil {
+	if w.machine.still.After(w.now) {
+		next = earlier(next, w.machine.still)
+	} else if w.loop != nil {
 		for _, p := range w.policy.Clusters {
 			if l := w.looks[p.Cluster]; !l.next.After(w.now) {
 				w.loop.Look(p.Cluster)
 				l.next = w.now.Add(w.pause(w.now.Sub(l.stirred)))
 			}
 		}
-		next = earlier(next, w.loop.Turn(w.ctx, w.back))
+		at := w.loop.Turn(w.ctx, w.back)
+		next = earlier(next, at.Add(-w.machine.ahead))
 		for _, p := range w.policy.Clusters {
 			next = earlier(next, w.looks[p.Cluster].next)
 		}

@@ -1,0 +1,246 @@
+package simulate
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"certd.internal/rotation"
+)
+
+// faults are those of a hard life, by name: "away#3" is the third time that something is away.
+// Each has a chance of its own, so that a life without one is else the same until certd
+// does something else for it.
+type faults struct {
+	only    map[string]bool // those that strike; nil: all do
+	struck  []string        // in order
+	classes uint64
+}
+
+// Faults that are no more than a class.
+const (
+	faultyCalls = "calls"  // fail, or are answered late or not at all
+	deaths      = "deaths" // of certd, at its effects
+)
+
+// strike says whether a fault does.
+func (f *faults) strike(name string) bool {
+	if f.only != nil && !f.only[name] {
+		return false
+	}
+	if !slices.Contains(f.struck, name) {
+		f.struck = append(f.struck, name)
+	}
+	return true
+}
+
+// sometimes has something happen again and again, about every so often.
+func (h *hard) sometimes(what string, every time.Duration, do func()) {
+	every /= time.Duration(max(1, h.haste))
+	h.faults.classes++
+	class, n := 1000*h.faults.classes, uint64(0)
+	times := rand.New(rand.NewPCG(h.seed, class))
+	next := func() time.Time { return h.now.Add(time.Duration(times.ExpFloat64() * float64(every))) }
+	var again func()
+	again = func() {
+		if h.over {
+			return
+		}
+		h.at(next(), again)
+		n++
+		if !h.faults.strike(fmt.Sprintf("%s#%d", what, n)) {
+			return
+		}
+		usual := h.chance
+		defer func() { h.chance = usual }()
+		h.chance = rand.New(rand.NewPCG(h.seed, class+n))
+		do()
+	}
+	h.at(next(), again)
+}
+
+// clocks are what goes wrong with certd's own.
+type clocks struct {
+	next  *clockFault   // in the midst of certd's calls; nil: none
+	tried time.Duration // how wrong certd's clock was when it began its last step
+	began time.Time     // when that was
+}
+
+// clockFault strikes after so many moments of certd's.
+type clockFault struct {
+	after int
+	step  time.Duration // its clock is set wrong by that much
+	wrong time.Duration // for so long
+	still time.Duration // else it stands still for so long
+	slept bool          // and so does its monotonic clock
+}
+
+// mayDiffer is how far certd's clock may be off when it signs or writes: what it lets a
+// cluster's clock differ by, and what that is off itself.
+const mayDiffer = rotation.MaxClockSkew + 21*time.Second
+
+// afflictClocks has certd's clock be set wrong, by seconds to a day or by years, and set
+// right again; its host sleep; and certd be stopped and go on. It happens at any time, or right
+// in the midst of what certd does.
+func (h *hard) afflictClocks(longest time.Duration) {
+	h.sometimes("clock", 40*day, func() {
+		f := clockFault{after: h.chance.IntN(40)}
+		switch n := h.chance.IntN(8); {
+		case n == 0:
+			f.step = 10 * 365 * day
+		case n < 5:
+			f.step = time.Duration(math.Exp(h.chance.Float64()*math.Log(86400))) * time.Second
+		default:
+			f.slept = n < 7
+			f.still = time.Duration(h.chance.Float64() * float64(longest))
+			if h.chance.IntN(2) == 0 {
+				f.still = time.Duration(h.chance.IntN(600)) * time.Second
+			}
+		}
+		if h.chance.IntN(2) == 0 {
+			f.step = -f.step
+		}
+		f.wrong = time.Duration(h.chance.Float64() * float64(longest))
+		if h.chance.IntN(2) == 0 {
+			f.wrong = time.Duration(h.chance.IntN(1200)) * time.Second
+		}
+		if h.chance.IntN(2) == 0 {
+			h.say("something is to happen to certd's clock")
+			h.clocks.next = &f
+			return
+		}
+		if h.loop != nil {
+			h.strikeClock(f)
+		}
+	})
+}
+
+// strikeClock returns for how long nothing goes on.
+func (h *hard) strikeClock(f clockFault) time.Duration {
+	switch {
+	case f.step != 0:
+		h.say("certd's clock is set wrong by %s", f.step)
+		h.machine.ahead = f.step
+		h.at(h.now.Add(f.wrong), func() {
+			if h.machine.ahead != 0 {
+				h.say("certd's clock is set right")
+			}
+			h.machine.ahead = 0
+		})
+		return 0
+	case f.slept:
+		h.say("certd's host sleeps for %s", f.still)
+		h.machine.slept += f.still
+	default:
+		h.say("certd is stopped for %s", f.still)
+	}
+	h.machine.still = h.now.Add(f.still)
+	return f.still
+}
+
+// midst is a moment in the midst of something that certd does.
+func (h *hard) midst() time.Duration {
+	f := h.clocks.next
+	if f == nil {
+		return 0
+	}
+	if f.after--; f.after >= 0 {
+		return 0
+	}
+	h.clocks.next = nil
+	return h.strikeClock(*f)
+}
+
+// pauseInMidst lets what goes on in the midst of certd's take its time.
+func (h *hard) pauseInMidst() {
+	if d := h.midst(); d > 0 {
+		h.advance(h.now.Add(d))
+	}
+}
+
+// trying is told of each step before it is begun.
+func (h *hard) trying(ctx context.Context, _ rotation.Attempt) (context.Context, func(error)) {
+	h.clocks.tried, h.clocks.began = h.machine.ahead, h.now
+	return ctx, func(error) {}
+}
+
+// dated judges a signature: nothing is dated by a wrong clock.
+func (h *hard) dated(out rotation.Outcome) {
+	c := out.Certificate
+	if h.plan != nil || c == nil || c.SignedAt.IsZero() || !c.DeliveredAt.IsZero() {
+		return
+	}
+	if c.SignedAt.After(h.now.Add(mayDiffer)) || c.SignedAt.Before(h.clocks.began.Add(-mayDiffer)) {
+		h.wrong("%s: a certificate (%s) was dated by a wrong clock: %s", c.Cluster, c.Kind, c.SignedAt.Format(time.DateTime))
+	}
+}
+
+// effect is called before each of certd's on a cluster; what it returns, afterwards.
+func (c mortalCluster) effect(what string) (ended func()) {
+	c.h.mayDie()
+	c.h.pauseInMidst()
+	if c.h.plan == nil && c.h.clocks.tried.Abs() > mayDiffer {
+		c.h.wrong("%s: %s was written by a clock that is off by %s", c.name, what, c.h.clocks.tried)
+	}
+	return func() {
+		c.h.pauseInMidst()
+		c.h.mayDie()
+	}
+}
+
+// Observe is by certd's clock, as the rest.
+func (c mortalCluster) Observe(ctx context.Context) (rotation.Observation, error) {
+	c.h.pauseInMidst()
+	began := c.h.machine.ahead
+	o, err := c.Cluster.Observe(ctx)
+	c.h.pauseInMidst()
+	o.At = o.At.Add(began)
+	o.ClockSkew -= began
+	if o.Identity != nil {
+		for i := range o.Identity.Replicas {
+			o.Identity.Replicas[i].At = o.Identity.Replicas[i].At.Add(began)
+		}
+	}
+	return o, err
+}
+
+func (c mortalCluster) Reread(ctx context.Context, last rotation.Observation, object string) (rotation.Observation, error) {
+	c.h.pauseInMidst()
+	o, err := c.Cluster.Reread(ctx, last, object)
+	if err == nil {
+		o.ClockSkew -= c.h.machine.ahead
+	}
+	return o, err
+}
+
+func (c mortalCluster) CountProxies(ctx context.Context) rotation.Proxies {
+	c.h.pauseInMidst()
+	ahead := c.h.machine.ahead
+	p := c.Cluster.CountProxies(ctx)
+	if !p.At.IsZero() {
+		p.At = p.At.Add(ahead)
+	}
+	c.h.pauseInMidst()
+	return p
+}
+
+func (c mortalCluster) ProbeWebhooks(ctx context.Context, webhooks []rotation.WebhookSpec) map[string]rotation.WebhookEvidence {
+	c.h.pauseInMidst()
+	ahead := c.h.machine.ahead
+	all := c.Cluster.ProbeWebhooks(ctx, webhooks)
+	for name, e := range all {
+		e.At = e.At.Add(ahead)
+		for i := range e.Replicas {
+			e.Replicas[i].At = e.Replicas[i].At.Add(ahead)
+		}
+		if !e.Check.At.IsZero() {
+			e.Check.At = e.Check.At.Add(ahead)
+		}
+		all[name] = e
+	}
+	c.h.pauseInMidst()
+	return all
+}
