@@ -75,6 +75,22 @@ func TestDecideWhilePaused(t *testing.T) {
 	}
 }
 
+// A webhook CA is renewed at its floor, as issuers are, and waits before.
+func TestAWebhookCAWhilePaused(t *testing.T) {
+	for _, row := range []struct {
+		renewBefore time.Duration
+		step        Step
+	}{{728 * 24 * time.Hour, ""}, {729 * 24 * time.Hour, StepWebhookCA}} {
+		b := newHookBench(t)
+		b.view.Policy.Webhooks.CA.RenewBefore = row.renewBefore
+		b.view.CARequest = &Request{At: hours(1), Actor: "lee@cli", Reason: "drill"}
+		b.fleet.Pauses = []Pause{{Cluster: "eu", At: start, Until: hours(500), Actor: "lee@cli", Reason: "network"}}
+		if d := Decide(b.fleet, b.view, hours(1)); d.Step != row.step {
+			t.Errorf("%s are to be left of its 730 days: %q (%s), want %q", row.renewBefore, d.Step, d.Why, row.step)
+		}
+	}
+}
+
 // Of a cluster's own pause and the fleet's the longer one counts.
 func TestWhichPauseCounts(t *testing.T) {
 	fleet, own := Pause{At: start, Until: hours(2)}, Pause{Cluster: "eu", At: start, Until: hours(5)}

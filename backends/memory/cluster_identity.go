@@ -169,6 +169,7 @@ func (l *linkerd) write(by string, roots []byte, issuer map[string][]byte) {
 			return
 		}
 		l.history = append(l.window(now), snapshot{now, shown})
+		l.mesh.dirty = l.mesh.dirty || l.mesh.entitled // what may be shown has changed
 		for _, r := range l.replicas {
 			l.show(r, l.history[len(l.history)-1])
 		}

@@ -23,10 +23,15 @@ type Mesh struct {
 	violations []Violation
 	classes    []class // of the last look; kept for their memory
 	entitled   bool
+	clockError time.Duration // by which clocks in the mesh may be wrong; counts where it is entitled
+	starts     map[handshake]verdict
+	unstarted  map[handshake]bool // at the last look
 	met        func(at time.Time, all []Proxy)
 }
 
-func newMesh() *Mesh { return &Mesh{verdicts: map[handshake]verdict{}} }
+func newMesh() *Mesh {
+	return &Mesh{verdicts: map[handshake]verdict{}, starts: map[handshake]verdict{}}
+}
 
 // NewMesh links clusters, which until then each were a mesh of their own: their
 // violations until then are forgotten.
@@ -44,12 +49,14 @@ func NewMesh(clusters ...*Cluster) *Mesh {
 
 // Entitle has the mesh judge by what may be there, too, from now on: leaves that a replica of
 // linkerd-identity could have issued under what it had loaded, each until its end, whether
-// or not a pod has one; and bundles that a kubelet may still show to a pod that is created.
+// or not a pod has one; bundles that a kubelet may still show to a pod that is created; and
+// bundle and issuer, each as it may still be shown, to a replica of linkerd-identity that
+// starts. clockError is by how much the clock of whoever signs or verifies may be wrong.
 // What really happens is one life of many: a drain that is too short breaks few of them.
-func (m *Mesh) Entitle() {
+func (m *Mesh) Entitle(clockError time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.entitled, m.dirty = true, true
+	m.entitled, m.clockError, m.dirty = true, clockError, true
 }
 
 // mayLive is an issuer that no replica signs with any more, and leaves of it may be in use.
@@ -63,7 +70,7 @@ func (l *linkerd) retire(f *issuerFile, at time.Time) {
 	if f == nil {
 		return
 	}
-	until := at.Add(l.cfg.leafLifetime() + 2*l.cfg.leafSkew())
+	until := at.Add(l.cfg.leafLifetime() + 2*l.cfg.leafSkew() + 2*l.mesh.clockError)
 	for _, c := range f.facts().Chain {
 		if c.NotAfter.Before(until) {
 			until = c.NotAfter
@@ -212,9 +219,73 @@ func (m *Mesh) look(at time.Time) {
 		}
 	}
 	m.broken = broken
+	if m.entitled {
+		m.lookAtStarts(at)
+	}
 	if m.met != nil {
 		m.met(at, m.proxies())
 	}
+}
+
+// lookAtStarts judges whether a replica of linkerd-identity that is created at a moment would
+// start, whichever bundle and whichever issuer its kubelet may show.
+func (m *Mesh) lookAtStarts(at time.Time) {
+	var unstarted map[handshake]bool
+	for _, l := range m.members {
+		if len(l.replicas) == 0 {
+			continue
+		}
+		window := l.window(at)
+		for i, r := range window {
+			for j, s := range window {
+				k := handshake{s.issuer, r.roots}
+				if k.roots == nil || k.issuer == nil || unstarted[k] {
+					continue
+				}
+				err := m.startable(l, k, at)
+				if err == nil {
+					continue
+				}
+				if unstarted == nil {
+					unstarted = map[handshake]bool{}
+				}
+				if unstarted[k] = true; !m.unstarted[k] {
+					by := newer(k.roots.written, k.issuer.written)
+					if l.loads(k.issuer, k.roots, by.at) == nil {
+						by.by = ByTime
+					}
+					m.tell(at, by.by, "a replica of linkerd-identity in %s that started now could be in a crash loop, with the bundle of %s and the issuer of %s: %v",
+						l.cfg.Name, window[i].at.UTC().Format(time.TimeOnly), window[j].at.UTC().Format(time.TimeOnly), err)
+				}
+			}
+		}
+	}
+	m.unstarted = unstarted
+}
+
+// startable says what linkerd-identity has against starting with an issuer and a bundle. It
+// remembers, as verify does.
+func (m *Mesh) startable(l *linkerd, k handshake, at time.Time) error {
+	v, ok := m.starts[k]
+	if !ok || at.Before(v.from) || !v.until.IsZero() && !at.Before(v.until) {
+		v = verdict{err: l.loads(k.issuer, k.roots, at)}
+		certs := slices.Clone(k.issuer.facts().Chain)
+		if set, err := k.roots.set(); err == nil {
+			certs = append(certs, set.Anchors()...)
+		}
+		for _, c := range certs {
+			v.narrow(at, c.NotBefore)
+			v.narrow(at, c.NotAfter.Add(1)) // both ends belong to the validity
+		}
+		if len(m.starts) >= 1024 {
+			clear(m.starts)
+		}
+		m.starts[k] = v
+	}
+	if !v.until.IsZero() {
+		m.lookAgain(v.until)
+	}
+	return v.err
 }
 
 // refusals judges every class of pods by every other, so that their number

@@ -325,6 +325,44 @@ func TestSimulatedMesh(t *testing.T) {
 				w.t.Errorf("census in the west: %+v", got)
 			}
 		}},
+		{"a bundle without the anchor of an issuer that kubelets may still show is caught, also where no replica starts then", func(w *meshWorld) {
+			both := signedBy(w.t, quarter, w.a, w.b)
+			for _, c := range w.both() {
+				w.issue(c, both)
+				w.trust(c, w.a, w.b)
+			}
+			time.Sleep(drain)
+			for _, c := range w.both() {
+				w.roll(c, "linkerd-identity")
+			}
+			w.mesh.Entitle(0)
+			w.sound("with both")
+			w.issue(w.east, turned(w.t, both))
+			w.sound("while they learn of another order")
+			time.Sleep(meshLag / 2)
+			w.trust(w.east, w.b)
+			w.violated(ByCertd, "a replica of linkerd-identity in east that started now could be in a crash loop")
+			w.issue(w.west, turned(w.t, both))
+			time.Sleep(meshLag)
+			w.trust(w.west, w.b)
+			w.sound("once every kubelet shows the new order")
+		}},
+		{"a leaf may be in use for as long as clocks may be wrong", func(w *meshWorld) {
+			w.mesh.Entitle(5 * time.Minute)
+			for _, c := range w.both() {
+				w.issue(c, signedBy(w.t, quarter, w.a, w.b))
+			}
+			time.Sleep(meshLag + 24*time.Hour + 2*20*time.Second + 2*5*time.Minute)
+			w.trust(w.east, w.b)
+			w.violated(ByCertd, "any/pod-created-meanwhile-0 in east refuses any/pod-with-an-old-leaf-0 in east")
+			time.Sleep(time.Second)
+			w.trust(w.west, w.b)
+			for _, v := range w.mesh.ForgetViolations() {
+				if strings.Contains(v.Text, "an-old-leaf-0") {
+					w.t.Errorf("a second later: %s", v)
+				}
+			}
+		}},
 		{"an anchor that goes too early is caught", func(w *meshWorld) {
 			w.trust(w.east, w.b)
 			time.Sleep(time.Hour)

@@ -1,6 +1,7 @@
 package simulate
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -176,7 +177,7 @@ func (h *hard) takePart(w *world) {
 	h.world = w
 	w.journalOf = func(j rotation.Journal) rotation.Journal { return mortalJournal{j, h} }
 	w.clusterOf = func(name string, c *memory.Cluster) rotation.Cluster { return mortalCluster{c, h, name} }
-	w.mesh.Entitle()
+	w.mesh.Entitle(cmp.Or(w.policy.Clusters[0].ClockError, rotation.MaxClockSkew))
 	h.survive(func() {
 		if err := w.begin(); err != nil {
 			h.t.Fatal(err)
@@ -434,7 +435,13 @@ func (h *hard) steer() {
 }
 
 // step turns the world.
-func (h *hard) step(until time.Time) { h.survive(func() { h.turn(until) }) }
+func (h *hard) step(until time.Time) {
+	h.survive(func() { h.turn(until) })
+	if err := h.restless(); err != nil {
+		h.wrong("%v", err)
+		h.now = later(h.now, until) // or it would take for ever
+	}
+}
 
 // survive does what certd may die in.
 func (h *hard) survive(do func()) {

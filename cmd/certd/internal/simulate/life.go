@@ -183,6 +183,9 @@ func Run(ctx context.Context, o Options) (Life, error) {
 			}
 		}
 		w.turn(until)
+		if err := w.restless(); err != nil {
+			return Life{}, err
+		}
 		l.look()
 	}
 	return l.done()

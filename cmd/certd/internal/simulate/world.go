@@ -36,6 +36,9 @@ type world struct {
 	tried   func(rotation.Attempt)
 	trying  func(context.Context, rotation.Attempt) (context.Context, func(error))
 	log     *slog.Logger
+
+	minute time.Time // since when turns are counted
+	turns  int
 }
 
 // machine is the host that certd runs on.
@@ -208,6 +211,10 @@ func (w *world) idle() bool {
 // turn lets certd do what is due, and time pass until it has something to do again, or
 // something happens in the world, or until.
 func (w *world) turn(until time.Time) {
+	if w.now.Sub(w.minute) >= time.Minute {
+		w.minute, w.turns = w.now, 0
+	}
+	w.turns++
 	next := until
 	if w.machine.still.After(w.now) {
 		next = earlier(next, w.machine.still)
@@ -228,6 +235,16 @@ func (w *world) turn(until time.Time) {
 		next = earlier(next, at)
 	}
 	w.advance(later(next, w.now.Add(time.Millisecond)))
+}
+
+// restless says whether certd does not come to rest: whoever has nothing to do sleeps until
+// there is something.
+func (w *world) restless() error {
+	const most = 5000 // turns in a minute
+	if w.turns <= most {
+		return nil
+	}
+	return fmt.Errorf("certd does not come to rest: more than %d turns in the minute from %s on", most, w.minute.Format(time.DateTime))
 }
 
 func earlier(a, b time.Time) time.Time {
