@@ -637,7 +637,7 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 		}
 		at := r.clock()
 		if m.steppedSince(at) { // and nobody has confirmed it
-			brief = false
+			brief, census = false, false
 			if err := r.observe(ctx, m); err != nil && ctx.Err() != nil {
 				return
 			}
