@@ -140,14 +140,14 @@ and on (job, cluster)
 		},
 		{
 			Name: "CertdAbsentAndDue", Severity: Page, For: 15 * time.Minute,
-			When: "no certd is scraped any more, and by what it last said less than twice the floor is left",
+			When: "no certd that leads is scraped any more, and by what it last said less than twice the floor is left",
 			Expr: `certd:nothing_breaks_before:timestamp_seconds - time()
 < on (job)
 2 * certd:emergency_floor:max_seconds
 unless on (job)
-count by (job) (certd_build_info)`,
+(max by (job) (certd_leader) == 1)`,
 			Summary:     `certd ({{ $labels.job }}) is gone, and the first certificate ends in {{ $value | humanizeDuration }}`,
-			Description: `Nobody renews anything. Start certd again: it catches up at once. certd plan --if-stopped says what ends first.`,
+			Description: `Nobody renews anything: no certd answers, or all that do stand by. Start certd again, or let one lead: it catches up at once. certd plan --if-stopped says what ends first.`,
 		},
 		{
 			Name: "CertdTrustAnchorExpires", Severity: Page, For: time.Hour,
@@ -280,6 +280,16 @@ unless on (job)
 			Expr:        `absent(certd_build_info)`,
 			Summary:     `No certd is scraped`,
 			Description: `It does not run, or Prometheus does not reach it. The mesh goes on without it: certd plan --if-stopped says until when. It becomes a page by itself (CertdAbsentAndDue).`,
+		},
+		{
+			Name: "CertdNobodyLeads", Severity: Ticket, For: 15 * time.Minute,
+			When: "each certd that is scraped stands by for another",
+			// One that another has deposed says so by a finding of its own.
+			Expr: `max by (job) (certd_leader) == 0
+unless on (job)
+count by (job) (certd_findings{id=~"Deposed|SecondDaemon"} > 0)`,
+			Summary:     `No certd ({{ $labels.job }}) leads`,
+			Description: `Those that answer stand by, and nothing is renewed or repaired: the cluster with the Lease, Vault or the mirror does not let one lead. The mesh goes on without it. It becomes a page by itself (CertdAbsentAndDue).`,
 		},
 		{
 			Name: "CertdClockSkew", Severity: Ticket, For: 15 * time.Minute,
