@@ -62,9 +62,14 @@ var ErrNotLeader = errors.New("this certd does not lead")
 // mirrorRefresh is how old the document's Head may become where nothing else changes.
 const mirrorRefresh = 24 * time.Hour
 
+// mirrorFormat is the document's. It rises when a certd that does not know a new field
+// would lose what matters by writing the document without it.
+const mirrorFormat = 1
+
 // mirrored is the document. There is no field for a private key. Fields are only
 // added.
 type mirrored struct {
+	Format     int               `json:"format"` // 0 is 1
 	Fleet      string            `json:"fleet"`
 	Epoch      uint64            `json:"epoch"`  // of the daemon that wrote it
 	Holder     string            `json:"holder"` // where that runs, for people
@@ -257,6 +262,9 @@ func (f *Fence) load(ctx context.Context) (*mirrored, uint64, error) {
 	if there.Fleet != f.fleet {
 		return nil, version, fmt.Errorf("the mirror belongs to fleet %q, and the configuration says %q: %w; name another path", there.Fleet, f.fleet, ErrUnsupported)
 	}
+	if there.Format > mirrorFormat {
+		return nil, version, fmt.Errorf("the mirror was written by a newer certd (its format is %d, and this certd knows %d): %w; start that version, or delete the document to go on with what this one knows", there.Format, mirrorFormat, ErrUnsupported)
+	}
 	_, err = f.journal.RaiseEpoch(there.Epoch)
 	return &there, version, err
 }
@@ -352,7 +360,7 @@ func (f *Fence) Lost() error {
 // document is what the journal holds, for the mirror. content is the same without the
 // head, which alone is no reason to write.
 func (f *Fence) document() (content, document []byte, err error) {
-	doc := mirrored{Fleet: f.fleet, Epoch: f.journal.Epoch(), Holder: f.holder, Nonce: f.nonce, Since: f.since, Anchors: []mirroredAnchor{}, WebhookCAs: []mirroredAnchor{}, Clusters: []mirroredCluster{}}
+	doc := mirrored{Format: mirrorFormat, Fleet: f.fleet, Epoch: f.journal.Epoch(), Holder: f.holder, Nonce: f.nonce, Since: f.since, Anchors: []mirroredAnchor{}, WebhookCAs: []mirroredAnchor{}, Clusters: []mirroredCluster{}}
 	anchors, err := f.journal.Anchors()
 	if err != nil {
 		return nil, nil, err

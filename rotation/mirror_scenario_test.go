@@ -1,6 +1,8 @@
 package rotation_test
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -11,6 +13,7 @@ import (
 
 	"certd.internal/backends/memory"
 	"certd.internal/rotation"
+	"certd.internal/state"
 )
 
 func (w *world) fleetFinding(id string) (f rotation.Finding, ok bool) {
@@ -234,6 +237,43 @@ func TestAForgedMirrorIsNotBelieved(t *testing.T) {
 			t.Errorf("%+v", a)
 		}
 		w.end()
+	})
+}
+
+// A mirror that a newer certd wrote is not taken over: an older one would write it without
+// what it does not know.
+func TestTheMirrorOfANewerCertdIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mirror := &memory.Mirror{}
+		w := mirrored(t, mirror, "east")
+		w.end()
+		text, version, err := mirror.Load(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var doc map[string]any
+		if err := json.Unmarshal(text, &doc); err != nil {
+			t.Fatal(err)
+		}
+		doc["format"], doc["approvals"] = doc["format"].(float64)+1, []string{"of a time to come"}
+		if text, err = json.Marshal(doc); err != nil {
+			t.Fatal(err)
+		}
+		if version, err = mirror.Save(t.Context(), text, version); err != nil {
+			t.Fatal(err)
+		}
+		j, err := state.Open(w.dir, state.Options{Fleet: "acme", NoSync: true, Reserve: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer j.Close()
+		fence := rotation.NewFence(mirror, j, w.keys, w.keys, "acme", "here")
+		if _, err := fence.TakeOver(t.Context()); !errors.Is(err, rotation.ErrUnsupported) || !strings.Contains(err.Error(), "newer certd") {
+			t.Errorf("it was taken over: %v", err)
+		}
+		if _, now, err := mirror.Load(t.Context()); err != nil || now != version {
+			t.Errorf("it was written: version %d, was %d, %v", now, version, err)
+		}
 	})
 }
 
