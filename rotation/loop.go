@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -103,6 +102,9 @@ type Reconciler struct {
 	pausing   sync.Mutex // held while pauses are recorded
 	renewing  sync.Mutex // held while an anchor is renewed, or its change begins or moves on
 	begun     time.Time  // when Run began, or a configuration brought a cluster
+	// together reads these.
+	turns   atomic.Uint64
+	company atomic.Pointer[company]
 	// pendings are intents of clusters that are not configured now.
 	pendings []PendingIntent
 }
@@ -280,6 +282,7 @@ func (r *Reconciler) Apply(p FleetPolicy, clusters map[string]Cluster) error {
 		m.changed()
 	}
 	r.policy, r.members, r.pendings = p, keep, pendings
+	r.turns.Add(1)
 	r.adopt()
 	r.poke()
 	return nil
@@ -528,33 +531,6 @@ func (r *Reconciler) release(m *member) {
 	r.cycleAt = r.wall()
 }
 
-// others says what the other clusters mean for m: which of them has turned out to be
-// m itself, if any, and whether one has yet to be looked at for the first time, and may
-// turn out so. Each is asked once for both: one that is seen for the first time
-// meanwhile is either waited for or known. The waiting keeps nobody for long: a
-// cluster that hangs holds up no other.
-func (r *Reconciler) others(m *member, now time.Time) (twin string, unseen bool) {
-	m.mu.Lock()
-	target, policy := m.record.Target, m.policy
-	m.mu.Unlock()
-	r.mu.Lock()
-	members, begun := slices.Collect(maps.Values(r.members)), r.begun
-	r.mu.Unlock()
-	waits := now.Sub(begun) <= firstLooks && !now.Before(begun)
-	for _, o := range members {
-		if o == m {
-			continue
-		}
-		o.mu.Lock()
-		if target != "" && o.record.Target == target && policy.sameObjects(o.policy) && (twin == "" || o.name < twin) {
-			twin = o.name
-		}
-		unseen = unseen || waits && o.observed == nil && o.lookFails == 0
-		o.mu.Unlock()
-	}
-	return twin, unseen
-}
-
 // configured says whether m is still what the configuration names.
 func (r *Reconciler) configured(m *member) bool {
 	r.mu.Lock()
@@ -772,6 +748,7 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 	now := r.wall()
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	defer r.turned(m, m.bearing())
 	m.lookedAt = begun.wall
 	if err != nil {
 		if m.obsErr == nil {
@@ -847,6 +824,7 @@ func (r *Reconciler) reread(ctx context.Context, m *member, object string) error
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	defer r.turned(m, m.bearing())
 	m.observed = &o
 	m.trail = m.trail.after(&o, m.policy, m.certificates, r.wall())
 	return nil

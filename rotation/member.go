@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -262,30 +261,6 @@ func (r *Reconciler) remember(m *member, in Intent, out Outcome) {
 // came sets what the cluster came with.
 func (c *ClusterRecord) came(a Adoption) {
 	c.Adopted, c.AdoptedIssuer, c.AdoptedBundle, c.AdoptedAt = a.Anchor, a.Issuer, a.Bundle, a.At
-}
-
-// clockDoubt says why certd's own clock is not to be trusted, "" if there is
-// no reason: most of the API servers that were seen disagree with it.
-func (r *Reconciler) clockDoubt() string {
-	r.mu.Lock()
-	members := slices.Collect(maps.Values(r.members))
-	r.mu.Unlock()
-	agree, disagree := 0, 0
-	for _, m := range members {
-		m.mu.Lock()
-		if o := m.observed; o != nil && o.Version != "" && m.obsErr == nil {
-			if o.ClockSkew.Abs() > MaxClockSkew {
-				disagree++
-			} else {
-				agree++
-			}
-		}
-		m.mu.Unlock()
-	}
-	if disagree <= agree {
-		return ""
-	}
-	return fmt.Sprintf("certd's clock disagrees with %d of %d API servers", disagree, agree+disagree)
 }
 
 // rememberChecked takes over what the key backend says of an anchor's key, and
