@@ -348,6 +348,9 @@ func (r *Reconciler) recordAdoption(m *member, a Adopted, ad Adoption, actor, re
 		return fmt.Errorf("record that %s is taken over: %w", m.name, err)
 	}
 	r.remember(m, in, out)
+	m.mu.Lock()
+	m.record.Target = m.observed.Target
+	m.mu.Unlock()
 	r.log.Info("cluster taken over", "cluster", m.name, "anchor", a.Anchor.ID, "issuer_not_after", a.Issuer.NotAfter, "actor", actor)
 	r.mu.Lock()
 	m.changed()
@@ -371,7 +374,7 @@ func (f Fleet) adopt(v View, now time.Time) (Adopted, Adoption, error) {
 		return not("it is the same cluster as %s", v.SameTarget)
 	case f.Change != nil:
 		return not("the trust anchor is being changed (stage %s); adopt it when that has ended (certd trust status)", f.Change.Stage)
-	case v.Record.Enrolled || o.Bundle.Marks.Fleet == f.Policy.Fleet:
+	case v.Record.Enrolled && !v.Record.elsewhere(o, f.Policy.Fleet) || o.Bundle.Marks.Fleet == f.Policy.Fleet:
 		return not("certd looks after it already")
 	case o.Bundle.Marks.Fleet != "":
 		return not("it bears the mark of another fleet, %q: two daemons on one cluster undo each other's work; take it out of the other's configuration, and remove the annotation certd.io/fleet", o.Bundle.Marks.Fleet)

@@ -256,7 +256,8 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 		d.unreachable(v, now)
 		return d
 	}
-	ours := v.Record.Enrolled || o.Bundle.Marks.Fleet == f.Policy.Fleet || o.Issuer.Marks.Fleet == f.Policy.Fleet
+	another := v.Record.elsewhere(o, f.Policy.Fleet)
+	ours := v.Record.Enrolled && !another || o.Bundle.Marks.Fleet == f.Policy.Fleet || o.Issuer.Marks.Fleet == f.Policy.Fleet
 	empty := !o.Bundle.Exists && !o.Issuer.Exists
 	if !ours && !empty {
 		d.Mode = Watched
@@ -276,6 +277,10 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 	switch epoch := o.epoch(f.Policy.Fleet); {
 	case v.SameTarget != "":
 		d.find(StateCritical, "SameCluster", fmt.Sprintf("is the same cluster as %s (%s): nothing is written to either", v.SameTarget, o.Target), nil, "remove one of the two from the configuration")
+		return d
+	case another:
+		d.find(StateCritical, "WatchedOnly", fmt.Sprintf("answers as another cluster (%s) than the one that certd looks after (%s), with trust material that certd did not make: %s; nothing is written, and nobody renews what the other one has",
+			o.Target, v.Record.Target, describeForeign(o)), d.breaks(), "certd runbook WatchedOnly")
 		return d
 	case d.Mode == Watched:
 		why := ""
@@ -336,6 +341,14 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 	d.probeWhatIsUnproven(v, now)
 	d.judgeProxies(f, v, now)
 	return d
+}
+
+// elsewhere says whether what was seen is another cluster than the one that is looked after, and
+// not the fleet's: the same address may come to lead to it. One that is empty, or bears the
+// fleet's mark, takes the place of the one that was there.
+func (c ClusterRecord) elsewhere(o *Observation, fleet string) bool {
+	return c.Enrolled && c.Target != "" && o.Target != c.Target && o.Version != "" && (o.Bundle.Exists || o.Issuer.Exists) &&
+		o.Bundle.Marks.Fleet != fleet && o.Issuer.Marks.Fleet != fleet
 }
 
 // epoch is the newest epoch that a certd of the fleet has left in the cluster.

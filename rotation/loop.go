@@ -596,7 +596,8 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 	counted := false
 	for done := range stepsAtOnce {
 		v := m.view()
-		if v.Err == nil && v.Observed != nil {
+		another := v.Observed != nil && v.Record.elsewhere(v.Observed, r.fleet().Policy.Fleet)
+		if v.Err == nil && v.Observed != nil && !another { // else it tells nothing of the one that is looked after
 			if !r.learn(hand, m, v.Observed) && len(r.fleet().Anchors) > 0 {
 				d.wakeAt(r.wall().Add(recoverAgain))
 				break
@@ -640,7 +641,7 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 		if ctx.Err() != nil || !r.configured(m) {
 			break
 		}
-		if d.Mode == Watched && v.Policy.Adopt && v.Err == nil && !unseen && r.adoptConfigured(m) {
+		if d.Mode == Watched && v.Policy.Adopt && v.Err == nil && !unseen && !another && r.adoptConfigured(m) {
 			continue
 		}
 		if d.Step == "" && len(d.Probe) > 0 {
@@ -740,7 +741,7 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 	r.mu.Lock()
 	m.again, m.news = false, false
 	r.mu.Unlock()
-	begun := r.clock()
+	begun, fleet := r.clock(), r.fleet().Policy.Fleet
 	o, err := m.cluster.Observe(octx)
 	if ctx.Err() != nil {
 		return ctx.Err() // certd is stopping: that says nothing about the cluster
@@ -764,7 +765,10 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 	}
 	o.bundles = m.bundles
 	m.observed, m.obsErr, m.lookFails, m.seenAt = &o, nil, 0, begun
-	m.record.LastContact, m.record.Error, m.record.Target = now, "", o.Target
+	m.record.LastContact, m.record.Error = now, ""
+	if !m.record.elsewhere(&o, fleet) {
+		m.record.Target = o.Target
+	}
 	m.trail = m.trail.after(&o, m.policy, m.certificates, now)
 	return nil
 }
