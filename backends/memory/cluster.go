@@ -50,7 +50,8 @@ type ClusterConfig struct {
 	// by at once, until the second does.
 	APILag time.Duration
 
-	Clock Clock // nil: package time's
+	Revision uint64 // of the first object is the next one: clusters do not share any
+	Clock    Clock  // nil: package time's
 }
 
 // Cluster is a cluster in memory. It behaves as an API server does where
@@ -99,7 +100,7 @@ func NewCluster(cfg ClusterConfig) *Cluster {
 		cfg.Clock = machineClock{}
 	}
 	c := &Cluster{
-		cfg: cfg, namespace: cfg.Existing,
+		cfg: cfg, namespace: cfg.Existing, revision: cfg.Revision,
 		objects: map[string]*object{}, watchers: map[int]func(){}, writes: map[string]int{}, calls: map[Call]int{},
 	}
 	if cfg.Replicas > 0 {

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"certd.internal/backends/memory"
+	"certd.internal/pki"
 	"certd.internal/rotation"
 )
 
@@ -185,10 +187,99 @@ func (c mortalCluster) effect(what string) (ended func()) {
 	if c.h.plan == nil && c.h.clocks.tried.Abs() > mayDiffer {
 		c.h.wrong("%s: %s was written by a clock that is off by %s", c.name, what, c.h.clocks.tried)
 	}
+	if c.posed == withForeign || c.posed == withAnotherFleet {
+		c.h.wrong("%s: %s was written to another cluster that answers at its address", c.name, what)
+	}
 	return func() {
 		c.h.pauseInMidst()
 		c.h.mayDie()
 	}
+}
+
+// A pose is what answers at a cluster's address instead of it.
+type pose int
+
+const (
+	withForeign      pose = 1 + iota // a cluster whose trust material nobody knows
+	withAnotherFleet                 // one that another fleet's certd looks after
+	withNothing                      // one in which there is nothing yet
+	asAnother                        // another of the fleet's
+	poses            = iota
+)
+
+var poseNames = map[pose]string{withForeign: "a cluster with foreign trust material", withAnotherFleet: "another fleet's cluster", withNothing: "an empty cluster", asAnother: "another of the fleet's clusters"}
+
+// afflictAddresses has another cluster answer at the address of one, for a while.
+func (h *hard) afflictAddresses(longest time.Duration) {
+	h.sometimes("impostor", 150*day, func() {
+		name, _ := h.anyCluster()
+		other, _ := h.anyCluster()
+		way, p := h.ways[name], pose(1+h.chance.IntN(poses))
+		if way.posed != 0 || p == asAnother && other == name {
+			return
+		}
+		d := time.Duration(h.chance.Float64() * float64(longest))
+		if h.chance.IntN(2) == 0 {
+			d = time.Duration(h.chance.IntN(1200)) * time.Second
+		}
+		h.say("%s: %s answers at its address for %s", name, poseNames[p], d)
+		if way.posed = p; p == asAnother {
+			way.Cluster = h.clusters[other]
+		} else {
+			way.Cluster = h.impostor(name, p)
+		}
+		h.stir(name)
+		h.at(h.now.Add(d), func() { h.unmask(name) })
+	})
+}
+
+// unmask has a cluster answer at its own address again.
+func (h *hard) unmask(name string) {
+	if way := h.ways[name]; way.posed != 0 {
+		h.say("%s: it answers at its address again", name)
+		way.Cluster, way.posed = h.clusters[name], 0
+		h.stir(name)
+	}
+}
+
+// impostor makes a cluster that is not the fleet's.
+func (h *hard) impostor(name string, p pose) *memory.Cluster {
+	policy := h.policy.Clusters[slices.IndexFunc(h.policy.Clusters, func(p rotation.Policy) bool { return p.Cluster == name })]
+	c := memory.NewCluster(memory.ClusterConfig{Name: name, Namespace: policy.Namespace, TrustDomain: policy.TrustDomain, Target: "impostor", Existing: true,
+		Replicas: replicas, Proxies: pods, LeafLifetime: policy.LeafLifetime, LeafSkew: policy.ClockSkew, Lag: lag, Seed: h.seed,
+		Webhooks: policy.Webhooks.Specs, APILag: apiLag, Revision: 1_000_000_000_000, Clock: h.world})
+	if p == withNothing {
+		return c
+	}
+	must := func(err error) {
+		if err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	root, err := pki.GenerateKey()
+	must(err)
+	anchor, err := pki.SelfSignAnchor(h.now, pki.AnchorProfile{CommonName: "root.linkerd.cluster.local", Lifetime: 3650 * day, Backdate: time.Hour}, root)
+	must(err)
+	bundle, err := pki.NewBundle(anchor)
+	must(err)
+	template, err := pki.NewIssuerTemplate(h.now, pki.IssuerProfile{Namespace: policy.Namespace, TrustDomain: policy.TrustDomain, Lifetime: 365 * day, Backdate: time.Hour}, anchor)
+	must(err)
+	key, err := pki.GenerateKey()
+	must(err)
+	issuer, err := pki.SignIssuer(template, anchor, key.PublicKey(), root)
+	must(err)
+	cred, err := pki.NewCredential(key, issuer)
+	must(err)
+	_, err = c.WriteBundle(h.ctx, rotation.BundleWrite{Fleet: "another", Epoch: 7, Bundle: bundle})
+	must(err)
+	_, err = c.WriteIssuer(h.ctx, rotation.IssuerWrite{Fleet: "another", Epoch: 7, Serial: pki.Serial(issuer), Credential: &cred, Bundle: bundle})
+	must(err)
+	if p == withForeign {
+		for _, object := range []string{rotation.BundleObject, rotation.IssuerObject} {
+			c.Edit(object, "helm", func(_ map[string][]byte, marks *rotation.Marks) { *marks = rotation.Marks{} })
+		}
+	}
+	return c
 }
 
 // Observe is by certd's clock, as the rest.

@@ -45,6 +45,7 @@ type hard struct {
 	plan    *plan // instead of chance; nil: there is none
 	faults  faults
 	clocks  clocks
+	ways    map[string]*mortalCluster // to each cluster
 	epochs  map[string]uint64
 	trace   []string // the last of what happened
 	sum     hash.Hash
@@ -114,8 +115,9 @@ func (j mortalJournal) Finish(id uint64, out rotation.Outcome) error {
 
 type mortalCluster struct {
 	*memory.Cluster
-	h    *hard
-	name string
+	h     *hard
+	name  string
+	posed pose // what answers instead; 0: nothing does
 }
 
 func (c mortalCluster) WriteBundle(ctx context.Context, w rotation.BundleWrite) (string, error) {
@@ -139,7 +141,7 @@ func (c mortalCluster) WriteCABundle(ctx context.Context, w rotation.CABundleWri
 }
 
 func (h *hard) init(t testing.TB, seed uint64) {
-	h.t, h.seed, h.chance, h.epochs, h.sum = t, seed, rand.New(rand.NewPCG(seed, 0)), map[string]uint64{}, sha256.New()
+	h.t, h.seed, h.chance, h.epochs, h.sum, h.ways = t, seed, rand.New(rand.NewPCG(seed, 0)), map[string]uint64{}, sha256.New(), map[string]*mortalCluster{}
 }
 
 func newHard(t testing.TB, seed uint64) *hard {
@@ -176,7 +178,14 @@ func (h *hard) enter(p rotation.FleetPolicy) {
 func (h *hard) takePart(w *world) {
 	h.world = w
 	w.journalOf = func(j rotation.Journal) rotation.Journal { return mortalJournal{j, h} }
-	w.clusterOf = func(name string, c *memory.Cluster) rotation.Cluster { return mortalCluster{c, h, name} }
+	w.clusterOf = func(name string, c *memory.Cluster) rotation.Cluster {
+		way := &mortalCluster{Cluster: c, h: h, name: name}
+		if old := h.ways[name]; old != nil && old.posed != 0 {
+			way.Cluster, way.posed = old.Cluster, old.posed
+		}
+		h.ways[name] = way
+		return way
+	}
 	w.mesh.Entitle(cmp.Or(w.policy.Clusters[0].ClockError, rotation.MaxClockSkew))
 	h.survive(func() {
 		if err := w.begin(); err != nil {
@@ -331,6 +340,7 @@ func (h *hard) afflict() {
 	h.sometimes("change", 200*day, h.beginChange)
 	h.sometimes("steer", 20*day, h.steer)
 	h.afflictClocks(longest)
+	h.afflictAddresses(longest)
 }
 
 func (h *hard) die(format string, args ...any) {
@@ -497,6 +507,9 @@ func (h *hard) writes(name string) {
 func (h *hard) calm() {
 	h.over = true
 	clear(h.away)
+	for _, p := range h.policy.Clusters {
+		h.unmask(p.Cluster)
+	}
 	h.machine.ahead, h.machine.still, h.clocks.next = 0, time.Time{}, nil
 	h.say("it is calm")
 	h.rise()

@@ -71,8 +71,8 @@ func newWorld(ctx context.Context, p rotation.FleetPolicy, from time.Time, seed 
 	w := &world{kernel: kernel{now: from}, ctx: ctx, policy: p, clusters: map[string]*memory.Cluster{}, looks: map[string]*looks{}, away: map[string]time.Time{}, tried: tried, trying: trying, log: slog.New(slog.DiscardHandler)}
 	w.keys = memory.NewKeysAt(w)
 	var meshed []*memory.Cluster
-	for _, c := range p.Clusters {
-		cfg := memory.ClusterConfig{Name: c.Cluster, Namespace: c.Namespace, TrustDomain: c.TrustDomain, Target: c.Cluster, Existing: true, Lag: lag, APILag: apiLag, Seed: seed, Clock: w}
+	for i, c := range p.Clusters {
+		cfg := memory.ClusterConfig{Name: c.Cluster, Revision: uint64(i) * 1_000_000_000, Namespace: c.Namespace, TrustDomain: c.TrustDomain, Target: c.Cluster, Existing: true, Lag: lag, APILag: apiLag, Seed: seed, Clock: w}
 		if !c.Directory {
 			cfg.Replicas, cfg.Proxies, cfg.LeafLifetime, cfg.LeafSkew, cfg.Webhooks = replicas, pods, c.LeafLifetime, c.ClockSkew, c.Webhooks.Specs
 		}
