@@ -335,3 +335,92 @@ func (c mortalCluster) ProbeWebhooks(ctx context.Context, webhooks []rotation.We
 	c.h.pauseInMidst()
 	return all
 }
+
+// An illness is of a CA's key.
+type illness struct {
+	what  string
+	since time.Time
+}
+
+// What a key may suffer from.
+const (
+	denied     = "may not be used" // a policy was changed
+	exportable = "is exportable"
+	deleted    = "is deleted"
+	replaced   = "is another"
+)
+
+// afflictKeys has the key of a CA be what must not sign, or cannot, for a while.
+func (h *hard) afflictKeys(longest time.Duration) {
+	h.sometimes("key", 60*day, func() {
+		if h.journal == nil {
+			return
+		}
+		anchors, err := h.journal.Anchors()
+		var keys []string
+		for _, a := range anchors {
+			keys = append(keys, a.Key, a.Key)
+		}
+		for _, p := range h.policy.Clusters {
+			if err == nil {
+				var cas []rotation.WebhookCA
+				cas, err = h.journal.WebhookCAs(p.Cluster)
+				for _, ca := range cas {
+					keys = append(keys, ca.Key)
+				}
+			}
+		}
+		if err != nil {
+			h.wrong("%v", err)
+			return
+		}
+		keys = slices.DeleteFunc(keys, func(key string) bool { return key == "" })
+		if len(keys) == 0 {
+			return
+		}
+		key := keys[h.chance.IntN(len(keys))]
+		d := time.Duration(h.chance.Float64() * float64(longest))
+		i := &illness{[]string{denied, exportable, deleted, replaced}[h.chance.IntN(4)], h.now}
+		h.say("key %s %s for %s", key, i.what, d)
+		h.ill[key] = i
+		h.at(h.now.Add(d), func() {
+			if h.ill[key] == i {
+				h.say("key %s is well", key)
+				delete(h.ill, key)
+			}
+		})
+	})
+}
+
+// isIll is what the backend says of a key that is.
+func (h *hard) isIll(call memory.KeyCall, key string) error {
+	i := h.ill[key]
+	if i == nil {
+		return nil
+	}
+	if call == memory.CallCreateKey && i.what != denied {
+		if i.what == deleted {
+			h.wrong("key %s is made anew", key)
+		}
+		return nil // it says itself that there is one
+	}
+	open := call == memory.CallOpenKey
+	switch i.what {
+	case exportable:
+		if open {
+			return fmt.Errorf("exportable=true: %w", rotation.ErrKeyUnfit)
+		}
+		if call == memory.CallSign && i.since.Before(h.clocks.began) {
+			h.wrong("key %s signs, and is exportable since %s", key, i.since.Format(time.DateTime))
+		}
+		return nil
+	case deleted:
+		if open {
+			return rotation.ErrKeyNotFound
+		}
+		return fmt.Errorf("signing key not found: %w", rotation.ErrUnavailable)
+	case replaced:
+		return fmt.Errorf("its public key is not the one of the certificate: %w", rotation.ErrKeyUnfit)
+	}
+	return rotation.ErrDenied
+}

@@ -46,6 +46,7 @@ type hard struct {
 	faults  faults
 	clocks  clocks
 	ways    map[string]*mortalCluster // to each cluster
+	ill     map[string]*illness       // by key
 	epochs  map[string]uint64
 	trace   []string // the last of what happened
 	sum     hash.Hash
@@ -142,6 +143,7 @@ func (c mortalCluster) WriteCABundle(ctx context.Context, w rotation.CABundleWri
 
 func (h *hard) init(t testing.TB, seed uint64) {
 	h.t, h.seed, h.chance, h.epochs, h.sum, h.ways = t, seed, rand.New(rand.NewPCG(seed, 0)), map[string]uint64{}, sha256.New(), map[string]*mortalCluster{}
+	h.ill = map[string]*illness{}
 }
 
 func newHard(t testing.TB, seed uint64) *hard {
@@ -224,9 +226,12 @@ func (h *hard) afflict() {
 		})
 	}
 	vault := rand.New(rand.NewPCG(h.seed, 9))
-	h.keys.SetFaults(func(memory.KeyCall, string) memory.KeyFault {
+	h.keys.SetFaults(func(call memory.KeyCall, name string) memory.KeyFault {
 		if d := h.midst(); d > 0 {
 			return memory.KeyFault{Delay: d}
+		}
+		if err := h.isIll(call, name); err != nil {
+			return memory.KeyFault{Err: err}
 		}
 		switch n := vault.Float64(); {
 		case h.away["vault"].After(h.now):
@@ -341,6 +346,7 @@ func (h *hard) afflict() {
 	h.sometimes("steer", 20*day, h.steer)
 	h.afflictClocks(longest)
 	h.afflictAddresses(longest)
+	h.afflictKeys(longest)
 }
 
 func (h *hard) die(format string, args ...any) {
@@ -507,6 +513,7 @@ func (h *hard) writes(name string) {
 func (h *hard) calm() {
 	h.over = true
 	clear(h.away)
+	clear(h.ill)
 	for _, p := range h.policy.Clusters {
 		h.unmask(p.Cluster)
 	}
