@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strings"
+	"testing"
 	"time"
 
 	"certd.internal/backends/memory"
@@ -27,6 +30,68 @@ const (
 	faultyCalls = "calls"  // fail, or are answered late or not at all
 	deaths      = "deaths" // of certd, at its effects
 )
+
+// onlyThese is the environment variable that names the faults of a life, "none" for none.
+const onlyThese = "CERTD_FAULTS"
+
+// chosen are those that it names, nil where it is not set.
+func chosen() map[string]bool {
+	text := os.Getenv(onlyThese)
+	if text == "" {
+		return nil
+	}
+	only := map[string]bool{}
+	for _, name := range strings.Fields(text) {
+		only[name] = true
+	}
+	return only
+}
+
+// command is how to have no other faults.
+func (f faults) command() string {
+	if f.only == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s=%q ", onlyThese, os.Getenv(onlyThese))
+}
+
+// shrunkLife goes through a life and, if it fails, again and again with fewer faults, and returns
+// the one with the fewest that does. A life that is gone through with faults that were
+// named stays as it is.
+func shrunkLife(t testing.TB, live func() *hard) *hard {
+	const most = 200 // lives
+	h, n := live(), 0
+	if len(h.bad) == 0 || h.faults.only != nil {
+		return h
+	}
+	with := func(names []string) *hard {
+		t.Setenv(onlyThese, strings.Join(append([]string{"none"}, names...), " "))
+		return live()
+	}
+	names := least(h.faults.struck, func(names []string) bool {
+		n++
+		return n <= most && len(with(names).bad) > 0
+	})
+	if fewer := with(names); len(fewer.bad) > 0 {
+		return fewer
+	}
+	t.Setenv(onlyThese, "")
+	return h
+}
+
+// least leaves out what it takes not to fail: halves, quarters, and so on to one at a time.
+func least[T any](all []T, fails func([]T) bool) []T {
+	for size := (len(all) + 1) / 2; size > 0; size /= 2 {
+		for i := 0; i < len(all); {
+			if less := slices.Delete(slices.Clone(all), i, min(i+size, len(all))); fails(less) {
+				all = less
+			} else {
+				i += size
+			}
+		}
+	}
+	return all
+}
 
 // strike says whether a fault does.
 func (f *faults) strike(name string) bool {

@@ -143,7 +143,7 @@ func (c mortalCluster) WriteCABundle(ctx context.Context, w rotation.CABundleWri
 
 func (h *hard) init(t testing.TB, seed uint64) {
 	h.t, h.seed, h.chance, h.epochs, h.sum, h.ways = t, seed, rand.New(rand.NewPCG(seed, 0)), map[string]uint64{}, sha256.New(), map[string]*mortalCluster{}
-	h.ill = map[string]*illness{}
+	h.ill, h.faults.only = map[string]*illness{}, chosen()
 }
 
 func newHard(t testing.TB, seed uint64) *hard {
@@ -648,7 +648,7 @@ func (h *hard) report(t testing.TB) {
 		t.Errorf("seed %d: %s", h.seed, b)
 	}
 	t.Logf("what happened before:\n%s", strings.Join(h.trace[max(0, len(h.trace)-60):], "\n"))
-	t.Logf("again: CERTD_SEEDS=%d:%d go test -count=1 -run %s ./cmd/certd/internal/simulate", h.seed, h.seed+1, t.Name())
+	t.Logf("again: %sCERTD_SEEDS=%d:%d go test -count=1 -run %s ./cmd/certd/internal/simulate", h.faults.command(), h.seed, h.seed+1, t.Name())
 }
 
 // Line R1: years of five clusters with six workloads each in which everything goes wrong.
@@ -658,7 +658,7 @@ func TestHardLives(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(1600))
 	run := scoreboard.Start(t, "R1", 6)
 	for seed := range run.Seeds() {
-		h := live(t, seed, years*365*day)
+		h := shrunkLife(t, func() *hard { return live(t, seed, years*365*day) })
 		h.report(t)
 		run.Add("simulated years", uint64(h.now.Sub(begin)/(365*day)))
 		run.Add("changes of the trust anchor", uint64(h.changes))

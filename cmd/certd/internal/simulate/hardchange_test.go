@@ -78,7 +78,7 @@ func TestHardChanges(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(1600))
 	run := scoreboard.Start(t, "hard changes", 30)
 	for seed := range run.Seeds() {
-		h := hardChange(t, seed)
+		h := shrunkLife(t, func() *hard { return hardChange(t, seed) })
 		h.report(t)
 		t.Logf("seed %d, over %s, %d changes, killed %d times, %s", seed, h.now.Sub(begin), h.changes, h.deaths, hex.EncodeToString(h.sum.Sum(nil))[:12])
 		if t.Failed() {

@@ -310,14 +310,7 @@ func draw(seed uint64, of map[string][][]string) schedule {
 
 // shrunk leaves out faults that it takes not to fail.
 func shrunk(s schedule, fails func(schedule) bool) schedule {
-	for i := 0; i < len(s.faults); {
-		if less := (schedule{s.rotation, slices.Delete(slices.Clone(s.faults), i, i+1)}); fails(less) {
-			s = less
-		} else {
-			i++
-		}
-	}
-	return s
+	return schedule{s.rotation, least(s.faults, func(less []fault) bool { return fails(schedule{s.rotation, less}) })}
 }
 
 // one is the environment variable that names one schedule.
