@@ -445,6 +445,7 @@ func (h *hard) afflictKeys(longest time.Duration) {
 		}
 		key := keys[h.chance.IntN(len(keys))]
 		d := time.Duration(h.chance.Float64() * float64(longest))
+		d = min(d, 8*time.Hour) // it is tried every few minutes
 		i := &illness{[]string{denied, exportable, deleted, replaced}[h.chance.IntN(4)], h.now}
 		h.say("key %s %s for %s", key, i.what, d)
 		h.ill[key] = i
