@@ -370,7 +370,7 @@ func (g *goal) spread(f Fleet, v View, w position, now time.Time, from, to *Anch
 	case w.hasFrom:
 		g.signers = []*Anchor{to, from}
 		g.wait("each replica of linkerd-identity is to use the issuer under %s", to.ID)
-		if g.held || !g.proved(v, w, now) {
+		if g.held || !g.proved(*c, v, w, now) {
 			return
 		}
 		g.bundle = next
@@ -446,9 +446,16 @@ func (v View) untilGone(r Replica, now time.Time) string {
 }
 
 // proved says whether every replica of linkerd-identity uses the issuer with
-// the first certificate that is there, and no leaf is left of one with fewer.
-func (g *goal) proved(v View, w position, now time.Time) bool {
-	if at := w.since.Add(v.drain()); now.Before(at) {
+// the first certificate that is there, and no leaf is left of one with fewer. The
+// bridge was not left before each used two, but where nobody waited for the cluster, or
+// it was not there: a replica that is slow may have gone on with one until it was
+// replaced by one that knows both anchors, after which the order turned.
+func (g *goal) proved(c Change, v View, w position, now time.Time) bool {
+	two := w.since.Add(projectionOf(v.Policy))
+	if c.excepts(v.Policy.Cluster) || w.since.After(c.StageAt) {
+		two = w.orderSince
+	}
+	if at := two.Add(v.drain()); now.Before(at) {
 		g.wait("leaves with one certificate live until %s", clock(at))
 		g.look(at)
 		return false

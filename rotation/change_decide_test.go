@@ -17,7 +17,9 @@ type turn struct {
 	bundleAt time.Time
 	issuer   string    // in the order of the file
 	issuerAt time.Time // since when there is such a one
+	twoAt    time.Time // when there was one with the same two, g1's first; zero: nobody remembers
 	oneAt    time.Time // when there was one with a certificate less; zero: nobody remembers
+	without  bool      // a person has gone on without the cluster
 	started  time.Time // of the replicas
 	behind   bool      // a replica has an older issuer
 	unseen   bool      // nothing is seen of what the replicas have
@@ -105,6 +107,12 @@ func (c turn) bench(t *testing.T, now time.Time) *bench {
 		rec.SignedAt, rec.DeliveredAt = start, start
 	}
 	b.view.Certificates = []CertificateRecord{rec}
+	if c.without {
+		b.fleet.Change.Without = []string{"eu"}
+	}
+	if !c.twoAt.IsZero() {
+		b.view.Certificates = append(b.view.Certificates, CertificateRecord{Cluster: "eu", Kind: "issuer", Serial: "02", Anchor: "g1", Second: "g2", NotAfter: crt.NotAfter.Add(-time.Minute), SignedAt: c.twoAt, DeliveredAt: c.twoAt})
+	}
 	if !c.oneAt.IsZero() {
 		b.view.Certificates = append(b.view.Certificates, CertificateRecord{Cluster: "eu", Kind: "issuer", Serial: "01", Anchor: "g1", NotAfter: crt.NotAfter.Add(-time.Hour), SignedAt: c.oneAt, DeliveredAt: c.oneAt})
 	}
@@ -163,6 +171,10 @@ func TestDecideInAChange(t *testing.T) {
 		{"one replica has not loaded it", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(4 * moment), started: ago(9 * moment), behind: true}, "", "", "each replica"},
 		{"each has loaded it, and leaves with one certificate live on", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(4 * moment), oneAt: ago(5 * moment), started: ago(9 * moment)}, "", "", "each replica"},
 		{"each has loaded it, for long: the old anchor leaves the bundle", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), started: ago(9 * moment)}, StepBundle, "B", "each replica"},
+		{"each had two before the bridge was left", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(4 * moment), twoAt: start.Add(-moment), oneAt: start.Add(-day), started: ago(9 * moment)}, StepBundle, "B", "each replica"},
+		{"nobody has seen when it came to use two: it does since it knows both anchors", turn{stage: StageRestart, without: true, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day - time.Hour), twoAt: ago(day), oneAt: start, started: ago(day)}, "", "", "each replica"},
+		{"nor of one that was not there at the bridge", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day - time.Hour), twoAt: ago(day), oneAt: start, started: ago(day)}, "", "", "each replica"},
+		{"since then no leaf is left that has one", turn{stage: StageRestart, without: true, bundle: "AB", bundleAt: ago(day + time.Hour), issuer: "BA", issuerAt: ago(day), twoAt: ago(day + time.Hour), oneAt: start, started: ago(day)}, StepBundle, "B", "each replica"},
 		{"identity lets leaves live for longer than is configured", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), oneAt: ago(day + moment), started: ago(9 * moment), leaf: 30 * time.Hour}, "", "", "each replica"},
 		{"the bundle with the new anchor alone is to be known, too", turn{stage: StageSpread, bundle: "B", bundleAt: ago(4 * moment), issuer: "BA", issuerAt: ago(day), started: ago(9 * moment)}, StepIdentityRestart, "", "replaced"},
 		{"it is", turn{stage: StageSpread, bundle: "B", bundleAt: ago(9 * moment), issuer: "BA", issuerAt: ago(day), started: ago(moment)}, "", "", ""},

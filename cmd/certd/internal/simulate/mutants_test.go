@@ -39,7 +39,7 @@ const (
 
 var mutants = []mutant{
 	{"a drain of seven tenths", []edit{{"rotation/change.go", "return max(leaf, v.Policy.LeafLifetime) + 2*max(skew, v.Policy.ClockSkew) + 2*cmp.Or(v.Policy.ClockError, MaxClockSkew)", "_ = cmp.Or(skew, v.Policy.ClockError)\n\treturn max(leaf, v.Policy.LeafLifetime) * 7 / 10"}}, []string{byChanges, byHardLives}},
-	{"no drain", []edit{{"rotation/change.go", "if at := w.since.Add(v.drain()); now.Before(at) {", "if at := w.since; now.Before(at) {"}}, []string{byChanges, byHardLives}},
+	{"no drain", []edit{{"rotation/change.go", "if at := two.Add(v.drain()); now.Before(at) {", "if at := two; now.Before(at) {"}}, []string{byChanges, byHardLives}},
 	{"clocks forgotten in the drain", []edit{{"rotation/change.go", "return max(leaf, v.Policy.LeafLifetime) + 2*max(skew, v.Policy.ClockSkew) + 2*cmp.Or(v.Policy.ClockError, MaxClockSkew)", "_ = cmp.Or(skew, v.Policy.ClockError)\n\treturn max(leaf, v.Policy.LeafLifetime)"}}, []string{byChanges, byHardLives}},
 	{"linkerd-identity is not restarted before the order turns", []edit{{"rotation/change.go", "if old := g.outdated(v, w, now); old || g.held {", "if g.held {"}}, []string{byChanges, byHardLives}},
 	{"kubelets are taken to show a bundle at once", []edit{{"rotation/change.go", "return v.Observed.BundleWrittenAt.Add(projectionOf(v.Policy))", "return v.Observed.BundleWrittenAt"}}, []string{byChanges, byHardLives}},
