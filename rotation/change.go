@@ -204,6 +204,7 @@ func (f Fleet) goal(v View, now time.Time) (g goal, err error) {
 type position struct {
 	hasFrom, hasTo bool      // in its bundle
 	order          []*Anchor // of the certificates in the issuer file
+	first          *Anchor   // of the first of them or, where it is gone, of the last that was delivered
 	since          time.Time // when the first issuer file with both, or with what is there now, was delivered
 	orderSince     time.Time // the same of this order
 	identity       bool      // linkerd-identity runs there
@@ -218,8 +219,12 @@ func (f Fleet) position(v View, from, to *Anchor) (w position) {
 	w.identity = o.runsIdentity()
 	w.since, w.orderSince = o.IssuerWrittenAt, o.IssuerWrittenAt
 	if len(w.order) == 0 {
+		if i := slices.IndexFunc(v.Certificates, func(r CertificateRecord) bool { return !r.DeliveredAt.IsZero() }); i >= 0 {
+			w.first = f.anchor(v.Certificates[i].Anchor)
+		}
 		return w
 	}
+	w.first = w.order[0]
 	first, second := w.order[0].ID, ""
 	if len(w.order) > 1 {
 		second = w.order[1].ID
@@ -263,7 +268,7 @@ func (g *goal) bridge(w position, from, to *Anchor, old, both, next pki.Bundle) 
 	// on the far side. With both, nobody refuses a leaf that is still in use.
 	case w.hasFrom == w.hasTo:
 		g.bundle = both
-		if len(w.order) > 0 && w.order[0] == to {
+		if w.first == to {
 			g.signers = []*Anchor{to, from}
 		}
 	case w.hasTo:
@@ -340,7 +345,7 @@ func (g *goal) spread(f Fleet, v View, w position, now time.Time, from, to *Anch
 	c := f.Change
 	g.bundle, g.signers, g.tolerated = both, []*Anchor{from, to}, []pki.Bundle{old, both, next}
 	g.why = fmt.Sprintf("trust turns from %s to %s", from.ID, to.ID)
-	first := len(w.order) > 0 && w.order[0] == to
+	first := w.first == to
 	if g.closed != "" && (w.hasFrom || !w.hasTo) {
 		g.wait("%s", g.closed)
 	}
@@ -370,7 +375,7 @@ func (g *goal) spread(f Fleet, v View, w position, now time.Time, from, to *Anch
 	case w.hasFrom:
 		g.signers = []*Anchor{to, from}
 		g.wait("each replica of linkerd-identity is to use the issuer under %s", to.ID)
-		if g.held || !g.proved(*c, v, w, now) {
+		if g.held || len(w.order) == 0 || !g.proved(*c, v, w, now) {
 			return
 		}
 		g.bundle = next

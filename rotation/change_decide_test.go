@@ -248,3 +248,27 @@ func TestDecideInAChange(t *testing.T) {
 		})
 	}
 }
+
+// An issuer that is gone comes back with the certificate first that was first: replicas
+// that start now may be shown the bundle from before, which held no other anchor.
+func TestAnIssuerThatIsGoneInAChange(t *testing.T) {
+	now := start.Add(40 * time.Hour)
+	for _, row := range []struct {
+		turn
+		first string
+	}{
+		{turn{stage: StageBridge, bundle: "A", issuer: "AB"}, "g1"},
+		{turn{stage: StageBridge, bundle: "AB", bundleAt: now.Add(-time.Minute), issuer: "AB"}, "g1"},
+		{turn{stage: StageBridge, bundle: "AB", bundleAt: now.Add(-time.Minute), issuer: "BA"}, "g2"},
+		{turn{stage: StageSpread, bundle: "AB", bundleAt: now.Add(-time.Minute), issuer: "AB"}, "g1"},
+		{turn{stage: StageSpread, bundle: "AB", bundleAt: now.Add(-time.Minute), issuer: "BA"}, "g2"},
+		{turn{stage: StageFinish, bundle: "AB", bundleAt: now.Add(-time.Minute), issuer: "B"}, "g2"},
+	} {
+		b := row.bench(t, now)
+		b.view.Observed.Issuer, b.view.Observed.IssuerFacts = ObjectState{}, pki.IssuerFacts{}
+		d := Decide(b.fleet, b.view, now)
+		if d.Step != StepRepairIssuer || len(d.signers) != 2 || d.signers[0].ID != row.first {
+			t.Errorf("%s, bundle %s, issuer %s: step %q, signed by %s; want %s first", row.stage, row.bundle, row.issuer, d.Step, namesOfAnchors(d.signers), row.first)
+		}
+	}
+}
