@@ -400,7 +400,8 @@ func (r *Reconciler) Turn(ctx context.Context, back func(cluster string) time.Ti
 			r.begun = r.wall()
 		}
 	}
-	for {
+	const most = 100 // whoever is never done must not keep time from passing, in which that shows
+	for range most {
 		r.beats()
 		due, next := r.due(r.round())
 		for _, m := range due {
@@ -419,6 +420,7 @@ func (r *Reconciler) Turn(ctx context.Context, back func(cluster string) time.Ti
 			return next
 		}
 	}
+	return r.wall()
 }
 
 // skip leaves out tries that could only find again that something is away: of next and

@@ -240,7 +240,7 @@ func (w *world) turn(until time.Time) {
 // restless says whether certd does not come to rest: whoever has nothing to do sleeps until
 // there is something.
 func (w *world) restless() error {
-	const most = 5000 // turns in a minute
+	const most = 1000 // turns in a minute
 	if w.turns <= most {
 		return nil
 	}
