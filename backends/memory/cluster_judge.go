@@ -36,6 +36,7 @@ type Violation struct {
 	At      time.Time
 	Webhook string // "" of a Mesh
 	By      string // whose change has come through: ByCertd, ByWorld, ByTime or a writer
+	Between bool   // of a Mesh: a pod of one cluster refuses those of another
 	Text    string
 }
 

@@ -129,9 +129,10 @@ type Refusal struct {
 	Pairs          int
 	Err            error
 
-	roots  *rootsFile
-	issuer *issuerFile
-	pod    *pod // whose own certificate has expired; nil: it is about the chain
+	roots   *rootsFile
+	issuer  *issuerFile
+	pod     *pod // whose own certificate has expired; nil: it is about the chain
+	between bool // of two clusters
 }
 
 func (r Refusal) String() string {
@@ -216,6 +217,7 @@ func (m *Mesh) look(at time.Time) {
 				by = m.blame(r.issuer, r.roots)
 			}
 			m.tell(at, by, "%s", r)
+			m.violations[len(m.violations)-1].Between = r.between
 		}
 	}
 	m.broken = broken
@@ -348,7 +350,7 @@ func (m *Mesh) refusals(at time.Time) (all []Refusal) {
 			if err == nil || pairs == 0 {
 				continue
 			}
-			all = append(all, Refusal{Verifier: v.name(), Peer: p.name(), Pairs: pairs, Err: err, roots: v.roots, issuer: p.issuer})
+			all = append(all, Refusal{Verifier: v.name(), Peer: p.name(), Pairs: pairs, Err: err, roots: v.roots, issuer: p.issuer, between: v.of != p.of})
 		}
 	}
 	return all

@@ -17,7 +17,9 @@ import (
 	"time"
 
 	"certd.internal/.ci/scoreboard"
+	"certd.internal/backends/kube/payload"
 	"certd.internal/backends/memory"
+	"certd.internal/pki"
 	"certd.internal/rotation"
 	"certd.internal/state"
 )
@@ -47,8 +49,14 @@ type hard struct {
 	clocks  clocks
 	ways    map[string]*mortalCluster // to each cluster
 	ill     map[string]*illness       // by key
+	took    bool                      // the write that the last intent was for, whatever certd was told of it
 	epochs  map[string]uint64
-	trace   []string // the last of what happened
+	certs   map[string]int // how many are in the issuer, by cluster
+	first   string         // whose issuer has first given up the second in this change, "": none has; and when
+	firstAt time.Time
+	without map[string]bool // clusters that a change goes on without, by a person's word
+	turns   int             // how often a change may yet be turned around; negative: it does not matter
+	trace   []string        // the last of what happened
 	sum     hash.Hash
 	bad     []string
 }
@@ -98,6 +106,7 @@ func (j mortalJournal) Begin(in rotation.Intent) (uint64, error) {
 	if err := j.h.plan.diskFull(); err != nil {
 		return 0, err
 	}
+	j.h.took = false
 	id, err := j.Journal.Begin(in)
 	j.h.mayDie()
 	return id, err
@@ -109,6 +118,9 @@ func (j mortalJournal) Finish(id uint64, out rotation.Outcome) error {
 		return err
 	}
 	j.h.dated(out)
+	if out.Result == rotation.Failed && j.h.took {
+		j.h.wrong("the journal is told that intent %d came to nothing (%s), and the object was written", id, out.Detail)
+	}
 	err := j.Journal.Finish(id, out)
 	j.h.mayDie()
 	return err
@@ -121,29 +133,41 @@ type mortalCluster struct {
 	posed pose // what answers instead; 0: nothing does
 }
 
+// written has certd write, and notes whether that took effect.
+func (c mortalCluster) written(what string, write func() (string, error)) (string, error) {
+	writes := func() (n int) {
+		for _, w := range c.Writes() {
+			n += w
+		}
+		return n
+	}
+	defer c.effect(what)()
+	before := writes()
+	revision, err := write()
+	c.h.took = writes() > before
+	return revision, err
+}
+
 func (c mortalCluster) WriteBundle(ctx context.Context, w rotation.BundleWrite) (string, error) {
-	defer c.effect(rotation.BundleObject)()
-	return c.Cluster.WriteBundle(ctx, w)
+	return c.written(rotation.BundleObject, func() (string, error) { return c.Cluster.WriteBundle(ctx, w) })
 }
 
 func (c mortalCluster) WriteIssuer(ctx context.Context, w rotation.IssuerWrite) (string, error) {
-	defer c.effect(rotation.IssuerObject)()
-	return c.Cluster.WriteIssuer(ctx, w)
+	return c.written(rotation.IssuerObject, func() (string, error) { return c.Cluster.WriteIssuer(ctx, w) })
 }
 
 func (c mortalCluster) WriteWebhook(ctx context.Context, w rotation.WebhookWrite) (string, error) {
-	defer c.effect(w.Spec.Secret)()
-	return c.Cluster.WriteWebhook(ctx, w)
+	return c.written(w.Spec.Secret, func() (string, error) { return c.Cluster.WriteWebhook(ctx, w) })
 }
 
 func (c mortalCluster) WriteCABundle(ctx context.Context, w rotation.CABundleWrite) (string, error) {
-	defer c.effect(w.Object.String())()
-	return c.Cluster.WriteCABundle(ctx, w)
+	return c.written(w.Object.String(), func() (string, error) { return c.Cluster.WriteCABundle(ctx, w) })
 }
 
 func (h *hard) init(t testing.TB, seed uint64) {
 	h.t, h.seed, h.chance, h.epochs, h.sum, h.ways = t, seed, rand.New(rand.NewPCG(seed, 0)), map[string]uint64{}, sha256.New(), map[string]*mortalCluster{}
 	h.ill, h.faults.only = map[string]*illness{}, chosen()
+	h.certs, h.without, h.turns = map[string]int{}, map[string]bool{}, -1
 }
 
 func newHard(t testing.TB, seed uint64) *hard {
@@ -301,11 +325,14 @@ func (h *hard) afflict() {
 		name := hooked[h.chance.IntN(len(hooked))].Cluster
 		specs := slices.DeleteFunc(rotation.LinkerdWebhooks(), func(s rotation.WebhookSpec) bool { return !ownPart(s) })
 		spec := specs[h.chance.IntN(len(specs))]
-		switch h.chance.IntN(3) {
+		switch h.chance.IntN(4) {
 		case 0:
+			h.say("%s: a pod of %s misses the next certificate", name, spec.Name)
+			h.clusters[name].MissNext(spec.Name, h.chance.IntN(replicas))
+		case 1:
 			h.say("%s: the caBundle of %s is reset", name, spec.Name)
 			h.clusters[name].SetCABundle(spec.Objects[0], "helm", nil)
-		case 1:
+		case 2:
 			h.say("%s: the Secret of %s is deleted", name, spec.Name)
 			h.clusters[name].Delete(spec.Secret)
 		default:
@@ -328,7 +355,7 @@ func (h *hard) afflict() {
 			h.say("%s: %s is deployed", name, app)
 			c.RollOut(app)
 		default:
-			skew := time.Duration(h.chance.IntN(41)-20) * time.Second
+			skew := time.Duration((h.chance.Float64()*1.8 - 0.9) * float64(cmp.Or(h.policy.Clusters[0].ClockError, rotation.MaxClockSkew)))
 			h.say("%s: its clock is off by %s", name, skew)
 			c.SetClockSkew(skew)
 		}
@@ -393,8 +420,35 @@ func (h *hard) beginChange() {
 	h.say("it begins: %t", err == nil)
 	if err == nil {
 		h.changes++
+		h.first = ""
 		h.stirAll()
 	}
+}
+
+// leaveBehind has a cluster be away for hours of a change, and somebody go on without it.
+func (h *hard) leaveBehind() {
+	switch {
+	case h.over:
+		return
+	case h.loop == nil || h.idle():
+		h.at(h.now.Add(5*time.Minute), h.leaveBehind)
+		return
+	}
+	name, _ := h.anyCluster()
+	d := time.Hour + time.Duration(h.chance.Float64()*float64(5*time.Hour))
+	h.say("%s is away for %s", name, d)
+	h.away[name] = h.now.Add(d)
+	h.at(h.now.Add(time.Duration(h.chance.IntN(30))*time.Minute), func() {
+		if h.over || h.loop == nil || h.idle() || !h.away[name].After(h.now) {
+			return
+		}
+		_, err := h.loop.SteerChange(rotation.ChangeAdvance, []string{name}, "lee@cli", "drill")
+		h.say("somebody goes on without %s: %t", name, err == nil)
+		if err == nil {
+			h.without[name] = true
+			h.stirAll()
+		}
+	})
 }
 
 func (h *hard) stirAll() {
@@ -445,8 +499,18 @@ func (h *hard) steer() {
 		return
 	}
 	order := []rotation.ChangeOrder{rotation.ChangeHold, rotation.ChangeResume, rotation.ChangeResume, rotation.ChangeResume, rotation.ChangeRollback}[h.chance.IntN(5)]
+	switch {
+	case order != rotation.ChangeRollback:
+	case h.turns == 0:
+		order = rotation.ChangeResume
+	default:
+		h.turns--
+	}
 	_, err := h.loop.SteerChange(order, nil, "lee@cli", "drill")
 	h.say("somebody says %s: %t", order, err == nil)
+	if err == nil && order == rotation.ChangeRollback {
+		h.first = ""
+	}
 	h.stirAll()
 }
 
@@ -477,9 +541,16 @@ func (h *hard) survive(do func()) {
 func (h *hard) look() {
 	h.attend()
 	for _, v := range h.mesh.ForgetViolations() {
+		// Whoever goes on without a cluster is told that it is cut off for a while.
+		if v.By == memory.ByCertd && v.Between && len(h.without) > 0 {
+			continue
+		}
 		if v.By == memory.ByCertd || v.By == memory.ByTime {
 			h.wrong("%s", v)
 		}
+	}
+	if len(h.without) > 0 && h.loop != nil && h.idle() {
+		clear(h.without)
 	}
 	for _, p := range h.policy.Clusters {
 		for _, v := range h.clusters[p.Cluster].ForgetViolations() {
@@ -490,8 +561,28 @@ func (h *hard) look() {
 	}
 }
 
+// aheadOfTheFirst judges an issuer that has given up its second certificate: one cluster goes
+// ahead with it, and no other follows before leaves of its new issuer could have lived out
+// their lives.
+func (h *hard) aheadOfTheFirst(name string) {
+	chain, err := pki.ReadCertificates(h.clusters[name].Data(rotation.IssuerObject)[payload.TLSCert])
+	if err != nil || len(chain) == 0 {
+		return // it is gone, or damaged; what it was, it is to be again
+	}
+	if h.certs[name] > 1 && len(chain) == 1 {
+		if h.first == "" {
+			h.first, h.firstAt = name, h.now
+		}
+		if ahead := h.now.Sub(h.firstAt); name != h.first && ahead < h.policy.Clusters[0].LeafLifetime && len(h.without) == 0 {
+			h.wrong("the issuer of %s is under one anchor alone, %s after that of %s, the first", name, ahead, h.first)
+		}
+	}
+	h.certs[name] = len(chain)
+}
+
 // writes is told of each change: the epoch in an object never goes back.
 func (h *hard) writes(name string) {
+	h.aheadOfTheFirst(name)
 	o, err := h.clusters[name].Observe(h.ctx)
 	if err != nil {
 		return

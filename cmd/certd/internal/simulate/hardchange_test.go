@@ -33,6 +33,7 @@ func newHardChange(t testing.TB, seed uint64) *hard {
 			p.Clusters[i].ClockError = 0
 		}
 	}
+	h.turns = kind.IntN(3)
 	h.enter(p)
 	return h
 }
@@ -49,10 +50,19 @@ func hardChange(t testing.TB, seed uint64) *hard {
 	if seed%2 == 0 {
 		h.at(h.now.Add(time.Duration(h.chance.IntN(120))*time.Minute), func() {
 			if h.loop != nil {
+				for _, spec := range rotation.LinkerdWebhooks() {
+					if ownPart(spec) && h.chance.IntN(3) == 0 {
+						h.say("a: a pod of %s misses the next certificate", spec.Name)
+						h.clusters["a"].MissNext(spec.Name, h.chance.IntN(replicas))
+					}
+				}
 				h.say("a: somebody asks for a new %s", rotation.TargetWebhookCA)
 				h.loop.Rotate(rotation.TargetWebhookCA, []string{"a"}, rotation.Request{Actor: "lee@cli", Reason: "drill"})
 			}
 		})
+	}
+	if h.chance.IntN(4) == 0 {
+		h.at(h.now.Add(time.Duration(h.chance.IntN(90))*time.Minute), h.leaveBehind)
 	}
 	for until, least := h.now.Add(longest), h.now.Add(3*time.Hour); h.now.Before(until) && len(h.bad) == 0; {
 		h.step(until)
