@@ -234,6 +234,9 @@ func (f Fleet) position(v View, from, to *Anchor) (w position) {
 		if r.DeliveredAt.IsZero() {
 			continue // it was signed, and is nowhere
 		}
+		if r.DeliveredAt.Before(v.TargetSince) {
+			break
+		}
 		same := r.Anchor == first && r.Second == second
 		if turned := r.Anchor == second && r.Second == first; !same && !turned {
 			break

@@ -32,6 +32,7 @@ type turn struct {
 	proxies  string        // their version
 	ownRoots bool          // linkerd-identity reads no ConfigMap
 	back     bool          // it was turned around: from g2 to g1
+	place    time.Time     // when another cluster took the place of the one that was there
 	going    time.Time     // a third replica, which started long ago and has an older issuer, is to be gone by then; zero: there is none
 }
 
@@ -107,6 +108,7 @@ func (c turn) bench(t *testing.T, now time.Time) *bench {
 		rec.SignedAt, rec.DeliveredAt = start, start
 	}
 	b.view.Certificates = []CertificateRecord{rec}
+	b.view.TargetSince = c.place
 	if c.without {
 		b.fleet.Change.Without = []string{"eu"}
 	}
@@ -172,6 +174,7 @@ func TestDecideInAChange(t *testing.T) {
 		{"each has loaded it, and leaves with one certificate live on", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(4 * moment), oneAt: ago(5 * moment), started: ago(9 * moment)}, "", "", "each replica"},
 		{"each has loaded it, for long: the old anchor leaves the bundle", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), started: ago(9 * moment)}, StepBundle, "B", "each replica"},
 		{"each had two before the bridge was left", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(4 * moment), twoAt: start.Add(-moment), oneAt: start.Add(-day), started: ago(9 * moment)}, StepBundle, "B", "each replica"},
+		{"each had, in the cluster that was there before", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(4 * moment), twoAt: start.Add(-moment), oneAt: start.Add(-day), started: ago(9 * moment), place: ago(5 * moment)}, "", "", "each replica"},
 		{"nobody has seen when it came to use two: it does since it knows both anchors", turn{stage: StageRestart, without: true, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day - time.Hour), twoAt: ago(day), oneAt: start, started: ago(day)}, "", "", "each replica"},
 		{"nor of one that was not there at the bridge", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day - time.Hour), twoAt: ago(day), oneAt: start, started: ago(day)}, "", "", "each replica"},
 		{"since then no leaf is left that has one", turn{stage: StageRestart, without: true, bundle: "AB", bundleAt: ago(day + time.Hour), issuer: "BA", issuerAt: ago(day), twoAt: ago(day + time.Hour), oneAt: start, started: ago(day)}, StepBundle, "B", "each replica"},

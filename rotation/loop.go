@@ -769,6 +769,9 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 	m.observed, m.obsErr, m.lookFails, m.seenAt = &o, nil, 0, begun
 	m.record.LastContact, m.record.Error = now, ""
 	if !m.record.elsewhere(&o, fleet) {
+		if was := m.record.Target; was != "" && was != o.Target {
+			m.targetSince = now
+		}
 		m.record.Target = o.Target
 	}
 	m.trail = m.trail.after(&o, m.policy, m.certificates, now)

@@ -36,6 +36,7 @@ type member struct {
 	obsErr       error
 	lookedAt     time.Time    // when the last look that has ended began
 	seenAt       clockReading // when the look began that observed is of
+	targetSince  time.Time    // when another cluster was last seen to have taken this one's place
 	trail        Trail
 	errSince     time.Time
 	lookFails    int
@@ -100,7 +101,7 @@ func (m *member) view() View {
 
 // viewNow is for who holds mu.
 func (m *member) viewNow() View {
-	return View{Policy: m.policy, Record: m.record, Certificates: m.certificates, Observed: m.observed, Err: m.obsErr, ErrSince: m.errSince, Looks: m.lookFails,
+	return View{Policy: m.policy, Record: m.record, TargetSince: m.targetSince, Certificates: m.certificates, Observed: m.observed, Err: m.obsErr, ErrSince: m.errSince, Looks: m.lookFails,
 		Request: m.requests[TargetIssuer], Repairs: copied(m.repairs), Failures: copied(m.failures), Signed: copied(m.signed),
 		WebhookCAs: m.webhookCAs, Evidence: copied(m.evidence), WebhookRequest: m.requests[TargetWebhooks], CARequest: m.requests[TargetWebhookCA], Proxies: m.proxies, Restarts: m.restarts.clone()}
 }
