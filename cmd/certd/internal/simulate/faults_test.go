@@ -1,6 +1,7 @@
 package simulate
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -147,7 +148,14 @@ type clockFault struct {
 
 // mayDiffer is how far certd's clock may be off when it signs or writes: what it lets a
 // cluster's clock differ by, and what that is off itself.
-const mayDiffer = rotation.MaxClockSkew + 21*time.Second
+func (h *hard) mayDiffer() time.Duration {
+	return rotation.MaxClockSkew + h.clockError()*9/10 + time.Second
+}
+
+// clockError is how far the clocks of clusters may be off.
+func (h *hard) clockError() time.Duration {
+	return cmp.Or(h.policy.Clusters[0].ClockError, rotation.MaxClockSkew)
+}
 
 // afflictClocks has certd's clock be set wrong, by seconds to a day or by years, and set
 // right again; its host sleep; and certd be stopped and go on. It happens at any time, or right
@@ -240,7 +248,7 @@ func (h *hard) dated(out rotation.Outcome) {
 	if h.plan != nil || c == nil || c.SignedAt.IsZero() || !c.DeliveredAt.IsZero() {
 		return
 	}
-	if c.SignedAt.After(h.now.Add(mayDiffer)) || c.SignedAt.Before(h.clocks.began.Add(-mayDiffer)) {
+	if c.SignedAt.After(h.now.Add(h.mayDiffer())) || c.SignedAt.Before(h.clocks.began.Add(-h.mayDiffer())) {
 		h.wrong("%s: a certificate (%s) was dated by a wrong clock: %s", c.Cluster, c.Kind, c.SignedAt.Format(time.DateTime))
 	}
 }
@@ -249,7 +257,7 @@ func (h *hard) dated(out rotation.Outcome) {
 func (c mortalCluster) effect(what string) (ended func()) {
 	c.h.mayDie()
 	c.h.pauseInMidst()
-	if c.h.plan == nil && c.h.clocks.tried.Abs() > mayDiffer {
+	if c.h.plan == nil && c.h.clocks.tried.Abs() > c.h.mayDiffer() {
 		c.h.wrong("%s: %s was written by a clock that is off by %s", c.name, what, c.h.clocks.tried)
 	}
 	if c.posed == withForeign || c.posed == withAnotherFleet {

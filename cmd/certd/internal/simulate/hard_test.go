@@ -1,7 +1,6 @@
 package simulate
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -212,7 +211,7 @@ func (h *hard) takePart(w *world) {
 		h.ways[name] = way
 		return way
 	}
-	w.mesh.Entitle(cmp.Or(w.policy.Clusters[0].ClockError, rotation.MaxClockSkew))
+	w.mesh.Entitle(h.clockError())
 	h.survive(func() {
 		if err := w.begin(); err != nil {
 			h.t.Fatal(err)
@@ -355,7 +354,7 @@ func (h *hard) afflict() {
 			h.say("%s: %s is deployed", name, app)
 			c.RollOut(app)
 		default:
-			skew := time.Duration((h.chance.Float64()*1.8 - 0.9) * float64(cmp.Or(h.policy.Clusters[0].ClockError, rotation.MaxClockSkew)))
+			skew := time.Duration((h.chance.Float64()*1.8 - 0.9) * float64(h.clockError()))
 			h.say("%s: its clock is off by %s", name, skew)
 			c.SetClockSkew(skew)
 		}
@@ -414,7 +413,7 @@ func (h *hard) beginChange() {
 	if err == nil {
 		err = h.loop.BeginChange(next, "lee@cli", "drill", false)
 	}
-	if err == nil && next.Certificate.NotBefore.After(h.now.Add(mayDiffer)) {
+	if err == nil && next.Certificate.NotBefore.After(h.now.Add(h.mayDiffer())) {
 		h.wrong("anchor %s is not valid before %s", next.ID, next.Certificate.NotBefore)
 	}
 	h.say("it begins: %t", err == nil)
