@@ -163,7 +163,7 @@ func TestNobodyListens(t *testing.T) {
 func TestServerOfAnotherCA(t *testing.T) {
 	s := quietServer(drop)
 	defer s.Close()
-	c, err := New(Config{Cluster: "c", Namespace: "linkerd", Access: Access{Data: []byte(strings.Replace(goodKubeconfig, "https://127.0.0.1:1", s.URL, 1))}, RequestTimeout: time.Second}, slog.New(slog.DiscardHandler))
+	c, err := New(Config{Cluster: "c", Namespace: "linkerd", Access: Access{Data: []byte(strings.Replace(goodKubeconfig, "https://127.0.0.1:1", s.URL, 1))}, RequestTimeout: time.Minute}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
