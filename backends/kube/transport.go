@@ -94,10 +94,12 @@ func (o *oneDial) RoundTrip(r *http.Request) (*http.Response, error) {
 			defer func() { <-o.ahead }()
 		case <-time.After(enough):
 		case <-r.Context().Done():
+		}
+		if err := r.Context().Err(); err != nil { // whatever else has happened by then
 			if r.Body != nil {
 				r.Body.Close()
 			}
-			return nil, r.Context().Err()
+			return nil, err
 		}
 		// The answer is not waited for by the others: it may take for ever.
 		connected := func(httptrace.GotConnInfo) {
