@@ -248,6 +248,9 @@ func (h *hooks) project(w *webhook, s secretState) {
 		return
 	}
 	w.history = append(w.history, s)
+	if h.entitled {
+		h.touch(s.by)
+	}
 	for len(w.history) > 1 && !w.history[1].at.Add(w.lag).After(s.at) {
 		w.history = w.history[1:]
 	}

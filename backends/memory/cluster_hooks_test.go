@@ -454,3 +454,31 @@ func TestSimulatedWebhookInADeletedNamespace(t *testing.T) {
 		}
 	})
 }
+
+// A certificate that is written before each API server trusts its CA, or a CA that goes while
+// kubelets may still show a certificate under it, is caught, also where no pod starts then.
+func TestAPodThatStartsNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newHookWorld(t, WebhookInstall{})
+		tooSoon := func() {
+			next := backendtest.NewWebhookCA(t)
+			w.trust(w.ca.Set().Union(next.Set()))
+			time.Sleep(time.Second)
+			w.ca = next
+			w.serve()
+		}
+		tooSoon()
+		time.Sleep(2 * hookLag)
+		w.sound("the second API server knew before a pod showed the certificate")
+		w.Entitle()
+		w.sound("at rest")
+		tooSoon()
+		w.violated("before the second API server knows", ByCertd, 1)
+		time.Sleep(5 * time.Second)
+		w.restart()
+		time.Sleep(hookLag - 6*time.Second)
+		w.sound("each pod has the certificate")
+		w.trust(w.ca.Set())
+		w.violated("while a kubelet may show the former one", ByCertd, 1)
+	})
+}

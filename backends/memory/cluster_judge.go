@@ -27,6 +27,13 @@ type judge struct {
 	recheck    time.Time // when time alone may change a verdict; zero: never
 	broken     map[brokenKey]bool
 	violations []Violation
+	entitled   bool
+}
+
+// Entitle has the webhooks be judged by what may be there, too, from now on: a pod that starts
+// finds its Secret as it is, or as its kubelet may still show it, whether or not one does.
+func (c *Cluster) Entitle() {
+	c.asked(func(h *hooks, _ time.Time) { h.entitled = true })
 }
 
 // Violation is a call that an API server would have made in vain from a moment
@@ -84,7 +91,11 @@ func (h *hooks) look(at time.Time, by string) {
 	h.recheck = time.Time{}
 	var broken map[brokenKey]bool
 	for _, w := range h.installed {
-		for _, a := range h.admissions(w, at) {
+		all := h.admissions(w, at)
+		if h.entitled {
+			all = append(all, h.may(w, at)...)
+		}
+		for _, a := range all {
 			if a.Err == nil {
 				continue
 			}
@@ -124,6 +135,23 @@ func (h *hooks) admissions(w *webhook, at time.Time) []Admission {
 			}
 			if !ready {
 				all = append(all, Admission{w.spec.Name, ref, server, "", errNoEndpoints, -1})
+			}
+		}
+	}
+	return all
+}
+
+// may are the calls to a pod that starts at a moment, where one could.
+func (h *hooks) may(w *webhook, at time.Time) (all []Admission) {
+	for i, s := range w.history {
+		if i+1 < len(w.history) && !w.history[i+1].at.Add(w.lag).After(at) || !w.loads(s) {
+			continue // no volume shows it any more, or nobody starts with it
+		}
+		for _, ref := range w.spec.Objects {
+			for server, views := range h.views {
+				if view := views[ref.String()]; view != nil {
+					all = append(all, Admission{w.spec.Name, ref, server, "a pod that started now", h.verify(s.served, view, w.spec.DNSNames[0], at), -2})
+				}
 			}
 		}
 	}

@@ -211,6 +211,9 @@ func (h *hard) takePart(w *world) {
 		h.ways[name] = way
 		return way
 	}
+	for _, c := range w.clusters {
+		c.Entitle()
+	}
 	w.mesh.Entitle(h.clockError())
 	h.survive(func() {
 		if err := w.begin(); err != nil {
