@@ -69,6 +69,18 @@ func (d deaf) CountProxies(ctx context.Context) rotation.Proxies {
 	return d.Cluster.CountProxies(ctx)
 }
 
+// noted is a settled fleet of one cluster, east, whose deeds are noted.
+func noted(t *testing.T) (*world, *deeds) {
+	t.Helper()
+	deeds := &deeds{}
+	w := newWorld(t, "east")
+	w.through = func(_ string, m *memory.Cluster) rotation.Cluster { return deaf{m, deeds} }
+	w.ceremony()
+	w.start()
+	time.Sleep(30 * time.Minute)
+	return w, deeds
+}
+
 // A new issuer that somebody asks for takes one look at the bundle and one at what was
 // written. What changed since the last look, untold, is noticed all the same.
 func TestANewIssuerTakesTwoReads(t *testing.T) {
@@ -89,12 +101,7 @@ func TestANewIssuerTakesTwoReads(t *testing.T) {
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				deeds := &deeds{}
-				w := newWorld(t, "east")
-				w.through = func(_ string, m *memory.Cluster) rotation.Cluster { return deaf{m, deeds} }
-				w.ceremony()
-				w.start()
-				time.Sleep(30 * time.Minute)
+				w, deeds := noted(t)
 				deeds.forget()
 				for len(deeds.forget()) == 0 { // until right after a regular look
 					time.Sleep(time.Second)
@@ -128,12 +135,7 @@ func TestANewIssuerTakesTwoReads(t *testing.T) {
 // A new bundle takes one look, and one read of each object that it is written to.
 func TestANewBundleTakesOneLook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		deeds := &deeds{}
-		w := newWorld(t, "east")
-		w.through = func(_ string, m *memory.Cluster) rotation.Cluster { return deaf{m, deeds} }
-		w.ceremony()
-		w.start()
-		time.Sleep(30 * time.Minute)
+		w, deeds := noted(t)
 		key, err := pki.GenerateKey()
 		if err != nil {
 			t.Fatal(err)
@@ -164,12 +166,7 @@ func TestANewBundleTakesOneLook(t *testing.T) {
 // What a census has found takes no look if there is nothing to do about it.
 func TestACensusTakesNoLook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		deeds := &deeds{}
-		w := newWorld(t, "east")
-		w.through = func(_ string, m *memory.Cluster) rotation.Cluster { return deaf{m, deeds} }
-		w.ceremony()
-		w.start()
-		time.Sleep(30 * time.Minute)
+		w, deeds := noted(t)
 		w.end()
 		deeds.forget()
 		w.start()
