@@ -332,8 +332,8 @@ func (g *goal) away(f Fleet, v View, w position, now time.Time, from, to *Anchor
 	g.restarted(f, v, now, next)
 }
 
-// shown is when everybody in the cluster sees the bundle that is there. That it
-// was never written by certd, or so long ago that nobody knows, is long enough.
+// shown is when everybody in the cluster sees the bundle that is there, by the cluster's
+// clock. That it was never written by certd, or so long ago that nobody knows, is long enough.
 func shown(v View) time.Time {
 	if v.Observed.BundleWrittenAt.IsZero() {
 		return time.Time{}
@@ -402,9 +402,9 @@ func (g *goal) outdated(v View, w position, now time.Time) bool {
 		return false
 	}
 	from := shown(v)
-	if now.Before(from) {
-		g.wait("the bundle is to reach every node, by %s", clock(from))
-		g.look(from)
+	if at := from.Add(v.Observed.behind()); now.Before(at) {
+		g.wait("the bundle is to reach every node, by %s", clock(at))
+		g.look(at)
 		return true
 	}
 	leaving, others := v.Observed.Identity.parted()
@@ -550,7 +550,8 @@ func (g *goal) restarted(f Fleet, v View, now time.Time, next pki.Bundle) {
 	if o.Version == "" { // a folder
 		return
 	}
-	switch from := shown(v); {
+	from := shown(v).Add(o.behind())
+	switch {
 	case p.At.IsZero() || p.At.Before(from):
 		g.wait("the meshed pods are to be counted")
 	case p.Err != nil:
@@ -563,7 +564,7 @@ func (g *goal) restarted(f Fleet, v View, now time.Time, next pki.Bundle) {
 	stale, owners := p.stale(next)
 	// Of what read the bundle before it was changed it is not known which it was.
 	// It is, of whatever starts when every kubelet shows that.
-	if earlier := p.earlier(); earlier > 0 && !now.Before(shown(v)) && now.Sub(o.BundleWrittenAt) > projectionOf(v.Policy) {
+	if earlier := p.earlier(); earlier > 0 && !now.Before(from) && now.Sub(o.BundleWrittenAt) > projectionOf(v.Policy)+o.behind() {
 		stale, owners = stale+earlier, append(slices.Clone(owners), p.Earlier...)
 	} else if earlier > 0 {
 		g.wait("pods of the control plane are to be counted again")

@@ -32,6 +32,7 @@ type turn struct {
 	proxies  string        // their version
 	ownRoots bool          // linkerd-identity reads no ConfigMap
 	back     bool          // it was turned around: from g2 to g1
+	skew     time.Duration // the cluster's clock minus certd's
 	place    time.Time     // when another cluster took the place of the one that was there
 	going    time.Time     // a third replica, which started long ago and has an older issuer, is to be gone by then; zero: there is none
 }
@@ -96,6 +97,7 @@ func (c turn) bench(t *testing.T, now time.Time) *bench {
 	text := []byte(strings.Join(certs, ""))
 	data = map[string][]byte{"tls.crt": text, "crt.pem": text, "tls.key": priv.PKCS8PEM(), "key.pem": priv.PKCS8PEM(), "ca.crt": beside.PEM()}
 	o := b.view.Observed
+	o.ClockSkew = c.skew
 	o.At, o.Version, o.BundleText, o.BundleWrittenAt, o.IssuerWrittenAt = now, "v1", set(c.bundle).PEM(), c.bundleAt, c.issuerAt
 	o.IssuerFacts = pki.ReadIssuer(data, pki.Identity{Namespace: "linkerd", TrustDomain: "cluster.local"}, now)
 	crt := o.IssuerFacts.Chain[0]
@@ -167,6 +169,7 @@ func TestDecideInAChange(t *testing.T) {
 		{"every leaf has both: the bundle gets the new anchor", turn{stage: StageSpread, bundle: "A", issuer: "AB", issuerAt: ago(day)}, StepBundle, "AB", "both anchors"},
 		{"a cluster that comes late gets a second certificate first", turn{stage: StageSpread, bundle: "A", issuer: "A", countAt: now}, StepIssuer, "AB", "both anchors"},
 		{"the bundle has not reached every node", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(moment), issuer: "AB", issuerAt: ago(day)}, "", "", "start anew"},
+		{"nor by the clock of a cluster that is behind", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(4 * moment), issuer: "AB", issuerAt: ago(day), skew: -2 * moment}, "", "", "start anew"},
 		{"identity started before the bundle had reached it", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(4 * moment), issuer: "AB", issuerAt: ago(day), started: ago(2 * moment)}, StepIdentityRestart, "", "start anew"},
 		{"identity knows both: the new one's certificate comes first", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(9 * moment), issuer: "AB", issuerAt: ago(day), started: ago(moment)}, StepIssuer, "BA", "start anew"},
 		{"the turned issuer is not everywhere yet", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(9 * moment), issuer: "BA", issuerAt: ago(moment), started: ago(5 * moment)}, "", "", "each replica"},

@@ -257,6 +257,11 @@ type readBundle struct {
 	err    error
 }
 
+// behind is by how much the cluster's clock is behind certd's, 0 where it is not: what it dates
+// is more recent by that than it seems, and is to be waited for longer. Where it is ahead, certd
+// waits too long, which breaks nothing.
+func (o *Observation) behind() time.Duration { return max(0, -o.ClockSkew) }
+
 // readBundle is pki.ReadBundle.
 func (o *Observation) readBundle(text []byte) (pki.Bundle, error) {
 	r := o.bundles.get(string(text), func() (r readBundle) {

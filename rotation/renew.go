@@ -156,8 +156,8 @@ func (d *Decision) judgeDates(f Fleet, v View, now time.Time) (restart Action, d
 	// A pod that starts while kubelets still show the former bundle would have to
 	// be restarted once more. Where nothing is signed any more that is no loss.
 	due = left < restartIdentityFor
-	if now.Before(shown) && (left > 0 || !r.Started.Before(o.BundleWrittenAt)) {
-		d.wakeAt(shown)
+	if at := shown.Add(o.behind()); now.Before(at) && (left > 0 || !r.Started.Before(o.BundleWrittenAt)) {
+		d.wakeAt(at)
 		due = false
 	}
 	return Action{Step: StepIdentityRestart, Object: identityOwner().String(), Deadline: end, Why: why}, due

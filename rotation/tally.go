@@ -45,7 +45,7 @@ func (f Fleet) workloads(v View, d Decision) *WorkloadsStatus {
 	if c == nil || c.Stage == StageBridge || c.Stage == StageSpread || v.Observed == nil || d.Mode != Managed || !f.restarts(v) {
 		return nil
 	}
-	if p.At.IsZero() || p.At.Before(shown(v)) || p.Err != nil || p.Unread > p.earlier() {
+	if p.At.IsZero() || p.At.Before(shown(v).Add(v.Observed.behind())) || p.Err != nil || p.Unread > p.earlier() {
 		return nil
 	}
 	stale := map[string]bool{}

@@ -385,7 +385,7 @@ func (wd *WebhookDecision) mayShrink(v View, active *WebhookCA, held pki.CASet, 
 		if !foreign.IsZero() {
 			wait = max(wait, foreignFor*p.Projection)
 		}
-		if now.Before(o.lastWrite().Add(wait)) && !o.CABundle.Equal(pki.NewCASet(active.Certificate)) {
+		if now.Before(o.lastWrite().Add(v.Observed.behind()+wait)) && !o.CABundle.Equal(pki.NewCASet(active.Certificate)) {
 			return false
 		}
 	}
@@ -721,7 +721,7 @@ func (wd *WebhookDecision) settledAt(v View, now time.Time) time.Time {
 			last = at
 		}
 	}
-	return last.Add(v.Policy.Webhooks.Settle)
+	return last.Add(v.Observed.behind() + v.Policy.Webhooks.Settle)
 }
 
 // allBroken says whether the API server refuses, by every object, something
@@ -854,7 +854,7 @@ func (d *Decision) probeWhatIsUnproven(v View, now time.Time) {
 		}
 		for _, o := range wd.Webhook.Objects {
 			for _, wait := range []time.Duration{p.Settle, foreignFor * p.Projection} {
-				if at := o.lastWrite().Add(wait); at.After(now) {
+				if at := o.lastWrite().Add(v.Observed.behind() + wait); at.After(now) {
 					d.wakeAt(at)
 				}
 			}

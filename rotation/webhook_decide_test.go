@@ -209,6 +209,12 @@ func TestDecideWebhooks(t *testing.T) {
 			b.trust("w1", "w2")
 			b.w.Objects[0].WrittenAt = hours(1).Add(-29 * time.Second)
 		}, "", "", ""},
+		{"nor by the clock of a cluster that is behind", hours(1), func(b *hookBench) {
+			b.makeCA("w2", hours(0.9))
+			b.trust("w1", "w2")
+			b.w.Objects[0].WrittenAt = hours(1).Add(-50 * time.Second)
+			b.view.Observed.ClockSkew = -21 * time.Second
+		}, "", "", ""},
 		{"then the certificate is replaced", hours(1), func(b *hookBench) {
 			b.makeCA("w2", hours(0.9))
 			b.trust("w1", "w2")
