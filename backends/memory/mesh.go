@@ -265,29 +265,9 @@ func (m *Mesh) lookAtStarts(at time.Time) {
 	m.unstarted = unstarted
 }
 
-// startable says what linkerd-identity has against starting with an issuer and a bundle. It
-// remembers, as verify does.
+// startable says what linkerd-identity has against starting with an issuer and a bundle.
 func (m *Mesh) startable(l *linkerd, k handshake, at time.Time) error {
-	v, ok := m.starts[k]
-	if !ok || at.Before(v.from) || !v.until.IsZero() && !at.Before(v.until) {
-		v = verdict{err: l.loads(k.issuer, k.roots, at)}
-		certs := slices.Clone(k.issuer.facts().Chain)
-		if set, err := k.roots.set(); err == nil {
-			certs = append(certs, set.Anchors()...)
-		}
-		for _, c := range certs {
-			v.narrow(at, c.NotBefore)
-			v.narrow(at, c.NotAfter.Add(1)) // both ends belong to the validity
-		}
-		if len(m.starts) >= 1024 {
-			clear(m.starts)
-		}
-		m.starts[k] = v
-	}
-	if !v.until.IsZero() {
-		m.lookAgain(v.until)
-	}
-	return v.err
+	return m.remembered(m.starts, k, at, func() error { return l.loads(k.issuer, k.roots, at) })
 }
 
 // refusals judges every class of pods by every other, so that their number
@@ -357,26 +337,34 @@ func (m *Mesh) refusals(at time.Time) (all []Refusal) {
 }
 
 // verify says what those who trust a bundle have against leaves of an issuer.
-// It remembers: between the ends of validity of all that takes part, time
-// changes nothing.
 func (m *Mesh) verify(f *issuerFile, roots *rootsFile, at time.Time) error {
-	k := handshake{f, roots}
-	v, ok := m.verdicts[k]
-	if !ok || at.Before(v.from) || !v.until.IsZero() && !at.Before(v.until) {
-		v = verdict{}
-		facts := f.facts()
+	return m.remembered(m.verdicts, handshake{f, roots}, at, func() error {
 		set, err := roots.set()
-		if v.err = err; err == nil {
-			v.err = facts.VerifyByProxies(set, at)
+		if err == nil {
+			err = f.facts().VerifyByProxies(set, at)
 		}
-		for _, c := range slices.Concat(facts.Chain, set.Anchors()) {
+		return err
+	})
+}
+
+// remembered judges what has not been judged yet: between the ends of validity of all that
+// takes part, time changes nothing.
+func (m *Mesh) remembered(verdicts map[handshake]verdict, k handshake, at time.Time, judge func() error) error {
+	v, ok := verdicts[k]
+	if !ok || at.Before(v.from) || !v.until.IsZero() && !at.Before(v.until) {
+		v = verdict{err: judge()}
+		certs := slices.Clone(k.issuer.facts().Chain)
+		if set, err := k.roots.set(); err == nil {
+			certs = append(certs, set.Anchors()...)
+		}
+		for _, c := range certs {
 			v.narrow(at, c.NotBefore)
 			v.narrow(at, c.NotAfter.Add(1)) // both ends belong to the validity
 		}
-		if len(m.verdicts) >= 1024 {
-			clear(m.verdicts)
+		if len(verdicts) >= 1024 {
+			clear(verdicts)
 		}
-		m.verdicts[k] = v
+		verdicts[k] = v
 	}
 	if !v.until.IsZero() {
 		m.lookAgain(v.until)
