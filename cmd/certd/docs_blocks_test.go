@@ -356,6 +356,12 @@ func newReader(t *testing.T, page string) *reader {
 			r.must("certd stopped")
 			r.s.write("certd-dev/certd.yaml", replaced(t, r.s.read("certd-dev/certd.yaml"), "server: {", "server: {listen: '"+r.listen+"', "))
 			r.must("certd run --dev")
+			r.s.eventually(time.Minute, func() string { // nobody types the next line as soon as that
+				if out, err := r.shell("certd status --config certd-dev/certd.yaml"); err != nil {
+					return out
+				}
+				return ""
+			})
 		}
 	case "docs/how-to/expired.md":
 		r.s.edit("defaults:", "trust: {lifetime: 9y}\ndefaults:")

@@ -229,7 +229,7 @@ func TestStepsAreTraced(t *testing.T) {
 	}
 	for name, kids := range map[string]string{
 		"namespace": "directory.apply directory.observe",
-		"bundle":    "directory.apply directory.observe directory.event",
+		"bundle":    "directory.apply directory.reread directory.event",
 		"issuer":    "file.read-key file.sign directory.apply directory.reread directory.event",
 		"notify":    "",
 	} {
