@@ -1,7 +1,6 @@
 package rotation
 
 import (
-	"maps"
 	"slices"
 	"time"
 )
@@ -38,10 +37,7 @@ func (r *Reconciler) round() clockReading {
 // since: evidence would stay new for as long as that was ahead, and what is not to be tried
 // again before a time would wait as long.
 func (r *Reconciler) forgetTimes() {
-	r.mu.Lock()
-	members := slices.Collect(maps.Values(r.members))
-	r.mu.Unlock()
-	for _, m := range members {
+	for _, m := range r.all() {
 		m.mu.Lock()
 		m.proxies = Proxies{}
 		clear(m.evidence)
@@ -54,12 +50,14 @@ func (r *Reconciler) forgetTimes() {
 // the one there is: a delivery yet to come was made by now at the latest, and what was asked for
 // in a time to come was asked for before. Who waits for what follows it would wait as long as
 // that clock was ahead. A folder has no clock that could agree: there it is about requests alone.
-func (r *Reconciler) mendTimes(m *member, v View, now time.Time) {
+func (r *Reconciler) mendTimes(m *member, now time.Time) {
 	toCome := func(t time.Time) bool { return t.Sub(now) > 2*MaxClockSkew }
-	if v.Observed.ClockSkew.Abs() > MaxClockSkew {
+	m.mu.Lock()
+	o := m.observed
+	if o == nil || m.obsErr != nil || o.ClockSkew.Abs() > MaxClockSkew {
+		m.mu.Unlock()
 		return
 	}
-	m.mu.Lock()
 	for target, req := range m.requests { // else whatever is made would be older than that
 		if req.At.After(now) {
 			asked := *req
@@ -72,7 +70,7 @@ func (r *Reconciler) mendTimes(m *member, v View, now time.Time) {
 			m.waiters[i].at = now
 		}
 	}
-	if v.Observed.Version == "" {
+	if o.Version == "" {
 		m.mu.Unlock()
 		return
 	}
@@ -117,11 +115,8 @@ func (m *member) steppedSince(now clockReading) bool {
 // clockUnsure says why care must not go by the clock: most API servers disagree with it, or
 // have yet to be asked since it was set.
 func (r *Reconciler) clockUnsure() string {
-	r.mu.Lock()
-	members := slices.Collect(maps.Values(r.members))
-	r.mu.Unlock()
 	now := r.clock()
-	for _, m := range members {
+	for _, m := range r.all() {
 		if m.steppedSince(now) {
 			return "certd's clock was set, and " + m.name + " has not been looked at since"
 		}

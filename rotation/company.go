@@ -2,8 +2,6 @@ package rotation
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 )
 
@@ -48,11 +46,8 @@ func (r *Reconciler) together() *company {
 	if c := r.company.Load(); c != nil && c.turn == turn {
 		return c
 	}
-	r.mu.Lock()
-	members := slices.Collect(maps.Values(r.members))
-	r.mu.Unlock()
-	c := &company{turn: turn, targets: make(map[string][]*member, len(members))}
-	for _, m := range members {
+	c := &company{turn: turn, targets: map[string][]*member{}}
+	for _, m := range r.all() {
 		m.mu.Lock()
 		b := m.bearing()
 		m.mu.Unlock()

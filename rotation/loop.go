@@ -623,9 +623,7 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 			continue
 		}
 		now := at.wall
-		if v := m.view(); v.Err == nil && v.Observed != nil {
-			r.mendTimes(m, v, now)
-		}
+		r.mendTimes(m, now)
 		f := r.fleet()
 		v = m.view()
 		twin, unseen := r.others(m, now)

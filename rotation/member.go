@@ -389,6 +389,13 @@ func sameFindings(a, b []Finding) bool {
 	return slices.EqualFunc(a, b, func(x, y Finding) bool { return x.ID == y.ID && x.Severity == y.Severity })
 }
 
+// all are the members there are now.
+func (r *Reconciler) all() []*member {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Values(r.members))
+}
+
 // fleet is what Decide needs beside the cluster.
 func (r *Reconciler) fleet() Fleet {
 	r.mu.Lock()

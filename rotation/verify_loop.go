@@ -77,10 +77,7 @@ func (r *Reconciler) Evidence(ctx context.Context) Evidence {
 // fresh says whether every cluster was looked at since then, and, where that
 // succeeded, its pods were counted.
 func (r *Reconciler) fresh(since time.Time) bool {
-	r.mu.Lock()
-	members := slices.Collect(maps.Values(r.members))
-	r.mu.Unlock()
-	for _, m := range members {
+	for _, m := range r.all() {
 		m.mu.Lock()
 		there := !m.lookedAt.Before(since) && (m.obsErr != nil || !m.proxies.At.Before(since))
 		m.mu.Unlock()
