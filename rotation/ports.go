@@ -159,8 +159,9 @@ type Cluster interface {
 	Event(ctx context.Context, e Event) error
 
 	// Watch calls changed after each change to a managed object that might
-	// not be certd's own, until ctx ends; changed does not block. It
-	// reconnects by itself and returns only with ctx's error.
+	// not be certd's own and that the last Observe has not shown, until ctx ends; changed
+	// does not block. It reconnects by itself, calls changed where something may have
+	// changed meanwhile, and returns only with ctx's error.
 	Watch(ctx context.Context, changed func()) error
 
 	// Close drops connections.

@@ -68,7 +68,8 @@ func TestWhatAFleetCosts(t *testing.T) {
 	each(restart, "signatures", again.signed, 0)
 	each(restart, "secrets and bundles written", again.kinds["APPLY secrets"]+again.kinds["APPLY configmaps"], 0)
 	each(restart, "connections", again.opened, 1.2)
-	each(restart, "KiB read", again.received/1024, 40)
+	each(restart, "API requests", again.requests, 6+1.5)
+	each(restart, "KiB read", again.received/1024, 20)
 }
 
 type testLog struct{ t *testing.T }

@@ -13,8 +13,11 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
 
@@ -211,16 +214,89 @@ func TestWatchOutlivesTheServersEnd(t *testing.T) {
 	})
 	ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
 	defer stop()
-	told := make(chan struct{}, 100)
-	go c.Watch(ctx, func() { told <- struct{}{} })
+	go c.Watch(ctx, func() {})
 	for range 3 {
-		for _, ch := range []chan struct{}{begun, told} {
-			select {
-			case <-ch:
-			case <-ctx.Done():
-				t.Fatal("the watch was not taken up again")
-			}
+		select {
+		case <-begun:
+		case <-ctx.Done():
+			t.Fatal("the watch was not taken up again")
 		}
+	}
+}
+
+// A watch tells of what no look has shown: neither its beginning nor an event is news by
+// itself.
+func TestWatchTellsWhatNoLookHasShown(t *testing.T) {
+	event := func(kind watch.EventType, revision string) watch.Event {
+		return watch.Event{Type: kind, Object: &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{ResourceVersion: revision}}}
+	}
+	of := func(events ...watch.Event) []watch.Event { return events }
+	issuer, bundle := ref{"secrets", "linkerd", rotation.IssuerObject}, ref{"configmaps", "linkerd", rotation.BundleObject}
+	around := ref{"namespaces", "", "linkerd"}
+	for name, row := range map[string]struct {
+		about  ref
+		seen   map[ref]object
+		failed bool // the last look
+		events []watch.Event
+		told   int
+	}{
+		"as it was seen":                  {issuer, map[ref]object{issuer: {"u", "7"}}, false, of(event("ADDED", "7")), 0},
+		"another revision":                {issuer, map[ref]object{issuer: {"u", "7"}}, false, of(event("ADDED", "8")), 1},
+		"one after another":               {bundle, map[ref]object{bundle: {"u", "7"}}, false, of(event("ADDED", "7"), event("MODIFIED", "8"), event("MODIFIED", "9")), 2},
+		"bookmarks":                       {bundle, map[ref]object{bundle: {"u", "7"}}, false, of(event("ADDED", "7"), event("BOOKMARK", "8")), 0},
+		"deleted":                         {bundle, map[ref]object{bundle: {"u", "7"}}, false, of(event("ADDED", "7"), event("DELETED", "8")), 1},
+		"seen to be gone already":         {bundle, map[ref]object{bundle: {}}, false, of(event("DELETED", "8")), 0},
+		"never looked at":                 {bundle, nil, false, of(event("ADDED", "7")), 1},
+		"never looked at, and not there":  {bundle, nil, false, nil, 1},
+		"seen, and gone before the watch": {bundle, map[ref]object{bundle: {"u", "7"}}, false, nil, 1},
+		"not there":                       {bundle, map[ref]object{bundle: {}}, false, nil, 0},
+		"not there, and made":             {bundle, map[ref]object{bundle: {}}, false, of(event("ADDED", "7")), 1},
+		"the cluster answers again":       {issuer, map[ref]object{issuer: {"u", "7"}}, true, of(event("ADDED", "7")), 1},
+		"it answers again, nothing there": {issuer, map[ref]object{issuer: {}}, true, nil, 1},
+		"a namespace with another label":  {around, map[ref]object{around: {revision: present}}, false, of(event("ADDED", "7"), event("MODIFIED", "8")), 0},
+		"a namespace that is made":        {around, map[ref]object{around: {}}, false, of(event("ADDED", "7")), 1},
+		"a namespace that goes":           {around, map[ref]object{around: {revision: present}}, false, of(event("ADDED", "7"), event("DELETED", "8")), 1},
+		"what is not metadata":            {issuer, map[ref]object{issuer: {"u", "7"}}, false, of(watch.Event{Type: "ADDED", Object: &metav1.Status{}}), 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := &Cluster{cfg: Config{Namespace: "linkerd"}, known: row.seen, unseen: row.failed}
+				events := make(chan watch.Event, len(row.events))
+				for _, e := range row.events {
+					events <- e
+				}
+				ctx, stop := context.WithTimeout(t.Context(), time.Hour)
+				defer stop()
+				told := 0
+				if any, err := c.tell(ctx, events, row.about, func() { told++ }); err != nil || any != (row.events != nil) {
+					t.Errorf("%t, %v", any, err)
+				}
+				if told != row.told {
+					t.Errorf("it was told %d times; want %d", told, row.told)
+				}
+			})
+		})
+	}
+}
+
+// The event may be there before the look that shows the same.
+func TestWatchWaitsForTheLookUnderWay(t *testing.T) {
+	c := &Cluster{cfg: Config{Namespace: "linkerd"}, known: map[ref]object{}}
+	c.looking.RLock()
+	said := make(chan bool, 1)
+	go func() { said <- c.news(c.managed(rotation.IssuerObject), "7") }()
+	for c.looking.TryRLock() { // nobody waits for the look to end
+		c.looking.RUnlock()
+		select {
+		case <-said:
+			t.Fatal("it waits for no look")
+		default:
+		}
+	}
+	c.remember(c.managed(rotation.IssuerObject), object{"u", "7"})
+	c.looking.RUnlock()
+	if <-said {
+		t.Error("what the look shows is told as news")
 	}
 }
 

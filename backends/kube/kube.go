@@ -71,7 +71,8 @@ type Cluster struct {
 
 	podPage int64 // how many pods a census asks for at a time
 
-	writing sync.Mutex // held while a write is under way, until it is known which revision it has made
+	looking sync.RWMutex // held for reading while a look is under way, until what it has seen is known
+	writing sync.Mutex   // held while a write is under way, until it is known which revision it has made
 
 	mu        sync.Mutex
 	known     map[ref]object                // managed objects as last read or written
@@ -90,6 +91,9 @@ type Cluster struct {
 
 // object is what certd remembers of one it has read or written.
 type object struct{ uid, revision string }
+
+// present is the revision of a namespace that exists: nothing else of it is looked at.
+const present = "present"
 
 var _ rotation.Cluster = (*Cluster)(nil)
 
@@ -186,14 +190,6 @@ func (c *Cluster) recall(r ref) object {
 	return c.known[r]
 }
 
-// recallWritten waits for the end of a write that is under way: the event that tells of it
-// may be there before its answer.
-func (c *Cluster) recallWritten(r ref) object {
-	c.writing.Lock()
-	defer c.writing.Unlock()
-	return c.recall(r)
-}
-
 // ref names an object among all that certd manages: RBAC's word for its kind,
 // its namespace ("" for cluster-scoped), its name.
 type ref struct{ resource, in, name string }
@@ -202,6 +198,9 @@ type ref struct{ resource, in, name string }
 func (r ref) call(verb string) call {
 	return call{verb: verb, resource: r.resource, name: r.name, in: r.in, write: verb == "create" || verb == "patch"}
 }
+
+// around is the namespace of these.
+func (c *Cluster) around() ref { return ref{"namespaces", "", c.cfg.Namespace} }
 
 // managed is one of the two objects of Linkerd's own namespace.
 func (c *Cluster) managed(name string) ref {

@@ -25,10 +25,18 @@ const versionFor = time.Hour
 // seen the last time is asked for its identity before anything else: one that answers
 // nothing, or too much, costs one request.
 func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
+	c.looking.RLock()
+	defer c.looking.RUnlock()
 	o, err := c.observe(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.unseen = err != nil
+	if err == nil {
+		c.known[c.around()] = object{}
+		if o.Namespace {
+			c.known[c.around()] = object{revision: present}
+		}
+	}
 	return o, err
 }
 

@@ -24,6 +24,8 @@ const (
 	// anything; silentFor where it did not.
 	goodFor   = 5 * time.Second
 	silentFor = time.Minute
+	// firstEvent is how long a watch that stands takes at most to tell of an object that there is.
+	firstEvent = 2 * time.Second
 	// eventPause lies between two events that are read: all that they tell is to look.
 	eventPause = 100 * time.Millisecond
 )
@@ -48,7 +50,7 @@ func (c *Cluster) Watch(ctx context.Context, changed func()) error {
 	follow := func(r ref) { wg.Go(func() { c.follow(ctx, r, changed) }) }
 	follow(c.managed(rotation.IssuerObject))
 	follow(c.managed(rotation.BundleObject))
-	follow(ref{"namespaces", "", c.cfg.Namespace})
+	follow(c.around())
 	for _, spec := range c.cfg.Webhooks {
 		for _, object := range spec.Objects {
 			if kind, ok := kinds[object.Kind]; ok {
@@ -121,9 +123,8 @@ func (c *Cluster) watchProblem(r ref, err error) string {
 }
 
 // watchOnce runs one watch to its end. It starts at whatever is there by then:
-// no resourceVersion is carried over, so none can be too old. What changed
-// while no watch stood is not told by the server, hence the one call of
-// changed when the watch begins. told says whether there was any event.
+// no resourceVersion is carried over, so none can be too old, and the server begins with
+// the object as it is. told says whether there was any event.
 func (c *Cluster) watchOnce(ctx context.Context, api metadata.ResourceInterface, r ref, changed func()) (told bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -135,26 +136,73 @@ func (c *Cluster) watchOnce(ctx context.Context, api metadata.ResourceInterface,
 		return false, err
 	}
 	defer w.Stop()
-	changed()
-	for e := range w.ResultChan() {
-		switch e.Type {
-		case watch.Bookmark:
-		case watch.Error:
-			return told, apierrors.FromObject(e.Object)
-		case watch.Deleted:
-			changed()
-		default:
-			m, ok := e.Object.(*metav1.PartialObjectMetadata)
-			if !ok || m.ResourceVersion != c.recallWritten(r).revision {
+	c.log.Debug("watch stands", "object", r.name)
+	return c.tell(ctx, w.ResultChan(), r, changed)
+}
+
+// tell passes on what is news. Of an object that is not there, none comes: that it has
+// gone, while no watch stood, is found where the last look has seen it.
+func (c *Cluster) tell(ctx context.Context, events <-chan watch.Event, r ref, changed func()) (told bool, err error) {
+	nothing := time.NewTimer(firstEvent)
+	defer nothing.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return told, nil
+		case <-nothing.C:
+			if c.news(r, "") {
 				changed()
 			}
+			continue
+		case e, open := <-events:
+			if !open {
+				return told, nil
+			}
+			nothing.Stop()
+			told = true
+			switch e.Type {
+			case watch.Bookmark:
+			case watch.Error:
+				return told, apierrors.FromObject(e.Object)
+			default:
+				if c.news(r, c.revisionIn(r, e)) {
+					changed()
+				}
+			}
 		}
-		told = true
 		select {
 		case <-ctx.Done():
 			return told, nil
 		case <-time.After(eventPause):
 		}
 	}
-	return told, nil
+}
+
+// revisionIn is the object's, as an event tells of it.
+func (c *Cluster) revisionIn(r ref, e watch.Event) string {
+	m, ok := e.Object.(*metav1.PartialObjectMetadata)
+	switch {
+	case e.Type == watch.Deleted:
+		return ""
+	case r == c.around():
+		return present
+	case !ok:
+		return "unread"
+	}
+	return m.ResourceVersion
+}
+
+// news says whether certd has yet to see a revision of an object ("": that it does not
+// exist). A look and a write that are under way are waited for: the event may be there
+// before their answers. Where the last look failed everything is news, since the cluster
+// answers again.
+func (c *Cluster) news(r ref, revision string) bool {
+	c.looking.Lock()
+	defer c.looking.Unlock()
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	last, seen := c.known[r]
+	return !seen || c.unseen || last.revision != revision
 }
