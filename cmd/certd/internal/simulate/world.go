@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"certd.internal/backends/memory"
@@ -17,31 +18,39 @@ import (
 // world is a fleet with the certd that looks after it.
 type world struct {
 	kernel
+	*daemon
+	other    *daemon // that somebody has begun beside it; nil: nobody has
+	acting   *daemon // whose turn it is; nil: nobody's
 	ctx      context.Context
 	policy   rotation.FleetPolicy
 	keys     *memory.Keys
 	clusters map[string]*memory.Cluster
 	mesh     *memory.Mesh
-	dir      string
 	looks    map[string]*looks
 	away     map[string]time.Time // until when what cannot be reached
-	machine  machine              // that certd runs on
 
 	// What stands between certd and its journal and clusters; nil: nothing.
 	journalOf func(rotation.Journal) rotation.Journal
 	clusterOf func(name string, c *memory.Cluster) rotation.Cluster
 
-	journal *state.Journal // nil while certd is off
-	loop    *rotation.Reconciler
-	tried   func(rotation.Attempt)
-	trying  func(context.Context, rotation.Attempt) (context.Context, func(error))
-	log     *slog.Logger
+	tried  func(rotation.Attempt)
+	trying func(context.Context, rotation.Attempt) (context.Context, func(error))
+	log    *slog.Logger
 
 	minute time.Time // since when turns are counted
 	turns  int
 }
 
-// machine is the host that certd runs on.
+// daemon is a certd, with the directory of its journal and the host that it runs on.
+type daemon struct {
+	in      *kernel
+	machine machine
+	dir     string
+	journal *state.Journal // nil while certd is off
+	loop    *rotation.Reconciler
+}
+
+// machine is what has certd's clock.
 type machine struct {
 	ahead time.Duration // how much later it is by its clock than it is
 	slept time.Duration // altogether, and its monotonic clock stood still
@@ -49,13 +58,23 @@ type machine struct {
 }
 
 // clock is the machine's, which may be wrong.
-func (w *world) clock() time.Time { return w.now.Add(w.machine.ahead) }
+func (d *daemon) clock() time.Time { return d.in.now.Add(d.machine.ahead) }
 
 // monotonic is the machine's, too, and nobody sets it.
-func (w *world) monotonic() time.Time { return w.now.Add(-w.machine.slept) }
+func (d *daemon) monotonic() time.Time { return d.in.now.Add(-d.machine.slept) }
 
 // deaf says whether certd hears nobody.
-func (w *world) deaf() bool { return w.loop == nil || w.machine.still.After(w.now) }
+func (d *daemon) deaf() bool { return d.loop == nil || d.machine.still.After(d.in.now) }
+
+// running are the certds that hear, the first one first.
+func (w *world) running() (all []*daemon) {
+	for _, d := range []*daemon{w.daemon, w.other} {
+		if d != nil && !d.deaf() {
+			all = append(all, d)
+		}
+	}
+	return all
+}
 
 // What a simulated cluster is like, where the configuration does not tell.
 const (
@@ -69,6 +88,7 @@ const (
 // trust anchor, which is made at from.
 func newWorld(ctx context.Context, p rotation.FleetPolicy, from time.Time, seed uint64, tried func(rotation.Attempt), trying func(context.Context, rotation.Attempt) (context.Context, func(error))) (*world, error) {
 	w := &world{kernel: kernel{now: from}, ctx: ctx, policy: p, clusters: map[string]*memory.Cluster{}, looks: map[string]*looks{}, away: map[string]time.Time{}, tried: tried, trying: trying, log: slog.New(slog.DiscardHandler)}
+	w.daemon = &daemon{in: &w.kernel}
 	w.keys = memory.NewKeysAt(w)
 	var meshed []*memory.Cluster
 	for i, c := range p.Clusters {
@@ -123,13 +143,18 @@ func inMemory() string {
 	return ""
 }
 
-func (w *world) open() (err error) {
-	w.journal, err = state.Open(w.dir, state.Options{Fleet: w.policy.Fleet, NoSync: true, Reserve: -1, Now: w.clock})
+// open opens the journal.
+func (w *world) open() error { return w.daemon.open(w.policy.Fleet) }
+
+func (d *daemon) open(fleet string) (err error) {
+	d.journal, err = state.Open(d.dir, state.Options{Fleet: fleet, NoSync: true, Reserve: -1, Now: d.clock})
 	return err
 }
 
 // begin has certd start, with the journal open.
-func (w *world) begin() (err error) {
+func (w *world) begin() error { return w.start(w.daemon) }
+
+func (w *world) start(d *daemon) (err error) {
 	clusters := map[string]rotation.Cluster{}
 	for name, c := range w.clusters {
 		clusters[name] = c
@@ -137,31 +162,32 @@ func (w *world) begin() (err error) {
 			clusters[name] = w.clusterOf(name, c)
 		}
 	}
-	var journal rotation.Journal = w.journal
+	var journal rotation.Journal = d.journal
 	if w.journalOf != nil {
 		journal = w.journalOf(journal)
 	}
 	for _, p := range w.policy.Clusters {
 		w.stir(p.Cluster)
 	}
-	w.loop, err = rotation.NewReconciler(rotation.Options{Journal: journal, Keys: w.keys, Policy: w.policy, Clusters: clusters, Log: w.log, AtOnce: max(1, len(clusters)), Resync: seldom, Tried: w.tried, Trying: w.trying, Monotonic: w.monotonic})
+	d.loop, err = rotation.NewReconciler(rotation.Options{Journal: journal, Keys: w.keys, Policy: w.policy, Clusters: clusters, Log: w.log, AtOnce: max(1, len(clusters)), Resync: seldom, Tried: w.tried, Trying: w.trying, Monotonic: d.monotonic})
 	return err
 }
 
 // stop ends certd, as a host that is switched off does.
-func (w *world) stop() error {
-	if w.journal == nil {
+func (d *daemon) stop() error {
+	if d.journal == nil {
 		return nil
 	}
-	err := w.journal.Close()
-	w.journal, w.loop, w.machine.still = nil, nil, time.Time{}
+	err := d.journal.Close()
+	d.journal, d.loop, d.machine.still = nil, nil, time.Time{}
 	return err
 }
 
-func (w *world) close() error {
-	err := w.stop()
-	if rm := os.RemoveAll(w.dir); err == nil {
-		err = rm
+func (w *world) close() (err error) {
+	for _, d := range []*daemon{w.daemon, w.other} {
+		if d != nil {
+			err = errors.Join(err, d.stop(), os.RemoveAll(d.dir))
+		}
 	}
 	return err
 }
@@ -179,14 +205,16 @@ const (
 func (w *world) stir(cluster string) {
 	l := w.looks[cluster]
 	l.stirred, l.next = w.now, w.now.Add(often)
-	if w.loop != nil {
-		w.loop.Look(cluster)
+	for _, d := range []*daemon{w.daemon, w.other} {
+		if d != nil && d.loop != nil {
+			d.loop.Look(cluster)
+		}
 	}
 }
 
 // back is when what is away can be reached again.
 func (w *world) back(cluster string) time.Time {
-	return w.away[cmp.Or(cluster, Vault)].Add(w.machine.ahead)
+	return w.away[cmp.Or(cluster, Vault)].Add(w.acting.machine.ahead)
 }
 
 // pause is how long nobody looks at a cluster in which nothing has happened for so long:
@@ -196,15 +224,15 @@ func (w *world) pause(quiet time.Duration) time.Duration {
 	if quiet > 15*time.Minute {
 		quiet *= 3
 	}
-	if !w.idle() {
+	if slices.ContainsFunc(w.running(), func(d *daemon) bool { return !d.idle() }) {
 		quiet = min(quiet, time.Hour)
 	}
 	return min(max(often, quiet), seldom)
 }
 
 // idle says whether the trust anchor is not being changed, while certd runs.
-func (w *world) idle() bool {
-	_, err := w.loop.CanSteer(rotation.ChangeHold, nil)
+func (d *daemon) idle() bool {
+	_, err := d.loop.CanSteer(rotation.ChangeHold, nil)
 	return errors.Is(err, rotation.ErrNotNow)
 }
 
@@ -218,15 +246,19 @@ func (w *world) turn(until time.Time) {
 	next := until
 	if w.machine.still.After(w.now) {
 		next = earlier(next, w.machine.still)
-	} else if w.loop != nil {
+	}
+	if all := w.running(); len(all) > 0 {
 		for _, p := range w.policy.Clusters {
 			if l := w.looks[p.Cluster]; !l.next.After(w.now) {
-				w.loop.Look(p.Cluster)
+				for _, d := range all {
+					d.loop.Look(p.Cluster)
+				}
 				l.next = w.now.Add(w.pause(w.now.Sub(l.stirred)))
 			}
 		}
-		at := w.loop.Turn(w.ctx, w.back)
-		next = earlier(next, at.Add(-w.machine.ahead))
+		for _, d := range all {
+			next = earlier(next, w.turnOf(d))
+		}
 		for _, p := range w.policy.Clusters {
 			next = earlier(next, w.looks[p.Cluster].next)
 		}
@@ -235,6 +267,16 @@ func (w *world) turn(until time.Time) {
 		next = earlier(next, at)
 	}
 	w.advance(later(next, w.now.Add(time.Millisecond)))
+}
+
+// turnOf lets one certd do what is due, and returns when it has something to do again.
+func (w *world) turnOf(d *daemon) time.Time {
+	if d.loop == nil { // it was ended, meanwhile
+		return w.now
+	}
+	w.acting = d
+	defer func() { w.acting = nil }()
+	return d.loop.Turn(w.ctx, w.back).Add(-d.machine.ahead)
 }
 
 // restless says whether certd does not come to rest: whoever has nothing to do sleeps until
