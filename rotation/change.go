@@ -50,9 +50,13 @@ type Change struct {
 	Manual, Proceed bool
 	// Without are clusters that nobody waits for while they are out of reach, but
 	// before the old anchor is retired; Behind those that not even that waits for.
-	Without   []string
-	Behind    []string
-	Actor     string
+	Without []string
+	Behind  []string
+	Actor   string
+	// TurnedBy is who turned it around last; "": nobody has.
+	TurnedBy string `json:",omitempty"`
+	// Approval is there once a second person has approved that it ends.
+	Approval  *Approval `json:",omitempty"`
 	Reason    string
 	StartedAt time.Time
 	StageAt   time.Time // when the stage began
@@ -828,12 +832,16 @@ func (f Fleet) nextStage(progress map[string]Progress, takesPart map[string]bool
 		}
 	}
 	to := func(s Stage, reason string) (Change, string, []string) {
-		next.Proceed, next.First = false, ""
+		approved := ""
+		if a := c.Approval; a != nil && s == "" {
+			approved = "; " + a.Actor + " has approved that it is retired"
+		}
+		next.Proceed, next.First, next.Approval = false, "", nil
 		if s == StageFinish {
 			next.First = f.first(takesPart)
 		}
 		next.Stage, next.StageAt, next.CanaryAt, next.ProvedAt = s, now, time.Time{}, time.Time{}
-		return next, reason, waiting
+		return next, reason + approved, waiting
 	}
 	if len(lacking) > 0 && !c.Compromised { // whatever anybody holds back: they are cut off
 		return to(StageRestart, "pods do not trust "+c.to()+" ("+strings.Join(lacking, ", ")+"): issuers are signed under both anchors again until they are created anew")
@@ -856,9 +864,15 @@ func (f Fleet) nextStage(progress map[string]Progress, takesPart map[string]bool
 	if len(c.Without) > 0 {
 		all += " but " + strings.Join(c.Without, ", ")
 	}
-	byWord := c.Manual && !c.Proceed
-	if end := c.ProvedAt.Add(longest); byWord && (c.Stage == StageSpread || c.Stage == StageRestart || !c.ProvedAt.IsZero() && !now.Before(end)) {
-		return c, "", []string{"a person's word, since it was begun with --manual: certd trust advance"}
+	var words []string // of people, without which the stage does not end
+	if c.Manual && !c.Proceed {
+		words = append(words, "a person's word, since it was begun with --manual: certd trust advance")
+	}
+	if c.Stage == StageRetire && f.unapproved() {
+		words = append(words, c.approvalWanted())
+	}
+	if end := c.ProvedAt.Add(longest); len(words) > 0 && (c.Stage == StageSpread || c.Stage == StageRestart || !c.ProvedAt.IsZero() && !now.Before(end)) {
+		return c, "", words
 	}
 	switch c.Stage {
 	case StageSpread:
@@ -923,6 +937,7 @@ func (f Fleet) rotationStatus() *RotationStatus {
 		return &RotationStatus{Phase: "idle", Of: len(stages), SafeToStop: true, WaitingFor: []string{}}
 	}
 	s := f.Change.Status()
+	s.Approval = f.approval()
 	return &s
 }
 
@@ -935,6 +950,9 @@ func (c Change) Status() RotationStatus {
 		ProgressAt: wholeSecond(latest(c.StageAt, latest(c.CanaryAt, c.ProvedAt)))}
 	if c.Back {
 		s.Phase = "rollback"
+	}
+	if c.Approval != nil {
+		s.Approval = Fleet{Change: &c}.approval()
 	}
 	return s
 }

@@ -225,7 +225,7 @@ func (r *Reconciler) BeginCompromised(ctx context.Context, a Anchor, actor, reas
 	switch active := f.Active(); {
 	case f.Change != nil:
 		c = *f.Change
-		c.Actor, c.Reason, c.Held = actor, reason, false
+		c.Actor, c.Reason, c.Held, c.TurnedBy = actor, reason, false, ""
 		if to != nil {
 			a = *to
 		}
@@ -239,7 +239,7 @@ func (r *Reconciler) BeginCompromised(ctx context.Context, a Anchor, actor, reas
 		_, err := r.signer.open(ctx, &Anchor{ID: old.ID, Key: old.Key, Certificate: old.Certificate}, now)
 		c.Alone = old.ended(now) || errors.Is(err, ErrKeyNotFound) || errors.Is(err, ErrKeyUnfit)
 	}
-	c.Manual, c.Proceed = false, false
+	c.Manual, c.Proceed, c.Approval = false, false, nil
 	c.Compromised, c.Stage, c.StageAt, c.CanaryAt, c.ProvedAt = true, StageRestart, now, time.Time{}, time.Time{}
 	rec := certificateRecord("", "anchor", a.ID, a.Certificate, now)
 	rec.DeliveredAt = now
@@ -275,7 +275,7 @@ func (r *Reconciler) putChange(in Intent, out Outcome) error {
 	if r.change = out.Change; r.change.Stage == "" {
 		r.change = nil
 	}
-	r.waiting = nil
+	r.waiting, r.wanted = nil, time.Time{}
 	for name, a := range out.Left {
 		if m := r.members[name]; m != nil {
 			m.mu.Lock()
@@ -323,7 +323,7 @@ func (r *Reconciler) moveOn() {
 	}
 	next, why, waiting := f.nextStage(progress, takesPart, longest, now)
 	r.mu.Lock()
-	r.waiting = waiting
+	r.waiting, r.wanted = waiting, f.Change.wantsSince(waiting, longest)
 	r.nearer.note(*f.Change, progress, now)
 	r.mu.Unlock()
 	if why == "" {
@@ -383,6 +383,9 @@ func (r *Reconciler) SteerChange(how ChangeOrder, clusters []string, actor, reas
 	if err != nil {
 		return *f.Change, err
 	}
+	if how == ChangeRollback {
+		c.TurnedBy = actor
+	}
 	in := Intent{Step: StepTrustChange, Actor: actor, Reason: string(how) + ": " + reason, Anchor: cmp.Or(c.To, c.From)}
 	if len(clusters) > 0 {
 		in.Reason = fmt.Sprintf("%s without %s: %s", how, strings.Join(clusters, ", "), reason)
@@ -408,6 +411,7 @@ const (
 	ChangeResume   ChangeOrder = "resume"
 	ChangeRollback ChangeOrder = "rollback"
 	ChangeAdvance  ChangeOrder = "advance"
+	ChangeApprove  ChangeOrder = "approve" // by Approve, not SteerChange
 )
 
 // steered is what becomes of the change by a person's order.
@@ -425,7 +429,7 @@ func (f Fleet) steered(how ChangeOrder, clusters []string, now time.Time) (Chang
 		// The way back is the way there, with the anchors in each other's place:
 		// issuers are signed under both again before anything else.
 		c.From, c.To, c.Back, c.Held = c.To, c.From, !c.Back, false
-		c.Stage, c.StageAt, c.CanaryAt, c.ProvedAt, c.Proceed = StageBridge, now, time.Time{}, time.Time{}, false
+		c.Stage, c.StageAt, c.CanaryAt, c.ProvedAt, c.Proceed, c.Approval = StageBridge, now, time.Time{}, time.Time{}, false, nil
 	case ChangeAdvance:
 		if len(clusters) == 0 && c.Manual {
 			c.Proceed = true
@@ -434,7 +438,7 @@ func (f Fleet) steered(how ChangeOrder, clusters []string, now time.Time) (Chang
 		if len(clusters) == 0 {
 			return c, fmt.Errorf("name the clusters to go on without: --without CLUSTER; a stage that waits for nothing ends by itself, since the change was not begun with --manual: %w", ErrUnsupported)
 		}
-		c.Without = slices.Clone(c.Without)
+		c.Without, c.Approval = slices.Clone(c.Without), nil // who approved, had others in mind
 		for _, name := range clusters {
 			if !slices.ContainsFunc(f.Policy.Clusters, func(p Policy) bool { return p.Cluster == name }) {
 				return c, fmt.Errorf("cluster %q is not configured: %w", name, ErrUnsupported)

@@ -11,7 +11,7 @@ import (
 // has asked for, what is yet to be done, or what could not be seen, which I12 lists.
 func TestEachFindingCountsForAPromise(t *testing.T) {
 	none := []string{"NoAnchor", "NamespaceMissing", "WatchedOnly", "NotSeenYet", "NotSeenLately", "ClusterUnreachable", "ClusterDenied", "NotConverged",
-		"IssuerLoadUnknown", "WebhookUnseen", "WebhookServedUnknown", "WebhookCheckUnknown", "ProxiesStale", "RestartWaits", "TrustChangeHeld", "ConfigReloadFailed", "NotifyFailing", "DaemonNotRunning",
+		"IssuerLoadUnknown", "WebhookUnseen", "WebhookServedUnknown", "WebhookCheckUnknown", "ProxiesStale", "RestartWaits", "TrustChangeHeld", "ApprovalWanted", "ConfigReloadFailed", "NotifyFailing", "DaemonNotRunning",
 		"Paused", "MirrorFailed", "BackupFailed"}
 	doc, err := os.ReadFile("../docs/reference/findings.md")
 	if err != nil {

@@ -4,7 +4,7 @@ package rotation
 // keeps them in step with docs/reference/findings.md.
 func FindingIDs() []string {
 	return []string{
-		"AnchorEnds", "AnchorExpired", "AnchorExpiring", "AnchorKeyElsewhere", "AnchorNotRecovered", "AnchorNotRenewed",
+		"AnchorEnds", "AnchorExpired", "AnchorExpiring", "AnchorKeyElsewhere", "AnchorNotRecovered", "AnchorNotRenewed", "ApprovalWanted",
 		"BackupFailed", "BundleUnusable", "ClockSkew", "ClusterDenied", "ClusterUnreachable", "ConfigReloadFailed", "DaemonNotRunning", "Deposed",
 		"ForeignAnchorExpired", "ForeignAnchorExpiring", "IdentityTrustsOldDates", "IssuerBelowFloor", "IssuerExpired",
 		"IssuerLoadUnknown", "IssuerLost", "IssuerNotLoaded", "IssuerUnusable", "JournalFailed", "KeyExportable", "KeyUnfit",

@@ -84,6 +84,7 @@ type Reconciler struct {
 	change    *Change              // of the trust anchor; nil: none is under way
 	pauses    []Pause              // replaced, never changed: readers hold the old slice
 	waiting   []string             // what it waits for
+	wanted    time.Time            // since when a second person's approval is all of that; zero: it is not
 	nearer    nearer               // to its end
 	foreign   map[string]time.Time // anchors of clusters that are not the fleet's, by SHA-256, and when that was found
 	epoch     uint64

@@ -24,6 +24,9 @@ type TrustPolicy struct {
 	Restarts bool
 	// AtOnce is how many workloads of a cluster may be under way then; 0: one.
 	AtOnce int
+	// SecondPerson has a change retire nothing before somebody approves of it who is not
+	// the one that has it lead there.
+	SecondPerson bool
 }
 
 // Policy is what the configuration asks for in one cluster.

@@ -141,6 +141,20 @@ type RotationStatus struct {
 	ProgressAt *time.Time `json:"progressAt,omitempty"`
 	// Workloads is there from stage restart on, where all clusters could be counted.
 	Workloads *WorkloadsStatus `json:"workloads,omitempty"`
+	// Approval is there in stage retire, where the configuration asks for a second person,
+	// or one has approved.
+	Approval *ApprovalStatus `json:"approval,omitempty"`
+}
+
+// ApprovalStatus is how far a change is with a second person's approval; By, Reason and At
+// are absent until it is given.
+type ApprovalStatus struct {
+	Of     string     `json:"of"`              // what is to be retired, as certd trust approve takes it
+	Not    string     `json:"not"`             // whose approval does not count; "certd": anybody's does
+	Since  *time.Time `json:"since,omitempty"` // when everything else had come to its end; absent: it has not
+	By     string     `json:"by,omitempty"`
+	At     *time.Time `json:"at,omitempty"`
+	Reason string     `json:"reason,omitempty"`
 }
 
 // WorkloadsStatus counts what makes meshed pods, by how these come to trust the new

@@ -26,6 +26,7 @@ func (r *Reconciler) Status() FleetStatus {
 	}
 	if f.Change != nil {
 		s.Trust.Rotation.WaitingFor = append(s.Trust.Rotation.WaitingFor, r.waiting...)
+		f.wantApproval(&s, r.wanted)
 		s.Trust.Rotation.ProgressAt = wholeSecond(latest(*s.Trust.Rotation.ProgressAt, r.nearer.at))
 	}
 	s.Daemon = &DaemonStatus{Epoch: r.epoch}

@@ -29,6 +29,8 @@ func TestChangeOfTrust(t *testing.T) {
 	put(want)
 	want.Stage, want.StageAt, want.Without, want.ProvedAt = rotation.StageSpread, noon.Add(time.Hour), []string{"eu"}, noon.Add(2*time.Hour)
 	put(want)
+	want.TurnedBy, want.Approval = "kim@cli", &rotation.Approval{Actor: "lee@cli", Reason: "seen", At: noon.Add(3 * time.Hour)}
+	put(want)
 	ok(t, j.Close())
 	j = openTest(t, dir, Options{Reserve: -1})
 	if d := cmp.Diff(&want, must[*rotation.Change](t)(j.Change())); d != "" {
@@ -38,7 +40,7 @@ func TestChangeOfTrust(t *testing.T) {
 	if c := must[*rotation.Change](t)(j.Change()); c != nil {
 		t.Errorf("after its end: %+v", c)
 	}
-	if r := must[Report](t)(j.Verify()); r.Problem != "" || r.Entries != 3 {
+	if r := must[Report](t)(j.Verify()); r.Problem != "" || r.Entries != 4 {
 		t.Errorf("%+v", r)
 	}
 	ok(t, j.Close())
@@ -180,5 +182,55 @@ func TestSchema6IsMigrated(t *testing.T) {
 	}
 	j = must[*Journal](t)(open(dir, Options{Fleet: "acme", ReadOnly: true}, older))
 	check(j)
+	ok(t, j.Close())
+}
+
+// A journal of schema 7, of a certd whose changes nobody had to approve, is read as it is
+// and migrated by whoever writes; that certd may still read it, with an approval in it.
+func TestSchema7IsMigrated(t *testing.T) {
+	if order.Uint16([]byte{1, 0}) != 1 {
+		t.Skip("bbolt's files are in the byte order of the machine, and this one is little-endian")
+	}
+	dir, before := t.TempDir(), must[[]byte](t)(os.ReadFile(filepath.Join("testdata", "schema-7.db")))
+	path := writeJournal(t, dir, before)
+	want := rotation.Change{From: "g1", To: "g2", Stage: rotation.StageRetire, Actor: "lee@cli", Reason: "yearly", StartedAt: noon, StageAt: noon.Add(time.Hour), ProvedAt: noon.Add(2 * time.Hour)}
+	check := func(j *Journal) {
+		t.Helper()
+		if d := cmp.Diff(&want, must[*rotation.Change](t)(j.Change())); d != "" {
+			t.Errorf("change (-want +got):\n%s", d)
+		}
+		if p := must[[]rotation.PendingIntent](t)(j.Pending()); len(p) != 1 || p[0].Cluster != "us" {
+			t.Errorf("pending: %+v", p)
+		}
+	}
+	const head = "a8c7b3715ce2eea79a9d1b7ee18faf253d923c47b77a36f6fcf3ebc330b66db1"
+	j := openTest(t, dir, Options{ReadOnly: true})
+	check(j)
+	if r := must[Report](t)(j.Verify()); r.Problem != "" || r.Entries != 2 || r.Head != head {
+		t.Errorf("%+v", r)
+	}
+	ok(t, j.Close())
+	if !bytes.Equal(before, must[[]byte](t)(os.ReadFile(path))) {
+		t.Error("reading changed the file")
+	}
+	j = openTest(t, dir, Options{Reserve: -1})
+	check(j)
+	approved := want
+	approved.Approval = &rotation.Approval{Actor: "kim@cli", Reason: "seen", At: noon.Add(3 * time.Hour)}
+	step(t, j, rotation.Intent{Step: rotation.StepTrustChange, Actor: "kim@cli", Reason: "seen"}, rotation.Outcome{Result: rotation.OK, Change: &approved})
+	ok(t, j.Close())
+	if !bytes.Equal(before, must[[]byte](t)(os.ReadFile(path+".schema-7"))) {
+		t.Error("the copy from before is not what was there")
+	}
+	older := layout{version: 7, minReader: 4}
+	if _, err := open(dir, Options{Fleet: "acme", Reserve: -1}, older); !errors.Is(err, ErrNewer) {
+		t.Errorf("a certd of schema 7 writes: %v", err)
+	}
+	want = approved
+	j = must[*Journal](t)(open(dir, Options{Fleet: "acme", ReadOnly: true}, older))
+	check(j)
+	if r := must[Report](t)(j.Verify()); r.Problem != "" || r.Entries != 3 {
+		t.Errorf("%+v", r)
+	}
 	ok(t, j.Close())
 }

@@ -549,7 +549,7 @@ func TestSchema1IsMigrated(t *testing.T) {
 	// A certd of schema 1 would take webhooks' certificates for issuers.
 	for _, readOnly := range []bool{true, false} {
 		_, err := open(dir, Options{Fleet: "acme", ReadOnly: readOnly, Reserve: -1}, layout{version: 1, minReader: 1})
-		if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "schema 7") {
+		if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "schema 8") {
 			t.Errorf("a certd of schema 1, read-only %v: %v", readOnly, err)
 		}
 	}

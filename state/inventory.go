@@ -268,9 +268,7 @@ func (t *txn) putChange(c rotation.Change) error {
 	if c.Stage == "" {
 		return t.remove(bucketChanges, []byte(keyTrust))
 	}
-	r := changeRecord(c)
-	r.StartedAt, r.StageAt, r.CanaryAt, r.ProvedAt = utc(c.StartedAt), utc(c.StageAt), utc(c.CanaryAt), utc(c.ProvedAt)
-	_, err := t.put(bucketChanges, []byte(keyTrust), r)
+	_, err := t.put(bucketChanges, []byte(keyTrust), fromChange(c))
 	return err
 }
 
@@ -288,7 +286,7 @@ func (j *Journal) Change() (*rotation.Change, error) {
 	if err != nil || !found {
 		return nil, err
 	}
-	c := rotation.Change(r)
+	c := r.change()
 	return &c, nil
 }
 

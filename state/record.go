@@ -98,24 +98,52 @@ type certificateRecord struct {
 
 // changeRecord is a change of the trust anchor.
 type changeRecord struct {
-	From        string         `json:"from"`
-	To          string         `json:"to"`
-	Stage       rotation.Stage `json:"stage"`
-	Back        bool           `json:"back,omitempty"`
-	Held        bool           `json:"held,omitempty"`
-	Compromised bool           `json:"compromised,omitempty"` // since schema 4
-	Alone       bool           `json:"alone,omitempty"`       // since schema 4
-	Manual      bool           `json:"manual,omitempty"`      // since schema 4
-	Proceed     bool           `json:"proceed,omitempty"`     // since schema 4
-	Without     []string       `json:"without,omitempty"`
-	Behind      []string       `json:"behind,omitempty"` // since schema 4
-	Actor       string         `json:"actor"`
-	Reason      string         `json:"reason"`
-	StartedAt   time.Time      `json:"startedAt"`
-	StageAt     time.Time      `json:"stageAt"`
-	First       string         `json:"first,omitempty"` // since schema 4
-	CanaryAt    time.Time      `json:"canaryAt,omitzero"`
-	ProvedAt    time.Time      `json:"provedAt,omitzero"`
+	From        string          `json:"from"`
+	To          string          `json:"to"`
+	Stage       rotation.Stage  `json:"stage"`
+	Back        bool            `json:"back,omitempty"`
+	Held        bool            `json:"held,omitempty"`
+	Compromised bool            `json:"compromised,omitempty"` // since schema 4
+	Alone       bool            `json:"alone,omitempty"`       // since schema 4
+	Manual      bool            `json:"manual,omitempty"`      // since schema 4
+	Proceed     bool            `json:"proceed,omitempty"`     // since schema 4
+	Without     []string        `json:"without,omitempty"`
+	Behind      []string        `json:"behind,omitempty"` // since schema 4
+	Actor       string          `json:"actor"`
+	TurnedBy    string          `json:"turnedBy,omitempty"` // since schema 8
+	Reason      string          `json:"reason"`
+	StartedAt   time.Time       `json:"startedAt"`
+	StageAt     time.Time       `json:"stageAt"`
+	First       string          `json:"first,omitempty"` // since schema 4
+	CanaryAt    time.Time       `json:"canaryAt,omitzero"`
+	ProvedAt    time.Time       `json:"provedAt,omitzero"`
+	Approval    *approvalRecord `json:"approval,omitempty"` // since schema 8
+}
+
+type approvalRecord struct {
+	Actor  string    `json:"actor"`
+	Reason string    `json:"reason"`
+	At     time.Time `json:"at"`
+}
+
+func fromChange(c rotation.Change) changeRecord {
+	r := changeRecord{From: c.From, To: c.To, Stage: c.Stage, Back: c.Back, Held: c.Held, Compromised: c.Compromised, Alone: c.Alone, Manual: c.Manual, Proceed: c.Proceed,
+		Without: c.Without, Behind: c.Behind, Actor: c.Actor, TurnedBy: c.TurnedBy, Reason: c.Reason, First: c.First,
+		StartedAt: utc(c.StartedAt), StageAt: utc(c.StageAt), CanaryAt: utc(c.CanaryAt), ProvedAt: utc(c.ProvedAt)}
+	if a := c.Approval; a != nil {
+		r.Approval = &approvalRecord{Actor: a.Actor, Reason: a.Reason, At: utc(a.At)}
+	}
+	return r
+}
+
+func (r changeRecord) change() rotation.Change {
+	c := rotation.Change{From: r.From, To: r.To, Stage: r.Stage, Back: r.Back, Held: r.Held, Compromised: r.Compromised, Alone: r.Alone, Manual: r.Manual, Proceed: r.Proceed,
+		Without: r.Without, Behind: r.Behind, Actor: r.Actor, TurnedBy: r.TurnedBy, Reason: r.Reason, First: r.First,
+		StartedAt: r.StartedAt, StageAt: r.StageAt, CanaryAt: r.CanaryAt, ProvedAt: r.ProvedAt}
+	if a := r.Approval; a != nil {
+		c.Approval = &rotation.Approval{Actor: a.Actor, Reason: a.Reason, At: a.At}
+	}
+	return c
 }
 
 // pausesRecord is what people have asked to be left alone (since schema 6).

@@ -39,8 +39,9 @@ func TestFileFormat(t *testing.T) {
 	ca := rotation.WebhookCA{Cluster: "eu", Anchor: rotation.Anchor{ID: "w1", Key: "acme-webhook-eu-1", Backend: "vault", CreatedAt: noon, Certificate: &x509.Certificate{Raw: []byte("DER")}}}
 	step(t, j, rotation.Intent{Step: rotation.StepWebhook, Cluster: "eu", Actor: "certd", Reason: "due", Webhook: "proxy-injector"},
 		rotation.Outcome{Result: rotation.OK, Certificate: &webhook, WebhookCA: &ca})
-	change := rotation.Change{From: "g1", To: "g2", Stage: rotation.StageFinish, Back: true, Held: true, Compromised: true, Alone: true, Manual: true, Proceed: true, Without: []string{"us"}, Behind: []string{"us"}, Actor: "lee@cli", Reason: "drill",
-		StartedAt: noon, StageAt: noon.Add(time.Hour), First: "eu", CanaryAt: noon.Add(2 * time.Hour), ProvedAt: noon.Add(3 * time.Hour)}
+	change := rotation.Change{From: "g1", To: "g2", Stage: rotation.StageFinish, Back: true, Held: true, Compromised: true, Alone: true, Manual: true, Proceed: true, Without: []string{"us"}, Behind: []string{"us"}, Actor: "lee@cli", TurnedBy: "kim@cli", Reason: "drill",
+		StartedAt: noon, StageAt: noon.Add(time.Hour), First: "eu", CanaryAt: noon.Add(2 * time.Hour), ProvedAt: noon.Add(3 * time.Hour),
+		Approval: &rotation.Approval{Actor: "lee@cli", Reason: "seen", At: noon.Add(4 * time.Hour)}}
 	dual := issuer("eu", "04", noon.Add(time.Hour))
 	dual.Second = "g2"
 	step(t, j, rotation.Intent{Step: rotation.StepTrustChange, Actor: "lee@cli", Reason: "drill", Anchor: "g2"}, rotation.Outcome{Result: rotation.OK, Change: &change, Certificate: &dual})

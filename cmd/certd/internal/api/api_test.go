@@ -10,8 +10,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -88,7 +90,7 @@ func (s *scripted) Pause(_ context.Context, r PauseRequest) (PauseReply, error) 
 }
 
 func (s *scripted) ChangeTrust(_ context.Context, r ChangeRequest) (ChangeReply, error) {
-	return ChangeReply{Rotation: rotation.RotationStatus{Phase: string(r.Order)}, Steps: []string{r.Actor}}, nil
+	return ChangeReply{Rotation: rotation.RotationStatus{Phase: string(r.Order), Reason: r.Approves + " by " + r.ByID}, Steps: []string{r.Actor}}, nil
 }
 
 func (s *scripted) RenewTrust(_ context.Context, r RenewRequest) (RenewReply, error) {
@@ -415,5 +417,23 @@ func TestStoppingEndsRequestsInHand(t *testing.T) {
 	r.stop()
 	if _, err := os.Lstat(r.socket); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the socket is still there: %v", err)
+	}
+}
+
+// Who approves is whom the kernel names at the socket: what a client says of itself is not
+// heard, or refused.
+func TestNobodyApprovesInAnothersName(t *testing.T) {
+	r := serve(t, &scripted{})
+	id := "uid" + strconv.Itoa(os.Geteuid()) + "@cli"
+	reply, err := NewClient(r.socket).ChangeTrust(t.Context(), ChangeRequest{Order: rotation.ChangeApprove, Approves: "g1", Actor: "kim@cli", ByID: "uid64242@cli"})
+	if err != nil || reply.Rotation.Reason != "g1 by "+id || len(reply.Steps) != 1 || reply.Steps[0] != Self() {
+		t.Errorf("%+v, %v", reply, err)
+	}
+	h := NewServer(&scripted{}, slog.New(slog.DiscardHandler)).handler(r.socket)
+	w := httptest.NewRecorder()
+	req := httptest.NewRequestWithContext(context.WithValue(t.Context(), peerKey{}, peer{uid: uint32(os.Geteuid())}), "POST", "/v1/trust/change", strings.NewReader(`{"order": "approve", "approves": "g1", "actor": "", "dryRun": false, "byID": "uid64242@cli"}`))
+	h.ServeHTTP(deadlines{w}, req)
+	if w.Code != 400 || !strings.Contains(w.Body.String(), "byID") {
+		t.Errorf("a number of the client's own: %d, %s", w.Code, w.Body)
 	}
 }

@@ -46,11 +46,19 @@ func peerOf(conn *net.UnixConn) peer {
 // actor is who the journal says asked: "lee@cli", or "uid1000@cli" where the
 // system has no name for the user.
 func (p peer) actor() string {
-	id := strconv.FormatUint(uint64(p.uid), 10)
-	if u, err := user.LookupId(id); err == nil && u.Username != "" {
+	if u, err := user.LookupId(strconv.FormatUint(uint64(p.uid), 10)); err == nil && u.Username != "" {
 		return u.Username + "@cli"
 	}
-	return "uid" + id + "@cli"
+	return p.byID()
+}
+
+// byID is the same actor by the number that the kernel gave, whatever its name.
+func (p peer) byID() string { return "uid" + strconv.FormatUint(uint64(p.uid), 10) + "@cli" }
+
+// byID is who is at the other end of the connection that a request came by.
+func byID(ctx context.Context) string {
+	who, _ := ctx.Value(peerKey{}).(peer)
+	return who.byID()
 }
 
 // groups are those the peer belongs to, its own first.

@@ -116,8 +116,8 @@ func (s *Server) handler(socket string) http.Handler {
 		return s.service.RenewTrust(ctx, r)
 	}))
 	mux.HandleFunc("POST /v1/trust/change", write(s, func(ctx context.Context, r ChangeRequest, actor string) (any, error) {
-		r.Actor = actor
-		s.log.Info("request", "what", "trust "+string(r.Order), "actor", actor, "without", r.Without, "reason", r.Reason, "dry_run", r.DryRun)
+		r.Actor, r.ByID = actor, byID(ctx)
+		s.log.Info("request", "what", "trust "+string(r.Order), "actor", actor, "without", r.Without, "approves", r.Approves, "reason", r.Reason, "dry_run", r.DryRun)
 		reply, err := s.service.ChangeTrust(ctx, r)
 		if err != nil {
 			err = answer{scrub(err.Error(), r.Token), err}

@@ -167,11 +167,16 @@ type ChangeRequest struct {
 	Manual bool `json:"manual,omitempty"`
 	// Outsiders: for rotate: whom the meshes talk to, and whom certd does not look
 	// after, has been seen to.
-	Outsiders bool   `json:"outsiders,omitempty"`
-	Actor     string `json:"actor"`
-	Reason    string `json:"reason,omitempty"`
-	Token     string `json:"token,omitempty"`
-	DryRun    bool   `json:"dryRun"`
+	Outsiders bool `json:"outsiders,omitempty"`
+	// Approves: for approve: what is retired, a generation or "adopted".
+	Approves string `json:"approves,omitempty"`
+	Actor    string `json:"actor"`
+	// ByID is the actor by the number of the peer's user, also where that has a name; set
+	// by the server.
+	ByID   string `json:"-"`
+	Reason string `json:"reason,omitempty"`
+	Token  string `json:"token,omitempty"`
+	DryRun bool   `json:"dryRun"`
 }
 
 // ChangeReply says what the change is now or, in a dry run, would be.

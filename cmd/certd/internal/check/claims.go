@@ -111,7 +111,7 @@ func Claims() []Claim {
 		{ID: "identity-anchor-dates", Category: CategoryTrust, Says: "linkerd-identity has loaded the anchor's latest dates", Findings: []string{"IdentityTrustsOldDates"}, judge: (*judgement).eachSeen},
 		{ID: "proxies-bundle", Category: CategoryTrust, Says: "meshed pods trust the bundle, and nothing else", Findings: []string{"ProxiesStale"}, judge: (*judgement).proxies},
 		{ID: "proxies-text", Category: CategoryTrust, Says: "`linkerd check --proxy` finds the bundle's very text in pods", judge: (*judgement).proxiesText},
-		{ID: "trust-change", Category: CategoryTrust, Says: "no change of the trust anchor needs anybody", Findings: []string{"TrustChangeHeld", "TrustChangeWithout", "TrustCompromised", "LeftBehind"}, judge: (*judgement).eachSeen},
+		{ID: "trust-change", Category: CategoryTrust, Says: "no change of the trust anchor needs anybody", Findings: []string{"TrustChangeHeld", "ApprovalWanted", "TrustChangeWithout", "TrustCompromised", "LeftBehind"}, judge: (*judgement).eachSeen},
 
 		{ID: "issuer-usable", Category: CategoryIssuers, Says: "certificate, key and ca.crt are there and fit", Findings: []string{"IssuerUnusable", "IssuerLost"}, Pre: true, judge: (*judgement).issuerUsable},
 		{ID: "issuer-algorithm", Category: CategoryIssuers, Says: "the issuer is ECDSA P-256", Pre: true, judge: (*judgement).issuerAlgorithm},

@@ -49,6 +49,17 @@ func (a *App) completeReceivers(cmd *cobra.Command, args []string, _ string) ([]
 	return list, cobra.ShellCompDirectiveNoFileComp
 }
 
+// completeApproval offers what waits for an approval.
+func (a *App) completeApproval(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	var list []cobra.Completion
+	if st, err := a.askStatus(cmd); err == nil && len(args) == 0 && st.Trust.Rotation != nil {
+		if p := st.Trust.Rotation.Approval; p != nil && p.By == "" {
+			list = append(list, p.Of)
+		}
+	}
+	return list, cobra.ShellCompDirectiveNoFileComp
+}
+
 // askClusters asks the daemon only.
 func (a *App) askClusters(cmd *cobra.Command) []rotation.ClusterStatus {
 	st, err := a.askStatus(cmd)

@@ -209,6 +209,14 @@ func (s *scripted) ChangeTrust(_ context.Context, r api.ChangeRequest) (api.Chan
 			return reply, fmt.Errorf("trust advance: name the clusters to go on without: --without CLUSTER: %w", api.ErrUsage)
 		}
 		next.Without = r.Without
+	case rotation.ChangeApprove:
+		if r.Approves != now.From {
+			return reply, fmt.Errorf("trust approve: %q is not what is retired: the change from %s to %s retires %s: %w", r.Approves, now.From, now.To, now.From, api.ErrUsage)
+		}
+		if r.Reason == "mine" {
+			return reply, fmt.Errorf("trust approve: approve that g1 is retired: lee@cli began the change, and so it takes somebody else: %w", api.ErrDenied)
+		}
+		next.Approval = &rotation.ApprovalStatus{Of: now.From, Not: "lee@cli", By: "kim@cli", At: after(0), Reason: r.Reason}
 	}
 	reply.Rotation = next
 	if !r.DryRun {

@@ -32,7 +32,8 @@ and none refuses another:
   4 restart   pods that hold the old anchor are created anew. certd restarts Linkerd's control plane; for the others
               certd status and certd trust status name what to restart
   5 finish    issuers are under the new anchor alone: in one cluster first, then everywhere
-  6 retire    nothing trusts or uses the old anchor; its key stays in the key backend until a person destroys it
+  6 retire    nothing trusts or uses the old anchor; its key stays in the key backend until a person destroys it.
+              Where the configuration has approvals.retire: 2, this waits for somebody else than you: certd trust approve
 
 Where clusters were taken over (certd adopt) whose trust anchor's key certd does not have, these are brought to the
 fleet's anchor first, each from its own, and no new one is made if the fleet has one.
@@ -259,6 +260,9 @@ func (v style) changeLines(st rotation.FleetStatus) []string {
 	if len(r.Without) > 0 {
 		lines = append(lines, v.wrap("  ", "  ", "nobody waits for "+v.clean(strings.Join(r.Without, ", ")))...)
 	}
+	if text := approvalText(v, r.Approval); text != "" {
+		lines = append(lines, v.wrap("  ", "  ", text)...)
+	}
 	if w := workloadLines(v, st); len(w) > 0 {
 		lines = append(append(lines, "", "Workloads"), w...)
 	}
@@ -363,6 +367,9 @@ func (v statusView) changeStages() []string {
 		}
 		lines = append(lines, v.wrap(lead, "                 ", v.clean(w))...)
 	}
+	if text := approvalText(v.style, r.Approval); text != "" {
+		lines = append(lines, v.wrap("  approval     ", "               ", text)...)
+	}
 	safe := "yes: whatever certd does or does not do now, pods accept each other"
 	switch {
 	case r.Compromised:
@@ -376,6 +383,9 @@ func (v statusView) changeStages() []string {
 		steer = "certd trust resume"
 	}
 	lines = append(append(lines, v.next("certd trust status")...), v.next(steer)...)
+	if a := r.Approval; a != nil && a.By == "" {
+		lines = append(lines, v.next("certd trust approve "+v.clean(a.Of))...)
+	}
 	if !r.Compromised {
 		lines = append(lines, v.next("certd trust rollback")...)
 	}
@@ -468,7 +478,59 @@ through, their workloads and those of the clusters left behind refuse each other
 brought along. The change does not end, and the old anchor is not retired, before they are: unless the same is said
 again in its last stage. Then they are left behind with the old anchor, which is not signed with anywhere else, and are
 brought along by a change of their own when they answer. Its key must not be destroyed before.`, "none: the clusters are brought along as soon as they answer"),
+		a.approveCommand(),
 	}
+}
+
+// approveCommand names what is approved, so that nobody approves something else than
+// what they have read.
+func (a *App) approveCommand() *cobra.Command {
+	cmd := a.steerCommand(rotation.ChangeApprove, "Approve, as a second person, that a change retires the old trust anchor", `Where the configuration has approvals.retire: 2, a change of the trust anchor does not end, and the old anchor is not
+retired, before somebody has approved that who is not the one who began it or, where it was turned around, did that last.
+From then on nothing leads back to the old anchor.
+
+ID is what is retired, as certd trust status names it: a generation such as g1, or "adopted" for the anchors that
+clusters came with. It can be approved from the beginning of stage 6, retire, on, and counts when the stage has come to
+its end. An approval is void when the change is turned around, goes back to an earlier stage, or goes on without another
+cluster. A --compromised change waits for nobody.
+
+Two people are two users of the host that certd runs on, as the kernel tells them apart at the admin socket. Whoever may
+become another user, edit the configuration or write certd's files needs no second person.`, "certd trust rollback, until the change has ended")
+	cmd.Use, cmd.ValidArgsFunction = "approve ID", a.completeApproval
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return hinted{errors.New("trust approve takes what is to be retired, as certd trust status names it"), api.ErrUsage, "certd trust status"}
+		}
+		return nil
+	}
+	cmd.Example = "  certd trust status\n  certd trust approve g1 --reason \"seen by both of us\""
+	return cmd
+}
+
+// approvalText says who has approved that something is retired, or who is to; "" where
+// nobody needs to.
+func approvalText(v style, a *rotation.ApprovalStatus) string {
+	switch {
+	case a == nil:
+		return ""
+	case a.By != "":
+		text := v.clean(a.By) + " has approved that " + v.clean(a.Of) + " is retired"
+		if a.At != nil {
+			text += ", at " + v.when(*a.At)
+		}
+		if a.Reason != "" {
+			text += ": " + v.clean(a.Reason)
+		}
+		return text
+	}
+	who := "somebody else than " + v.clean(a.Not)
+	if a.Not == "certd" {
+		who = "a person"
+	}
+	if a.Since != nil {
+		return "nothing but that is waited for since " + v.when(*a.Since)
+	}
+	return who + " is to approve that " + v.clean(a.Of) + " is retired, now or later"
 }
 
 func (a *App) steerCommand(how rotation.ChangeOrder, short, long, undo string) *cobra.Command {
@@ -477,8 +539,8 @@ func (a *App) steerCommand(how rotation.ChangeOrder, short, long, undo string) *
 	var dryRun, yes bool
 	cmd := &cobra.Command{
 		Use: string(how), Short: short, Long: long, Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.steer(cmd.Context(), api.ChangeRequest{Order: how, Without: without, Reason: reason}, dryRun, yes, undo)
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.steer(cmd.Context(), api.ChangeRequest{Order: how, Without: without, Approves: strings.Join(args, ""), Reason: reason}, dryRun, yes, undo)
 		},
 	}
 	f := cmd.Flags()
@@ -515,6 +577,9 @@ func (a *App) steer(ctx context.Context, req api.ChangeRequest, dryRun, yes bool
 		if req.Order == rotation.ChangeAdvance && len(req.Without) == 0 {
 			question = fmt.Sprintf("End stage %s when nothing stands against it, and begin the next?", s.clean(would.Rotation.Stage))
 		}
+		if req.Order == rotation.ChangeApprove {
+			question = fmt.Sprintf("Have %s retired when the change from %s to %s ends? Nothing leads back to it from then on.", s.clean(req.Approves), s.clean(sideName(would.Rotation.From)), s.clean(sideName(would.Rotation.To)))
+		}
 		if len(req.Without) > 0 {
 			question = fmt.Sprintf("Go on without %s? Their workloads and the others' will refuse each other until they are back.", s.clean(strings.Join(req.Without, ", ")))
 		}
@@ -530,6 +595,9 @@ func (a *App) steer(ctx context.Context, req api.ChangeRequest, dryRun, yes bool
 		return a.needsDaemon(err)
 	}
 	a.tell(s.wrap(s.mark(markOK)+" ", "  ", s.clean(changeHead(reply.Rotation)))...)
+	if text := approvalText(s, reply.Rotation.Approval); text != "" {
+		a.tell(s.wrap("  ", "  ", text)...)
+	}
 	a.aside(s.next("certd trust status")...)
 	a.aside("  Undo: " + undo)
 	return nil

@@ -361,12 +361,17 @@ func (l layers) culprit(problem string) *node {
 
 func (b *builder) trust(fleet layers) {
 	trust := rotation.TrustPolicy{
-		Lifetime:    b.value(fleet, b.table, "trust", "lifetime").duration,
-		RenewBefore: b.value(fleet, b.table, "trust", "renewBefore").duration,
-		Backdate:    anchorBackdate,
-		Renews:      b.text(fleet, "trust", "onDue") == "renew",
-		Restarts:    b.text(fleet, "trust", "restartWorkloads") == "auto",
-		AtOnce:      b.value(fleet, b.table, "trust", "restartsAtOnce").count,
+		Lifetime:     b.value(fleet, b.table, "trust", "lifetime").duration,
+		RenewBefore:  b.value(fleet, b.table, "trust", "renewBefore").duration,
+		Backdate:     anchorBackdate,
+		Renews:       b.text(fleet, "trust", "onDue") == "renew",
+		Restarts:     b.text(fleet, "trust", "restartWorkloads") == "auto",
+		AtOnce:       b.value(fleet, b.table, "trust", "restartsAtOnce").count,
+		SecondPerson: b.value(fleet, b.table, "approvals", "retire").count == 2,
+	}
+	if trust.SecondPerson && slices.ContainsFunc(b.config.Clusters, func(c Cluster) bool { return c.InCluster }) {
+		b.config.Warnings.add(fleet.at("approvals", "retire"), "approvals.retire", "is 2, and certd runs in a pod (inCluster): all who may kubectl exec into it are one user there, so that a change of the trust anchor may wait for ever; "+
+			"run certd on a host whose users are people, or leave it at 1")
 	}
 	if k := b.config.Keys; k.Vault != nil && k.Vault.PKI != nil {
 		trust.Renews = false // the root is Vault's, and renewed there

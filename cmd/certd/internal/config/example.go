@@ -34,6 +34,9 @@ trust:
   restartWorkloads: ask           # or auto, while the anchor is changed; needs deploy/rbac/certd-restart-workloads.yaml
   restartsAtOnce: 1               # with auto, how many workloads of a cluster; the first goes ahead alone
 
+approvals:
+  retire: 1                       # or 2: a change retires the old anchor when a second person approves (certd trust approve)
+
 defaults:                         # what holds in every cluster; groups override it, then the cluster
   timeZone: UTC
   linkerd:

@@ -82,6 +82,20 @@ func TestDefaultsHoldWhenLeftOut(t *testing.T) {
 	}
 }
 
+// A second person is asked for where the file says 2; in a pod there is none to be found.
+func TestASecondPersonIsConfigured(t *testing.T) {
+	for text, want := range map[string]bool{"": false, "approvals: {}\n": false, "approvals: {retire: 1}\n": false, "approvals: {retire: 2}\n": true} {
+		c := loaded(t, write(t, map[string]string{"certd.yaml": text + minimal}))
+		if got := c.Fleet().Trust.SecondPerson; got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+		c = loaded(t, write(t, map[string]string{"certd.yaml": text + minimal + "  - {name: home, inCluster: true}\n"}))
+		if warned := strings.Contains(fmt.Sprint(c.Warnings), "certd.yaml:1:21: approvals.retire: is 2, and certd runs in a pod"); warned != want {
+			t.Errorf("%q in a pod: %s", text, c.Warnings)
+		}
+	}
+}
+
 func TestClusterOverridesGroupOverridesDefaults(t *testing.T) {
 	path := write(t, map[string]string{"certd.yaml": minimal + `  - {name: west, labels: {tier: prod, region: us}, directory: west, issuer: {backdate: 5m}}
   - {name: no, labels: {tier: prod}, inCluster: true, timeZone: Europe/Oslo}

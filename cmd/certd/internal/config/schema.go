@@ -95,7 +95,7 @@ func objectSchema(s map[string]any, fields []field, oneOf []string) {
 	properties := map[string]any{}
 	required := []string{}
 	for _, f := range fields {
-		if f.later {
+		if f.refused != "" {
 			continue
 		}
 		properties[f.name] = f.schema()

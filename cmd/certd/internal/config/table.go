@@ -19,8 +19,8 @@ type field struct {
 	min, max time.Duration // for kindDuration; max 0 is 100 years
 	most     int           // for kindCount: from 1 to this
 	required bool
-	later    bool // refused until its feature is built
-	filled   bool // for kindList, kindDomains and kindWords: not empty
+	refused  string // why nobody can have it; it is in no schema
+	filled   bool   // for kindList, kindDomains and kindWords: not empty
 }
 
 type kind int
@@ -82,7 +82,10 @@ func root() field {
 			{name: "to", kind: kindDate, required: true, doc: "The last day."},
 			{name: "reason", kind: kindText, doc: "Why, for status."},
 		}},
-		{name: "approvals", later: true},
+		{name: "approvals", kind: kindObject, doc: "How many people it takes for what cannot be undone.", fields: []field{
+			{name: "retire", kind: kindCount, builtin: "1", most: 2, doc: "To retire a trust anchor, the end of a change of it: 2 has the change wait for certd trust approve by somebody else than who began it."},
+			{name: "restore", refused: "can wait for nobody: certd restore replaces the files of a certd that does not run, and whoever may write them can do that without certd, too; leave it out"},
+		}},
 		{name: "clusters", kind: kindList, fields: clusterFields(), oneOf: clusterTargets(), doc: "The clusters of the fleet."},
 		{name: "clustersDir", kind: kindPath, doc: "Folder with more clusters, one in each .yaml file."},
 		{name: "backup", kind: kindObject, doc: "Copies of the journal that the daemon makes; none if left out.", fields: []field{
@@ -256,11 +259,11 @@ func (f field) sub(name string) *field {
 	return nil
 }
 
-// names lists the fields that are built.
+// names lists the fields that can be had.
 func (f field) names() []string {
 	var names []string
 	for _, sub := range f.fields {
-		if !sub.later {
+		if sub.refused == "" {
 			names = append(names, sub.name)
 		}
 	}

@@ -348,8 +348,8 @@ func (d *decoder) entry(entry *ast.MappingValueNode, out *node, seen map[string]
 		case known == nil:
 			d.problems.add(at, path, "unknown field%s", didYouMean(key, out.names()))
 			return
-		case known.later:
-			d.problems.add(at, path, "not supported yet")
+		case known.refused != "":
+			d.problems.add(at, path, "%s", known.refused)
 			return
 		}
 		f = *known

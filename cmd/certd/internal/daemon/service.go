@@ -251,6 +251,11 @@ func (s *running) ChangeTrust(ctx context.Context, req api.ChangeRequest) (api.C
 	if req.DryRun {
 		steer = func() (rotation.Change, error) { return s.reconciler.CanSteer(req.Order, req.Without) }
 	}
+	if req.Order == rotation.ChangeApprove {
+		steer = func() (rotation.Change, error) {
+			return s.reconciler.Approve(req.Approves, rotation.Person{Actor: req.Actor, ByID: req.ByID}, cmp.Or(req.Reason, "asked for"), req.DryRun)
+		}
+	}
 	c, err := steer()
 	switch {
 	case errors.Is(err, rotation.ErrNotNow):
