@@ -115,11 +115,13 @@ func (b block) kind() string {
 	return "a block in " + b.lang
 }
 
-// typedBy are blocks whose commands need API servers, and which test types them there.
+// typedBy are blocks whose commands need API servers, or two people, and which test types
+// them there.
 func typedBy(b block) (test string, args []string) {
 	for _, row := range [][]string{
 		{"docs/how-to/expired.md", "certd rotate webhooks", "TestNoAdmissionFails", "rotate", "webhooks"},
 		{"docs/how-to/webhooks.md", "certd rotate webhooks", "TestNoAdmissionFails", "rotate", "webhook-ca"},
+		{"docs/how-to/trust-anchor.md", "certd trust approve", "TestTwoUsersOfAHostRetireAnAnchor", "trust", "approve"},
 	} {
 		if b.page == row[0] && strings.HasPrefix(b.text, row[1]) {
 			return row[2], row[3:]

@@ -41,23 +41,24 @@ type hard struct {
 	deaths   int
 	haste    int // how many times as dense as usual is what goes wrong, and how much shorter; 0: it is usual
 	// Effects so far, and at which of them certd dies; nil: chance decides.
-	effects int
-	fatal   []int
-	plan    *plan // instead of chance; nil: there is none
-	faults  faults
-	clocks  clocks
-	ways    map[string]*mortalCluster // to each cluster
-	ill     map[string]*illness       // by key
-	took    bool                      // the write that the last intent was for, whatever certd was told of it
-	epochs  map[string]uint64
-	certs   map[string]int // how many are in the issuer, by cluster
-	first   string         // whose issuer has first given up the second in this change, "": none has; and when
-	firstAt time.Time
-	without map[string]bool // clusters that a change goes on without, by a person's word
-	turns   int             // how often a change may yet be turned around; negative: it does not matter
-	trace   []string        // the last of what happened
-	sum     hash.Hash
-	bad     []string
+	effects   int
+	fatal     []int
+	plan      *plan // instead of chance; nil: there is none
+	faults    faults
+	clocks    clocks
+	ways      map[string]*mortalCluster // to each cluster
+	ill       map[string]*illness       // by key
+	took      bool                      // the write that the last intent was for, whatever certd was told of it
+	epochs    map[string]uint64
+	certs     map[string]int // how many are in the issuer, by cluster
+	first     string         // whose issuer has first given up the second in this change, "": none has; and when
+	firstAt   time.Time
+	without   map[string]bool // clusters that a change goes on without, by a person's word
+	turns     int             // how often a change may yet be turned around; negative: it does not matter
+	approvals approvals
+	trace     []string // the last of what happened
+	sum       hash.Hash
+	bad       []string
 }
 
 // died is what a process that is killed leaves on the stack.
@@ -107,6 +108,7 @@ func (j mortalJournal) Begin(in rotation.Intent) (uint64, error) {
 	}
 	j.h.took = false
 	id, err := j.Journal.Begin(in)
+	j.h.approvals.intends(id, in)
 	j.h.mayDie()
 	return id, err
 }
@@ -120,7 +122,11 @@ func (j mortalJournal) Finish(id uint64, out rotation.Outcome) error {
 	if out.Result == rotation.Failed && j.h.took {
 		j.h.wrong("the journal is told that intent %d came to nothing (%s), and the object was written", id, out.Detail)
 	}
+	was, _ := j.Journal.Change()
 	err := j.Journal.Finish(id, out)
+	if err == nil {
+		j.h.notes(id, was, out)
+	}
 	j.h.mayDie()
 	return err
 }
@@ -508,7 +514,7 @@ func (h *hard) steer() {
 	default:
 		h.turns--
 	}
-	_, err := h.loop.SteerChange(order, nil, "lee@cli", "drill")
+	_, err := h.loop.SteerChange(order, nil, h.somebody(), "drill")
 	h.say("somebody says %s: %t", order, err == nil)
 	if err == nil && order == rotation.ChangeRollback {
 		h.first = ""
@@ -622,6 +628,11 @@ func (h *hard) calm() {
 			if r := h.loop.Status().Trust.Rotation; r.Held {
 				_, err := h.loop.SteerChange(rotation.ChangeResume, nil, "lee@cli", "it is calm")
 				h.say("it goes on: %t", err == nil)
+			}
+			if a := h.loop.Status().Trust.Rotation.Approval; a != nil && a.By == "" {
+				for _, who := range people {
+					h.approves(who, a.Of)
+				}
 			}
 		}
 		for until := h.now.Add(12 * time.Hour); h.now.Before(until); {

@@ -34,6 +34,7 @@ func newHardChange(t testing.TB, seed uint64) *hard {
 		}
 	}
 	h.turns = kind.IntN(3)
+	h.needApproval(&p)
 	h.enter(p)
 	return h
 }
@@ -47,6 +48,7 @@ func hardChange(t testing.TB, seed uint64) *hard {
 	h.settle()
 	h.afflict()
 	h.at(h.now.Add(time.Duration(h.chance.IntN(60))*time.Minute), h.beginChange)
+	h.approve()
 	if seed%2 == 0 {
 		h.at(h.now.Add(time.Duration(h.chance.IntN(120))*time.Minute), func() {
 			if h.loop != nil {
@@ -90,6 +92,7 @@ func TestHardChanges(t *testing.T) {
 	for seed := range run.Seeds() {
 		h := shrunkLife(t, func() *hard { return hardChange(t, seed) })
 		h.report(t)
+		run.Add("approved", uint64(h.approvals.given))
 		t.Logf("seed %d, over %s, %d changes, killed %d times, %s", seed, h.now.Sub(begin), h.changes, h.deaths, hex.EncodeToString(h.sum.Sum(nil))[:12])
 		if t.Failed() {
 			break
