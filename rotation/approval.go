@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// adoptedAnchors stands for what clusters came with that were taken over, where a person
+// AdoptedAnchors stands for what clusters came with that were taken over, where a person
 // names what is retired: those anchors are several, and have no generation in common.
-const adoptedAnchors = "adopted"
+const AdoptedAnchors = "adopted"
 
 // Approval is a second person's word that a change may retire what it leads away from.
 // It counts for the stage retire in which it was given, and for the clusters that nobody
@@ -44,13 +44,13 @@ func (p Person) unlike(actor, did string) error {
 }
 
 // retires is what is retired when the change has ended, by the word that a person names it
-// with: a generation, or adoptedAnchors; "" if nothing is.
+// with: a generation, or AdoptedAnchors; "" if nothing is.
 func (c Change) retires() string {
 	switch {
 	case c.adopts() && c.Back: // the fleet's own anchor is there for the next try
 		return ""
 	case c.adopts():
-		return adoptedAnchors
+		return AdoptedAnchors
 	}
 	return c.From
 }
@@ -106,7 +106,7 @@ func (f Fleet) approved(id string, who Person, reason string, now time.Time) (Ch
 		return c, fmt.Errorf("%s needs nobody's approval: %s counts as compromised, and turning away from it waits for nobody: %w", what, c.from(), ErrNotNow)
 	case c.retires() == "":
 		return c, fmt.Errorf("%s retires nothing, since it was turned around by %s: %w", what, c.first(), ErrNotNow)
-	case id != c.retires() && c.TurnedBy != "" && (id == c.To || id == adoptedAnchors):
+	case id != c.retires() && c.TurnedBy != "" && (id == c.To || id == AdoptedAnchors):
 		return c, fmt.Errorf("%s is not retired any more: the change was turned around by %s, and leads to it; what it retires is %s: %w", id, c.TurnedBy, c.retires(), ErrUnsupported)
 	case id != c.retires():
 		return c, fmt.Errorf("%q is not what is retired: %s retires %s: %w", id, what, c.retires(), ErrUnsupported)

@@ -510,13 +510,17 @@ become another user, edit the configuration or write certd's files needs no seco
 // approvalText says who has approved that something is retired, or who is to; "" where
 // nobody needs to.
 func approvalText(v style, a *rotation.ApprovalStatus) string {
-	switch {
-	case a == nil:
+	if a == nil {
 		return ""
-	case a.By != "":
-		text := v.clean(a.By) + " has approved that " + v.clean(a.Of) + " is retired"
+	}
+	of := v.clean(a.Of)
+	if of == rotation.AdoptedAnchors {
+		of = sideName("")
+	}
+	if a.By != "" {
+		text := v.clean(a.By) + " has approved that " + of + " is retired"
 		if a.At != nil {
-			text += ", at " + v.when(*a.At)
+			text += ", " + v.when(*a.At)
 		}
 		if a.Reason != "" {
 			text += ": " + v.clean(a.Reason)
@@ -528,9 +532,9 @@ func approvalText(v style, a *rotation.ApprovalStatus) string {
 		who = "a person"
 	}
 	if a.Since != nil {
-		return "nothing but that is waited for since " + v.when(*a.Since)
+		return "nothing but approval is waited for since " + v.when(*a.Since)
 	}
-	return who + " is to approve that " + v.clean(a.Of) + " is retired, now or later"
+	return who + " is to approve that " + of + " is retired, and can do so now"
 }
 
 func (a *App) steerCommand(how rotation.ChangeOrder, short, long, undo string) *cobra.Command {

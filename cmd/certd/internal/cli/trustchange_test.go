@@ -41,3 +41,33 @@ func TestWorkloadsOfAChangeOnTheScreen(t *testing.T) {
 		})
 	}
 }
+
+// That a change waits for a second person is told with what to type, before nothing else is
+// waited for, from then on, and who it was once somebody has approved.
+func TestAnApprovalOnTheScreen(t *testing.T) {
+	plain := style{zone: berlin(t), now: now, width: 80}
+	for _, row := range []struct {
+		name     string
+		approval rotation.ApprovalStatus
+		waits    []string
+	}{
+		{"early", rotation.ApprovalStatus{Of: "g1", Not: "lee@cli"}, []string{"leaves from before end by Mon 23 Nov 2026 11:00 UTC"}},
+		{"wanted", rotation.ApprovalStatus{Of: "g1", Not: "lee@cli", Since: after(-26 * time.Hour)}, []string{"approval by a second person, not lee@cli: certd trust approve g1"}},
+		{"given", rotation.ApprovalStatus{Of: "g1", Not: "lee@cli", By: "kim@cli", At: after(-time.Hour), Reason: "seen\x1b[2J by both"}, []string{"leaves from before end by Mon 23 Nov 2026 11:00 UTC"}},
+		{"certd", rotation.ApprovalStatus{Of: "adopted", Not: "certd"}, []string{"leaves from before end by Mon 23 Nov 2026 11:00 UTC"}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			st := healthy("prod-eu-1", "prod-us-1")
+			st.Trust.Rotation = &rotation.RotationStatus{Phase: "retire", Stage: "retire", Number: 6, Of: 6, SafeToStop: true, From: "g1", To: "g2", Actor: "lee@cli", Reason: "yearly",
+				StageAt: after(-50 * time.Hour), WaitingFor: row.waits, Approval: &row.approval}
+			lines := plain.changeLines(st)
+			lines = append(append(lines, ""), statusView{style: plain, doc: st}.changeStages()...)
+			for _, l := range lines {
+				if problem := misfit(l, plain); problem != "" {
+					t.Errorf("%s in %q", problem, l)
+				}
+			}
+			golden(t, "change-approval-"+row.name, lines)
+		})
+	}
+}

@@ -314,6 +314,9 @@ func TestStagesOfAChange(t *testing.T) {
 		{"restarting", func(r *rotation.RotationStatus) { r.Number, r.Stage, r.Phase = 4, "restart", "restart" }, "create done g2; bridge done 4 of 4 clusters; spread done 2 of 4 clusters; restart now 324 of 486 proxies; finish later; retire later", "info", ""},
 		{"compromised", func(r *rotation.RotationStatus) { r.Number, r.Stage, r.Compromised = 4, "restart", true }, "create done g2; bridge left out; spread left out; restart now 324 of 486 proxies; finish later; retire later", critical, "certd trust status"},
 		{"last stage", func(r *rotation.RotationStatus) { r.Number, r.Stage = 6, "retire" }, "create done g2; bridge done 4 of 4 clusters; spread done 2 of 4 clusters; restart done 324 of 486 proxies; finish done 0 of 4 clusters; retire now 0 of 4 clusters", "info", ""},
+		{"to be approved", func(r *rotation.RotationStatus) {
+			r.Number, r.Stage, r.Approval = 6, "retire", &rotation.ApprovalStatus{Of: "g1", Not: "lee@cli", Since: &now}
+		}, "create done g2; bridge done 4 of 4 clusters; spread done 2 of 4 clusters; restart done 324 of 486 proxies; finish done 0 of 4 clusters; retire now 0 of 4 clusters", warning, "certd trust approve g1 # by a second person"},
 	} {
 		st := changing().status
 		row.change(st.Trust.Rotation)

@@ -137,7 +137,7 @@ func (d drawing) change(r rotation.RotationStatus) *change {
 	switch {
 	case r.Compromised:
 		c.State = critical
-	case r.Held || len(r.Without) > 0:
+	case r.Held || len(r.Without) > 0 || r.Approval != nil && r.Approval.Since != nil:
 		c.State = warning
 	}
 	for _, name := range r.Without {
@@ -172,6 +172,9 @@ func (d drawing) change(r rotation.RotationStatus) *change {
 		c.Commands = append(c.Commands, d.command("certd trust resume")+" # go on")
 	case !r.Compromised:
 		c.Commands = append(c.Commands, d.command("certd trust hold")+" # stay where it is", d.command("certd trust rollback")+" # turn around")
+	}
+	if a := r.Approval; a != nil && a.By == "" {
+		c.Commands = append(c.Commands, d.command("certd trust approve "+d.clean(a.Of))+" # by a second person")
 	}
 	return c
 }
