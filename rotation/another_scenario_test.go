@@ -84,3 +84,62 @@ func TestAnotherClusterAnswersAtTheAddress(t *testing.T) {
 		})
 	}
 }
+
+// An empty cluster stands in for one for a while. Since when, the journal knows before
+// anything is delivered to it, and goes on to know when the former one is back, and after a
+// restart: what the other one was given does not count for that.
+func TestWhenAnotherTookItsPlaceIsRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "east")
+		w.policy.Clusters[0].Webhooks.Specs = nil
+		w.ceremony()
+		record := func() rotation.ClusterRecord {
+			rec, err := w.journal.Cluster("east")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return rec
+		}
+		way := &swapped{w.clusters["east"]}
+		w.through = func(string, *memory.Cluster) rotation.Cluster { return way }
+		w.start()
+		time.Sleep(time.Hour)
+		if rec := record(); rec.Target == "" || !rec.TargetSince.IsZero() {
+			t.Errorf("before: %+v", rec)
+		}
+		empty := memory.NewCluster(memory.ClusterConfig{Name: "east", Target: "another", Namespace: "linkerd", TrustDomain: "cluster.local", Replicas: 2, Revision: 1000})
+		var known []rotation.ClusterRecord
+		empty.SetFaults(func(call memory.Call) memory.ClusterFault {
+			if call == memory.CallBundle && len(known) == 0 {
+				known = append(known, record())
+			}
+			return memory.ClusterFault{}
+		})
+		w.end()
+		way.Cluster = empty
+		begun := time.Now()
+		w.start()
+		time.Sleep(time.Hour)
+		if len(known) == 0 || known[0].Target != "another" || known[0].TargetSince.Before(begun) {
+			t.Errorf("when it is first written to: %+v", known)
+		}
+		w.end()
+		way.Cluster = w.clusters["east"]
+		back := time.Now()
+		w.start()
+		time.Sleep(time.Hour)
+		since := record().TargetSince
+		if since.Before(back) || since.Equal(known[0].TargetSince) {
+			t.Errorf("back at %s, and the journal says %s", back, since)
+		}
+		for range 2 {
+			w.end()
+			w.start()
+			time.Sleep(time.Hour)
+		}
+		if got := record(); !got.TargetSince.Equal(since) || got.Target == "another" {
+			t.Errorf("after restarts: %+v, want %s", got, since)
+		}
+		w.end()
+	})
+}

@@ -238,7 +238,7 @@ func (f Fleet) position(v View, from, to *Anchor) (w position) {
 		if r.DeliveredAt.IsZero() {
 			continue // it was signed, and is nowhere
 		}
-		if r.DeliveredAt.Before(v.TargetSince) {
+		if r.DeliveredAt.Before(v.Record.TargetSince) {
 			break
 		}
 		same := r.Anchor == first && r.Second == second

@@ -110,7 +110,7 @@ func (c turn) bench(t *testing.T, now time.Time) *bench {
 		rec.SignedAt, rec.DeliveredAt = start, start
 	}
 	b.view.Certificates = []CertificateRecord{rec}
-	b.view.TargetSince = c.place
+	b.view.Record.TargetSince = c.place
 	if c.without {
 		b.fleet.Change.Without = []string{"eu"}
 	}

@@ -74,6 +74,9 @@ func (r *Reconciler) mendTimes(m *member, now time.Time) {
 		m.mu.Unlock()
 		return
 	}
+	if toCome(m.record.TargetSince) {
+		m.record.TargetSince = now
+	}
 	for l, times := range m.repairs {
 		if slices.ContainsFunc(times, toCome) {
 			m.repairs[l] = slices.DeleteFunc(slices.Clone(times), toCome)

@@ -120,7 +120,6 @@ type View struct {
 	Err          error               // why the latest look failed; nil: Observed is that look
 	ErrSince     time.Time
 	Looks        int                  // that failed in a row
-	TargetSince  time.Time            // when another cluster was last seen to have taken this one's place: what was delivered before was to that one
 	SameTarget   string               // another configured cluster that turned out to be this very one
 	Request      *Request             // a person wants a new issuer
 	Repairs      map[lane][]time.Time // of the last hour

@@ -229,6 +229,9 @@ type ClusterRecord struct {
 	Name     string
 	Enrolled bool
 	Target   string
+	// TargetSince is when another cluster was last seen to have taken the place of the
+	// one that was there: what was delivered before was to that one.
+	TargetSince time.Time
 	// LastContact is when an observation last succeeded, Error why the last
 	// one did not ("" when it did).
 	LastContact time.Time

@@ -666,6 +666,11 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 			d.Step = "" // nothing to hurry for
 			break
 		}
+		if r.keepTarget(m) != nil {
+			d.Step = ""
+			d.wakeAt(now.Add(recoverAgain))
+			break
+		}
 		step, ended := r.trying(hand, d.attempt(m.name))
 		sctx, cancel := context.WithTimeout(step, stepTimeout)
 		begun := time.Now()
@@ -769,7 +774,7 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 	m.record.LastContact, m.record.Error = now, ""
 	if !m.record.elsewhere(&o, fleet) {
 		if was := m.record.Target; was != "" && was != o.Target {
-			m.targetSince = now
+			m.record.TargetSince, m.moved = now, true
 		}
 		m.record.Target = o.Target
 	}

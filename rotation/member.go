@@ -36,7 +36,7 @@ type member struct {
 	obsErr       error
 	lookedAt     time.Time    // when the last look that has ended began
 	seenAt       clockReading // when the look began that observed is of
-	targetSince  time.Time    // when another cluster was last seen to have taken this one's place
+	moved        bool         // another cluster has taken this one's place, and the journal does not know yet
 	trail        Trail
 	errSince     time.Time
 	lookFails    int
@@ -101,7 +101,7 @@ func (m *member) view() View {
 
 // viewNow is for who holds mu.
 func (m *member) viewNow() View {
-	return View{Policy: m.policy, Record: m.record, TargetSince: m.targetSince, Certificates: m.certificates, Observed: m.observed, Err: m.obsErr, ErrSince: m.errSince, Looks: m.lookFails,
+	return View{Policy: m.policy, Record: m.record, Certificates: m.certificates, Observed: m.observed, Err: m.obsErr, ErrSince: m.errSince, Looks: m.lookFails,
 		Request: m.requests[TargetIssuer], Repairs: copied(m.repairs), Failures: copied(m.failures), Signed: copied(m.signed),
 		WebhookCAs: m.webhookCAs, Evidence: copied(m.evidence), WebhookRequest: m.requests[TargetWebhooks], CARequest: m.requests[TargetWebhookCA], Proxies: m.proxies, Restarts: m.restarts.clone()}
 }
@@ -445,7 +445,7 @@ func (r *Reconciler) saveStatus(m *member) {
 	v := m.view()
 	m.mu.Lock()
 	s := clusterStatus(f, v, m.decision, now)
-	same := sameStatus(s, m.saved) && now.Sub(m.savedAt) < 10*r.resync
+	same := !m.moved && sameStatus(s, m.saved) && now.Sub(m.savedAt) < 10*r.resync
 	rec := m.record
 	m.mu.Unlock()
 	if same && !r.has("JournalFailed") { // else it shows whether that is over
@@ -465,8 +465,28 @@ func (r *Reconciler) saveStatus(m *member) {
 	}
 	r.Solved("JournalFailed")
 	m.mu.Lock()
-	m.saved, m.savedAt = s, now
+	m.saved, m.savedAt, m.moved = s, now, m.moved && !m.record.TargetSince.Equal(rec.TargetSince)
 	m.mu.Unlock()
+}
+
+// keepTarget has the journal know that another cluster has taken this one's place, before
+// anything is delivered to it: else that would count for the one that comes back.
+func (r *Reconciler) keepTarget(m *member) error {
+	m.mu.Lock()
+	moved, rec := m.moved, m.record
+	m.mu.Unlock()
+	if !moved {
+		return nil
+	}
+	if err := r.journal.SaveCluster(rec); err != nil {
+		r.log.Error("journal not written", "cluster", m.name, "err", err)
+		r.Problem("JournalFailed", err)
+		return err
+	}
+	m.mu.Lock()
+	m.moved = false
+	m.mu.Unlock()
+	return nil
 }
 
 // sameStatus compares what matters: not the times of looking.

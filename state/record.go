@@ -163,6 +163,7 @@ type clusterRecord struct {
 	Name        string    `json:"name"`
 	Enrolled    bool      `json:"enrolled"`
 	Target      string    `json:"target,omitempty"`
+	TargetSince time.Time `json:"targetSince,omitzero"` // since schema 8
 	LastContact time.Time `json:"lastContact,omitzero"`
 	Error       string    `json:"error,omitempty"`
 	// What it came with, since schema 4.
@@ -256,7 +257,7 @@ func fromCertificate(c rotation.CertificateRecord) certificateRecord {
 
 func fromCluster(c rotation.ClusterRecord) clusterRecord {
 	r := clusterRecord(c)
-	r.LastContact, r.Error, r.AdoptedAt = utc(c.LastContact), clip(c.Error), utc(c.AdoptedAt)
+	r.LastContact, r.Error, r.AdoptedAt, r.TargetSince = utc(c.LastContact), clip(c.Error), utc(c.AdoptedAt), utc(c.TargetSince)
 	return r
 }
 
