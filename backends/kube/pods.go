@@ -27,6 +27,7 @@ const (
 	envelopeRaw   = 2
 	listMeta      = 1
 	listItem      = 2
+	maxField      = 1<<29 - 1
 )
 
 // readPods reads a PodList as it arrives, hands each pod over, and returns the
@@ -120,10 +121,15 @@ func (p *parts) next() (field, size uint64, err error) {
 	if tag&7 != 2 {
 		return 0, 0, fmt.Errorf("the answer has a field of wire type %d, where Kubernetes has none", tag&7)
 	}
+	// Where others take a number modulo 2³², it might be one that is passed over here: pods
+	// would be missing.
+	if field = tag >> 3; field == 0 || field > maxField {
+		return 0, 0, fmt.Errorf("the answer has a field of number %d, which protobuf does not have", field)
+	}
 	if size, err = binary.ReadUvarint(p.in); err != nil {
 		return 0, 0, cutOff(err)
 	}
-	return tag >> 3, size, nil
+	return field, size, nil
 }
 
 // read hands the next size bytes over; they hold until the next call.

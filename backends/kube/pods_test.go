@@ -2,8 +2,10 @@ package kube
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	goruntime "runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -121,9 +123,23 @@ func TestPodsThatBreakOff(t *testing.T) {
 	}
 }
 
+// A field whose number is none might be a list of pods to others, and would be passed
+// over here.
+func TestPodsInAFieldThatIsNone(t *testing.T) {
+	list := podPage(t, "", injectedPod(1, nil))
+	ignore := func(*corev1.Pod) error { return nil }
+	for _, number := range []uint64{0, 1 << 29, 1<<32 | listItem, 1<<61 - 1} {
+		field := append(binary.AppendUvarint(nil, number<<3|2), 1, 'x')
+		if _, err := readPods(bytes.NewReader(slices.Concat(list, field)), ignore); err == nil || !strings.Contains(err.Error(), fmt.Sprint(number)) {
+			t.Errorf("a field of number %d: %v", number, err)
+		}
+	}
+}
+
 func FuzzReadPods(f *testing.F) {
 	f.Add(podPage(f, "next", *meshed("ns", "web", told("x"))))
 	f.Add(podPage(f, ""))
+	f.Add([]byte(envelopeMagic + "\x0a\x0d\x0a\x02v1\x12\x07PodList\x12\x04\x02\x00\x0a\x00"))
 	f.Add([]byte(envelopeMagic + "\x12\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var names []string
