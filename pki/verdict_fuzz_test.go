@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
@@ -15,7 +16,9 @@ import (
 )
 
 // oddities are what may be odd about a certificate. Each may befall each of a chain.
-func oddities() []with {
+// Their keys are newKey's.
+func oddities(newKey func(kind string) crypto.Signer) []with {
+	kind := func(k string) with { return func(b *blueprint) { b.key = newKey(k) } }
 	return []with{
 		func(*blueprint) {}, valid(days(-100), days(-1)), valid(days(1), days(100)), pathLen(0), pathLen(1), pathLen(-1),
 		usage(x509.KeyUsageDigitalSignature), usage(0), eku(asServer), eku(asClient), eku(x509.ExtKeyUsageCodeSigning), notCA, func(b *blueprint) { b.IsCA = true },
@@ -28,14 +31,64 @@ func oddities() []with {
 	}
 }
 
+// workshop keeps what chains are made of: most recipes differ in one certificate of a chain,
+// and to make one takes longer than to judge them all.
+type workshop struct {
+	keys map[string]crypto.Signer // of a place in a chain and a kind, so that no two of a chain share one
+	made map[order]*ca            // nil: a key cannot sign so
+}
+
+// order is all that a certificate is made from.
+type order struct {
+	place   int
+	what    string
+	of, by  signer // "of" the key and name of another
+	oddness string // which oddities
+}
+
+// signer is what a certificate has of the one that signs it.
+type signer struct{ key, name, ski string }
+
+func (c *ca) signer() signer {
+	return signer{string(c.RawSubjectPublicKeyInfo), string(c.RawSubject), string(c.SubjectKeyId)}
+}
+
+// get returns the certificate of an order, made with what is odd about it if it is new.
+func (w workshop) get(o order, make func(odd ...with) *ca) *ca {
+	if _, known := w.made[o]; !known {
+		if len(w.made) == 10_000 { // some 50 MB
+			clear(w.made)
+		}
+		key := func(kind string) crypto.Signer {
+			id := fmt.Sprint(o.place, kind)
+			if w.keys[id] == nil {
+				w.keys[id] = newKey(kind)
+			}
+			return w.keys[id]
+		}
+		all := oddities(key)
+		odd := []with{func(b *blueprint) { b.key = key("P-256") }}
+		for _, n := range []byte(o.oddness) {
+			odd = append(odd, all[n])
+		}
+		w.made[o] = nil
+		w.made[o] = make(odd...)
+	}
+	if w.made[o] == nil {
+		panic("no such certificate can be made")
+	}
+	return w.made[o]
+}
+
 // oddChain makes a leaf, up to two issuers above it, and up to three anchors, of which the
 // first signed; ok is false where no such certificate can be made.
-func oddChain(recipe []byte) (path, anchors []*ca, ok bool) {
+func (w workshop) oddChain(recipe []byte) (path, anchors []*ca, ok bool) {
 	defer func() {
 		if recover() != nil { // a key cannot sign so
 			ok = false
 		}
 	}()
+	kinds := len(oddities(newKey))
 	next := func() int {
 		if len(recipe) == 0 {
 			return 0
@@ -44,30 +97,38 @@ func oddChain(recipe []byte) (path, anchors []*ca, ok bool) {
 		recipe = recipe[1:]
 		return int(b)
 	}
-	all := oddities()
-	odd := func() (changes []with) {
+	odd := func() string {
+		var which []byte
 		for n := next() % 4; n > 1; n-- { // most are as they should be
-			changes = append(changes, all[next()%len(all)])
+			which = append(which, byte(next()%kinds))
 		}
-		return changes
+		return string(which)
 	}
+	place := 0
+	get := func(o order, make func(odd ...with) *ca) *ca {
+		place++
+		o.place = place
+		return w.get(o, make)
+	}
+	anchor := func(oddness string) *ca { return get(order{what: "anchor", oddness: oddness}, root) }
 	shape := next()
-	top := root(odd()...)
+	top := anchor(odd())
 	anchors = []*ca{top}
 	for range shape / 16 % 3 {
-		anchors = append(anchors, root(odd()...))
+		anchors = append(anchors, anchor(odd()))
 	}
 	by := top
 	for range 1 + shape%2 {
-		by = issuer(by, append([]with{pathLen(-1)}, odd()...)...)
+		by = get(order{what: "issuer", by: by.signer(), oddness: odd()}, func(odd ...with) *ca { return issuer(by, append([]with{pathLen(-1)}, odd...)...) })
 		path = append([]*ca{by}, path...)
 	}
-	path = append([]*ca{leaf(by, odd()...)}, path...)
+	path = append([]*ca{get(order{what: "leaf", by: by.signer(), oddness: odd()}, func(odd ...with) *ca { return leaf(by, odd...) })}, path...)
 	switch shape / 2 % 8 {
 	case 0:
 		path = append(path, top)
 	case 1:
-		path = append(path, issuer(root()))
+		other := anchor("")
+		path = append(path, get(order{what: "other issuer", by: other.signer()}, func(odd ...with) *ca { return issuer(other, odd...) }))
 	case 2:
 		slices.Reverse(path[1:])
 	case 3:
@@ -75,7 +136,8 @@ func oddChain(recipe []byte) (path, anchors []*ca, ok bool) {
 	case 4:
 		path = path[:len(path)-1]
 	case 5:
-		path = append(path, cross(top, root()))
+		other := anchor("")
+		path = append(path, get(order{what: "cross", of: top.signer(), by: other.signer()}, func(...with) *ca { return cross(top, other) }))
 	}
 	return path, anchors, true
 }
@@ -123,20 +185,22 @@ func whyOnlyProxies(path, anchors []*x509.Certificate, at time.Time) (why []stri
 // Go and the proxies may judge a chain otherwise than each other only for reasons that are
 // known, and certd accepts no issuer unless both accept its leaves.
 func FuzzVerdicts(f *testing.F) {
-	for i := range oddities() {
+	for i := range oddities(newKey) {
 		f.Add([]byte{12, 2, byte(i)}, uint32(0))
 		f.Add([]byte{12, 0, 2, byte(i)}, uint32(0))
 		f.Add([]byte{12, 0, 0, 2, byte(i)}, uint32(0))
 		f.Add([]byte{28, 0, 2, byte(i)}, uint32(3600))
 	}
+	w := workshop{map[string]crypto.Signer{}, map[order]*ca{}}
 	f.Fuzz(func(t *testing.T, recipe []byte, shift uint32) {
-		path, anchors, ok := oddChain(recipe)
+		path, anchors, ok := w.oddChain(recipe)
 		if !ok {
 			return
 		}
 		at := noon.Add(time.Duration(shift%(8*86400)) * time.Second)
 		chain, roots := certs(path...), certs(anchors...)
 		byGo := error(nil)
+		accepted := verifyLeafAccepts(chain, roots, at)
 		for _, u := range []x509.ExtKeyUsage{asServer, asClient} {
 			goes := verifyGo(chain, roots, mesh.leafName(), u, at)
 			byGo = errors.Join(byGo, goes)
@@ -147,7 +211,7 @@ func FuzzVerdicts(f *testing.F) {
 			if goes != nil && proxies == nil && len(whyOnlyProxies(chain, roots, at)) == 0 {
 				t.Errorf("usage %v: proxies accept, and Go does not (%v); no known reason:\n%s", u, goes, describe(chain, roots))
 			}
-			if verifyLeafAccepts(chain, roots, at) && (goes != nil || proxies != nil) {
+			if accepted && (goes != nil || proxies != nil) {
 				t.Errorf("usage %v: certd accepts, Go says %v and proxies %v", u, goes, proxies)
 			}
 		}
