@@ -29,7 +29,8 @@ const maxAnswer = 1 << 20
 // repeated, never redirected, and with the token of that call alone.
 type client struct {
 	api       *api.Client
-	pool      *http.Transport
+	wire      *guard
+	pool      *http.Transport // what is below it
 	address   string
 	namespace string // without slashes at its ends
 	timeout   time.Duration
@@ -41,12 +42,13 @@ func newClient(c Config) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
+	wire := &guard{pool}
 	// NewClient reads the environment whatever it is given. What it took from
 	// there is replaced below, so that certd's configuration alone counts.
 	a, err := api.NewClient(&api.Config{
 		Address: c.Address,
 		HttpClient: &http.Client{
-			Transport:     guard{pool},
+			Transport:     wire,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		MaxRetries:       0,
@@ -70,7 +72,7 @@ func newClient(c Config) (*client, error) {
 	if observe == nil {
 		observe = func(string, string, time.Duration) {}
 	}
-	return &client{api: a, pool: pool, address: c.Address, namespace: namespace, timeout: timeout, observe: observe}, nil
+	return &client{api: a, wire: wire, pool: pool, address: c.Address, namespace: namespace, timeout: timeout, observe: observe}, nil
 }
 
 // newTransport speaks HTTP/1.1: a lost connection then concerns one request.
@@ -156,7 +158,7 @@ type guard struct{ next http.RoundTripper }
 
 type tokenKey struct{}
 
-func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
+func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
 	if token, ok := r.Context().Value(tokenKey{}).(string); ok && token != "" {
 		r = r.Clone(r.Context())
 		r.Header.Set(api.AuthHeaderName, token)
@@ -211,6 +213,8 @@ type call struct {
 	once       bool   // not to be sent again without the caller's knowledge
 	harmless   bool   // a write of which nothing lasts, such as a login
 	absent     error  // what an empty 404 means; nil: nothing special
+
+	secrets secrets // beside the token of the call
 }
 
 // lasting says whether it matters if Vault did it though no answer came.
@@ -255,6 +259,7 @@ func (c *client) exchange(ctx context.Context, token string, q call) (r reply, s
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { sent.Store(true) }})
 	ctx = context.WithValue(ctx, tokenKey{}, token)
 
+	hidden := append(secrets{token}, q.secrets...)
 	a := c.api
 	if q.path == healthPath {
 		a = a.WithNamespace("") // namespaces do not have it
@@ -274,13 +279,13 @@ func (c *client) exchange(ctx context.Context, token string, q call) (r reply, s
 		defer resp.Body.Close()
 	}
 	if err != nil {
-		f := newFault(resp, err, sent.Load(), token)
+		f := newFault(resp, err, sent.Load(), hidden)
 		return reply{}, f.status, f
 	}
 	status = resp.StatusCode
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return reply{}, 0, &fault{sent: true, err: fmt.Errorf("read the answer: %w", err)}
+		return reply{}, 0, &fault{sent: true, err: fmt.Errorf("read the answer: %w", err), secrets: hidden}
 	}
 	if len(b) == 0 {
 		return r, status, nil // 204

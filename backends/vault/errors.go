@@ -23,25 +23,36 @@ type fault struct {
 	retryAfter string // header
 	sent       bool   // the request may have reached Vault
 	err        error  // without an answer: why
+	secrets    secrets
 }
 
-func newFault(resp *api.Response, err error, sent bool, token string) *fault {
+// secrets are what whoever answers may know, and might repeat. Errors do not.
+type secrets []string
+
+// hide is text without them.
+func (s secrets) hide(text string) string {
+	for _, secret := range s {
+		if secret != "" {
+			text = strings.ReplaceAll(text, secret, "(secret)")
+		}
+	}
+	return text
+}
+
+func newFault(resp *api.Response, err error, sent bool, s secrets) *fault {
 	var re *api.ResponseError
 	if !errors.As(err, &re) {
-		return &fault{sent: sent, err: err}
+		return &fault{sent: sent, err: err, secrets: s}
 	}
-	f := &fault{status: re.StatusCode, foreign: re.RawError, sent: true}
+	f := &fault{status: re.StatusCode, foreign: re.RawError, sent: true, secrets: s}
 	if resp != nil && resp.Response != nil {
-		f.retryAfter = resp.Header.Get("Retry-After")
+		f.retryAfter = oneLine(s.hide(resp.Header.Get("Retry-After")))
 	}
 	if f.foreign {
 		return f // a proxy's page may repeat what was sent to it
 	}
 	for _, text := range re.Errors {
-		if token != "" {
-			text = strings.ReplaceAll(text, token, "(token)")
-		}
-		f.texts = append(f.texts, oneLine(text))
+		f.texts = append(f.texts, oneLine(s.hide(text))) // in this order: a secret that is cut would not be found
 	}
 	return f
 }
@@ -69,7 +80,7 @@ func (f *fault) says(parts ...string) bool {
 func (f *fault) text() string {
 	switch {
 	case f.status == 0:
-		return f.err.Error()
+		return f.secrets.hide(f.err.Error())
 	case f.foreign:
 		return fmt.Sprintf("status %d in an answer that is not Vault's (a proxy in between?)", f.status)
 	case len(f.texts) == 0:
@@ -141,13 +152,13 @@ func (c *client) explain(q call, f *fault) (why string, sentinel error) {
 func (c *client) explainSilence(q call, f *fault) (string, error) {
 	var redirect *redirectError
 	if errors.As(f.err, &redirect) {
-		return fmt.Sprintf("%s; certd follows no redirects: let the address be one that reaches the active node, or forwards to it", redirect), rotation.ErrUnavailable
+		return fmt.Sprintf("%s; certd follows no redirects: let the address be one that reaches the active node, or forwards to it", f.secrets.hide(redirect.Error())), rotation.ErrUnavailable
 	}
 	lost := rotation.ErrUnavailable
 	if f.sent && q.lasting() {
 		lost = rotation.ErrOutcomeUnknown
 	}
-	text := transportText(f.err)
+	text := f.transportText()
 	switch {
 	case errors.Is(f.err, context.DeadlineExceeded):
 		return fmt.Sprintf("no answer from %s in time", c.address), lost
@@ -175,10 +186,11 @@ func (c *client) explainSilence(q call, f *fault) (string, error) {
 }
 
 // transportText is the reason without net/http's own "Put https://…:".
-func transportText(err error) string {
+func (f *fault) transportText() string {
+	err := f.err
 	var ue *url.Error
 	for errors.As(err, &ue) {
 		err = ue.Err
 	}
-	return oneLine(err.Error())
+	return oneLine(f.secrets.hide(err.Error()))
 }

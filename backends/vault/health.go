@@ -27,10 +27,13 @@ const healthPath = "sys/health"
 
 // Health asks once. Vault answers it also while its audit log is full and
 // nothing else works, so it is no proof that signing works.
-func (v *Vault) Health(ctx context.Context) (Health, error) { return v.client.health(ctx) }
+func (v *Vault) Health(ctx context.Context) (Health, error) {
+	return v.client.health(ctx, secrets{v.keeper.token()})
+}
 
-func (c *client) health(ctx context.Context) (Health, error) {
-	q := call{op: "health", doing: "ask for the health of Vault", path: healthPath, query: url.Values{
+// health sends no secret; whoever answers may know those of other calls.
+func (c *client) health(ctx context.Context, known secrets) (Health, error) {
+	q := call{op: "health", doing: "ask for the health of Vault", path: healthPath, secrets: known, query: url.Values{
 		"standbyok": {"true"}, "perfstandbyok": {"true"}, "sealedcode": {"200"}, "uninitcode": {"200"}, "drsecondarycode": {"200"}}}
 	before := time.Now()
 	r, f := c.send(ctx, "", q)

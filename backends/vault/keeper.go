@@ -245,6 +245,16 @@ func (k *keeper) expires() time.Time {
 	return k.current.expires
 }
 
+// token is the current token, "" where there is none.
+func (k *keeper) token() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.current == nil {
+		return ""
+	}
+	return k.current.token
+}
+
 // proved and hasWorked remember that Vault accepted s.
 func (k *keeper) proved(s *session) {
 	k.mu.Lock()

@@ -32,7 +32,7 @@ func (l *login) login(ctx context.Context) (grant, error) {
 	if l.client.namespace != "" {
 		// A Vault that ignores the namespace would let certd in, and sign with
 		// other people's keys of the same name.
-		switch h, err := l.client.health(ctx); {
+		switch h, err := l.client.health(ctx, nil); {
 		case err != nil:
 			return grant{}, err
 		case h.NamespaceProblem != "":
@@ -144,7 +144,7 @@ func (l *login) unwrap(ctx context.Context, mount, wrapping string) (string, err
 	}
 	const spent = "the wrapped secret id has expired, or was unwrapped before; if certd did not do that itself before a restart, " +
 		"somebody else has it: destroy it in Vault, then put a newly wrapped one in its place"
-	q := call{op: "lookup-wrapping", doing: "look at the wrapped secret id", path: "sys/wrapping/lookup", body: map[string]string{"token": wrapping}, harmless: true}
+	q := call{op: "lookup-wrapping", doing: "look at the wrapped secret id", path: "sys/wrapping/lookup", body: map[string]string{"token": wrapping}, harmless: true, secrets: secrets{wrapping}}
 	r, f := l.client.send(ctx, "", q)
 	if f != nil {
 		if f.status == http.StatusBadRequest || f.status == http.StatusForbidden {
@@ -182,20 +182,13 @@ func (l *login) unwrap(ctx context.Context, mount, wrapping string) (string, err
 
 // ask sends a login request.
 func (l *login) ask(ctx context.Context, method, mount string, body map[string]string) (grant, error) {
-	q := call{op: "login", doing: fmt.Sprintf("log in to Vault at %s by %s (auth/%s)", l.client.address, method, mount), path: "auth/" + mount + "/login", body: body, harmless: true}
+	q := call{op: "login", doing: fmt.Sprintf("log in to Vault at %s by %s (auth/%s)", l.client.address, method, mount), path: "auth/" + mount + "/login", body: body, harmless: true, secrets: secrets{body["secret_id"], body["jwt"]}}
 	r, f := l.client.send(ctx, "", q)
 	switch {
 	case f == nil && r.Auth != nil && r.Auth.ClientToken != "":
 		return *r.Auth, nil
 	case f == nil:
 		return grant{}, fmt.Errorf("%s: the answer has no token; a login that waits for a second factor does not suit a daemon: %w", q.doing, rotation.ErrDenied)
-	}
-	for _, secret := range []string{body["secret_id"], body["jwt"]} {
-		for i := range f.texts {
-			if secret != "" {
-				f.texts[i] = strings.ReplaceAll(f.texts[i], secret, "(secret)")
-			}
-		}
 	}
 	switch {
 	case f.status == http.StatusForbidden && l.auth.Kubernetes != nil && f.says("permission denied"):

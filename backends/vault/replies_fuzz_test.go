@@ -5,11 +5,13 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"certd.internal/rotation"
@@ -21,6 +23,7 @@ type parrot struct {
 	status int
 	header string
 	body   []byte
+	asked  *int
 }
 
 func (p parrot) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -28,6 +31,7 @@ func (p parrot) RoundTrip(r *http.Request) (*http.Response, error) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		r.Body.Close()
 	}
+	*p.asked++
 	status, body := p.status, p.body
 	h := http.Header{"Content-Type": {"application/json"}}
 	if strings.HasSuffix(r.URL.Path, "/lookup-self") {
@@ -56,76 +60,127 @@ func FuzzReplies(f *testing.F) {
 	} {
 		f.Add(seed.status, "1", []byte(seed.body))
 	}
+	f.Add(429, token, []byte(`{}`))
+	f.Add(307, "https://"+token+"/", []byte(``))
 	f.Fuzz(func(t *testing.T, status int, header string, body []byte) {
 		if status < 200 || status > 599 {
 			return
 		}
-		log := &bytes.Buffer{}
-		v, err := New(Config{Address: "https://vault.example:8200", Timeout: 5 * time.Second, Auth: Auth{Token: func() ([]byte, error) { return []byte(token), nil }}}, slog.New(slog.NewTextHandler(log, nil)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer v.Close()
-		// What the API client holds is a pointer: the configuration it hands out leads to it.
-		v.client.api.CloneConfig().HttpClient.Transport = guard{parrot{status, header, body}}
-		ctx, stop := context.WithTimeout(t.Context(), 20*time.Millisecond)
-		defer stop()
-		var said []string
-		note := func(err error) {
+		synctest.Test(t, func(t *testing.T) {
+			log := &bytes.Buffer{}
+			v, err := New(Config{Address: "https://vault.example:8200", Timeout: 5 * time.Second, Auth: Auth{Token: func() ([]byte, error) { return []byte(token), nil }}}, slog.New(slog.NewTextHandler(log, nil)))
 			if err != nil {
-				said = append(said, err.Error())
+				t.Fatal(err)
 			}
-		}
-		transit := v.Transit("certd-transit")
-		pinned := &ecdsa.PublicKey{}
-		opened, err := transit.OpenKey(ctx, "acme-anchor-1", nil)
-		note(err)
-		if err == nil {
-			pinned = opened.Info().Public.(*ecdsa.PublicKey)
-			if opened, err = transit.OpenKey(ctx, "acme-anchor-1", pinned); err != nil && ctx.Err() == nil {
-				t.Errorf("the key that was just opened is refused: %v", err)
+			defer v.Close()
+			asked := 0
+			v.client.wire.next = parrot{status, header, body, &asked}
+			ctx, stop := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			defer stop()
+			var said []string
+			note := func(err error) {
+				if err != nil {
+					said = append(said, err.Error())
+				}
 			}
-		}
-		digest := bytes.Repeat([]byte{7}, 32)
-		if err == nil && opened != nil {
-			sig, err := opened.(rotation.DigestSigner).SignDigest(ctx, digest)
+			transit := v.Transit("certd-transit")
+			pinned := &ecdsa.PublicKey{}
+			opened, err := transit.OpenKey(ctx, "acme-anchor-1", nil)
 			note(err)
-			if err == nil && !ecdsa.VerifyASN1(pinned, digest, sig.ASN1) {
-				t.Error("a signature is taken that the pinned key did not make")
+			if err == nil {
+				pinned = opened.Info().Public.(*ecdsa.PublicKey)
+				if opened, err = transit.OpenKey(ctx, "acme-anchor-1", pinned); err != nil && ctx.Err() == nil {
+					t.Errorf("the key that was just opened is refused: %v", err)
+				}
 			}
-		}
-		_, err = transit.CreateKey(ctx, "acme-anchor-2")
-		note(err)
-		m := v.Mirror("secret", "certd/acme")
-		doc, version, err := m.Load(ctx)
-		note(err)
-		if err == nil && version == 0 && len(doc) > 0 {
-			t.Error("a document without a version")
-		}
-		if n, err := m.Save(ctx, []byte("{}"), 1); err == nil && n == 0 {
-			t.Error("saved, as no version")
-		} else {
+			digest := bytes.Repeat([]byte{7}, 32)
+			if err == nil && opened != nil {
+				sig, err := opened.(rotation.DigestSigner).SignDigest(ctx, digest)
+				note(err)
+				if err == nil && !ecdsa.VerifyASN1(pinned, digest, sig.ASN1) {
+					t.Error("a signature is taken that the pinned key did not make")
+				}
+			}
+			_, err = transit.CreateKey(ctx, "acme-anchor-2")
 			note(err)
-		}
-		if k, err := v.PKI("pki", "default").OpenKey(ctx, "x", nil); err == nil {
-			if a := k.(rotation.IssuerSigner).Anchor(); a == nil || len(a.Raw) == 0 || pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.Raw}) == nil {
-				t.Error("a CA without a certificate")
-			}
-		} else {
+			m := v.Mirror("secret", "certd/acme")
+			doc, version, err := m.Load(ctx)
 			note(err)
-		}
-		_, err = v.Health(ctx)
-		note(err)
-		_ = v.Examine(ctx, Use{})
-		for _, text := range append(said, log.String()) {
-			if strings.Contains(text, token) {
-				t.Errorf("the token is told: %q", text)
+			if err == nil && version == 0 && len(doc) > 0 {
+				t.Error("a document without a version")
 			}
-		}
-		for _, err := range said {
-			if len(err) > 4000 {
-				t.Errorf("an error of %d bytes", len(err))
+			if n, err := m.Save(ctx, []byte("{}"), 1); err == nil && n == 0 {
+				t.Error("saved, as no version")
+			} else {
+				note(err)
 			}
-		}
+			if k, err := v.PKI("pki", "default").OpenKey(ctx, "x", nil); err == nil {
+				if a := k.(rotation.IssuerSigner).Anchor(); a == nil || len(a.Raw) == 0 || pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.Raw}) == nil {
+					t.Error("a CA without a certificate")
+				}
+			} else {
+				note(err)
+			}
+			_, err = v.Health(ctx)
+			note(err)
+			_ = v.Examine(ctx, Use{})
+			if asked < 5 {
+				t.Errorf("only %d requests have got here", asked)
+			}
+			for _, text := range append(said, log.String()) {
+				if strings.Contains(text, token) {
+					t.Errorf("the token is told: %q", text)
+				}
+			}
+			for _, err := range said {
+				if len(err) > 4000 {
+					t.Errorf("an error of %d bytes", len(err))
+				}
+			}
+		})
 	})
+}
+
+// Whoever answers may repeat what was sent, or what was sent before, in a place of its
+// choice; also where a text that is cut begins with a secret.
+func TestSecretsThatAreRepeated(t *testing.T) {
+	const plain, wrapped = "eyJhbGciOiJSUzI1NiJ9.the-secret-of-this-test", "hvs.the-secret-of-this-test"
+	for _, row := range []struct {
+		name, secret string
+		auth         Auth
+	}{
+		{"token", wrapped, Auth{Token: fixed(wrapped)}},
+		{"JWT", plain, Auth{JWT: &JWT{Role: "certd", Token: fixed(plain)}}},
+		{"AppRole", plain, Auth{AppRole: &AppRole{RoleID: "certd", SecretID: fixed(plain)}}},
+		{"wrapped AppRole", wrapped, Auth{AppRole: &AppRole{RoleID: "certd", SecretID: fixed(wrapped)}}},
+	} {
+		secret := row.secret
+		for _, a := range []parrot{
+			{400, "", []byte(`{"errors":["` + secret + `"]}`), nil}, {500, "", []byte(`{"errors":["` + strings.Repeat("x", 290) + secret + `"]}`), nil},
+			{503, "", []byte(secret), nil}, {429, secret, []byte(`{}`), nil}, {307, "https://" + secret + "/", nil, nil},
+		} {
+			synctest.Test(t, func(t *testing.T) {
+				log := &bytes.Buffer{}
+				v, err := New(Config{Address: "https://vault.example:8200", Auth: row.auth}, slog.New(slog.NewTextHandler(log, nil)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer v.Close()
+				a.asked = new(int)
+				v.client.wire.next = a
+				_, opened := v.Transit("certd-transit").OpenKey(t.Context(), "acme-anchor-1", nil)
+				_, healthy := v.Health(t.Context())
+				if opened == nil || *a.asked == 0 {
+					t.Fatalf("%s, %d: %v after %d requests", row.name, a.status, opened, *a.asked)
+				}
+				said := fmt.Sprint(opened, log)
+				if row.auth.Token != nil {
+					said += fmt.Sprint(healthy) // there is a token now that health does not send
+				}
+				if strings.Contains(said, secret[:10]) {
+					t.Errorf("%s, %d %q %.20s: %s", row.name, a.status, a.header, a.body, said)
+				}
+			})
+		}
+	}
 }
