@@ -18,10 +18,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"regexp"
-	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -67,11 +64,12 @@ func main() {
 	show := flag.Bool("print", false, "run nothing, print what was measured")
 	only := flag.String("lines", "", "only these `lines`, such as R5,R10")
 	seeds := flag.Uint64("seeds", 0, "how many `seeds` of each line to run (0: as many as each has by default)")
+	share := flag.Uint64("share", 0, "run this many executions in all of the fuzz targets, shared out among them")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	b := board{dir: *dir, log: os.Stderr}
-	if err := b.run(ctx, pick(lines(), *only), *add, *show, *seeds); err != nil {
+	if err := b.run(ctx, pick(lines(), *only), *add, *show, *seeds, *share); err != nil {
 		fmt.Fprintln(os.Stderr, "scoreboard:", err)
 		os.Exit(1)
 	}
@@ -91,9 +89,12 @@ type board struct {
 	commit string
 }
 
-func (b *board) run(ctx context.Context, all []line, add, show bool, seeds uint64) (err error) {
+func (b *board) run(ctx context.Context, all []line, add, show bool, seeds, share uint64) (err error) {
 	if len(all) == 0 {
 		return errors.New("there is no such line")
+	}
+	if share > 0 && slices.ContainsFunc(all, func(l line) bool { return l.test != "" }) {
+		return errors.New("-share is for fuzz targets alone (-lines R11): of the other lines go test runs a share")
 	}
 	if b.dir, err = filepath.Abs(b.dir); err != nil {
 		return err
@@ -118,7 +119,7 @@ func (b *board) run(ctx context.Context, all []line, add, show bool, seeds uint6
 			l.seeds = seeds
 		}
 		if l.test == "" {
-			err = b.fuzz(ctx, l)
+			err = b.fuzz(ctx, l, share)
 		} else {
 			err = b.prove(ctx, l)
 		}
@@ -186,57 +187,6 @@ func (b *board) prove(ctx context.Context, l line) error {
 		fmt.Fprintf(b.log, "%s: seeds %s in %s\n", l.name, seeds, time.Since(began).Round(time.Second))
 	}
 	return nil
-}
-
-// fuzz runs every fuzz target of the module for so many executions. What Go found
-// interesting it keeps in its cache, and starts from there the next time.
-func (b *board) fuzz(ctx context.Context, l line) error {
-	listed, err := command(ctx, "git", "grep", "-E", "^func Fuzz", "--", "*_test.go").Output()
-	if err != nil {
-		return fmt.Errorf("look for fuzz targets: %w", err)
-	}
-	var failed []error
-	for _, m := range regexp.MustCompile(`(?m)^(.+)/[^/]+_test\.go:func (Fuzz\w+)`).FindAllStringSubmatch(string(listed), -1) {
-		pkg, target := "./"+m[1], m[2]
-		part := m[1] + "." + target
-		j, err := b.joined(l.name)
-		if err != nil {
-			return err
-		}
-		from := j.Next(part, 1, 0).From
-		began := time.Now()
-		out, err := command(ctx, "go", "test", "-run", "^$", "-fuzz", "^"+target+"$", "-fuzztime", fmt.Sprintf("%dx", l.seeds),
-			"-fuzzminimizetime", "1x", "-parallel", fmt.Sprint(runtime.GOMAXPROCS(0)), "-timeout", "0", pkg).CombinedOutput()
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		n := executions(out)
-		if n == 0 {
-			return fmt.Errorf("%s: go test says of no execution: %w\n%s", part, err, out)
-		}
-		record := scoreboard.Record{Line: l.name, Part: part, Range: scoreboard.Range{From: from, To: from + n}, Commit: b.commit, Failed: err != nil,
-			Counts: map[string]uint64{"executions": n}, Began: began.UTC(), Seconds: time.Since(began).Seconds()}
-		record.Counts["failures"] = 0
-		if err != nil {
-			record.Counts["failures"] = 1
-			failed = append(failed, fmt.Errorf("%s: %w\n%s", part, err, out))
-		}
-		if err := scoreboard.Write(b.dir, record); err != nil {
-			return err
-		}
-		fmt.Fprintf(b.log, "%s: %s, %d executions in %s\n", l.name, part, n, time.Since(began).Round(time.Second))
-	}
-	return errors.Join(failed...)
-}
-
-// executions is the last number of executions that `go test -fuzz` told of.
-func executions(out []byte) uint64 {
-	all := regexp.MustCompile(`execs: (\d+)`).FindAllSubmatch(out, -1)
-	if len(all) == 0 {
-		return 0
-	}
-	n, _ := strconv.ParseUint(string(all[len(all)-1][1]), 10, 64)
-	return n
 }
 
 func (b *board) print(w io.Writer, all []line) error {

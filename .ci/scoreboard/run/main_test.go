@@ -9,16 +9,6 @@ import (
 	"certd.internal/.ci/scoreboard"
 )
 
-func TestExecutionsAreThoseThatGoTestToldOfLast(t *testing.T) {
-	out := "fuzz: elapsed: 3s, execs: 4626 (1542/sec), new interesting: 215 (total: 231)\nfuzz: elapsed: 6s, execs: 10235 (1868/sec), new interesting: 2 (total: 3)\nPASS\n"
-	if n := executions([]byte(out)); n != 10235 {
-		t.Errorf("%d", n)
-	}
-	if n := executions([]byte("ok")); n != 0 {
-		t.Errorf("%d of nothing", n)
-	}
-}
-
 func TestEachLineIsATestThatIsThere(t *testing.T) {
 	for _, l := range lines() {
 		if l.test == "" {
