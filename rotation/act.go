@@ -139,7 +139,7 @@ func (r *Reconciler) publishIssuer(ctx, hand context.Context, m *member, f Fleet
 		return err
 	}
 	defer cred.Wipe()
-	in.Serial, in.Anchor, in.Key = rec.Serial, a.ID, a.Key
+	in.Serial, in.Anchor, in.Key, rec.Over = rec.Serial, a.ID, a.Key, v.Observed.serial()
 	return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
 		begun := r.wall()
 		rev, err := m.cluster.WriteIssuer(ctx, IssuerWrite{Revision: v.Observed.Issuer.Revision, Fleet: f.Policy.Fleet, Epoch: f.Epoch, Serial: rec.Serial, Credential: &cred, Bundle: d.beside})
@@ -194,6 +194,7 @@ func (r *Reconciler) publishChain(ctx, hand context.Context, m *member, f Fleet,
 	if len(d.signers) > 1 {
 		rec.Second = d.signers[1].ID
 	}
+	rec.Over = v.Observed.serial()
 	in.Serial, in.Anchor, in.Wanted = rec.Serial, rec.Anchor, chainDigest(chain)
 	return r.recorded(ctx, hand, m, f, in, func() (Outcome, error) {
 		begun := r.wall()
@@ -299,7 +300,7 @@ func tookEffect(in Intent, o *Observation) bool {
 		if in.Wanted != "" {
 			return o.Issuer.Exists && chainDigest(o.IssuerFacts.Chain) == in.Wanted
 		}
-		return o.Issuer.Exists && len(o.IssuerFacts.Chain) > 0 && pki.Serial(o.IssuerFacts.Chain[0]) == in.Serial
+		return o.Issuer.Exists && in.Serial != "" && o.serial() == in.Serial
 	case StepWebhook, StepRepairWebhook, StepWebhookTrust, StepWebhookRetire, StepRepairTrust, StepWebhookReload:
 		return webhookTookEffect(in, o)
 	case StepRepairMetadata:

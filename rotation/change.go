@@ -233,19 +233,21 @@ func (f Fleet) position(v View, from, to *Anchor) (w position) {
 	if len(w.order) > 1 {
 		second = w.order[1].ID
 	}
-	sameOrder := true
+	sameOrder, there := true, o.serial()
 	for _, r := range v.Certificates {
 		if r.DeliveredAt.IsZero() {
 			continue // it was signed, and is nowhere
 		}
-		if r.DeliveredAt.Before(v.Record.TargetSince) {
+		// One that the journal has not, or has from earlier, was there in between: another
+		// certd's, or one that somebody has put back.
+		if r.DeliveredAt.Before(v.Record.TargetSince) || r.Serial != there {
 			break
 		}
 		same := r.Anchor == first && r.Second == second
 		if turned := r.Anchor == second && r.Second == first; !same && !turned {
 			break
 		}
-		w.since = r.DeliveredAt
+		w.since, there = r.DeliveredAt, r.Over
 		if sameOrder = sameOrder && same; sameOrder {
 			w.orderSince = r.DeliveredAt
 		}

@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"testing"
@@ -19,6 +20,8 @@ type turn struct {
 	issuerAt time.Time // since when there is such a one
 	twoAt    time.Time // when there was one with the same two, g1's first; zero: nobody remembers
 	oneAt    time.Time // when there was one with a certificate less; zero: nobody remembers
+	over     string    // what the issuer took the place of; "": what there was before
+	putBack  bool      // an older issuer is there, which somebody has put back
 	without  bool      // a person has gone on without the cluster
 	started  time.Time // of the replicas
 	behind   bool      // a replica has an older issuer
@@ -109,13 +112,22 @@ func (c turn) bench(t *testing.T, now time.Time) *bench {
 	if rec.DeliveredAt.IsZero() {
 		rec.SignedAt, rec.DeliveredAt = start, start
 	}
+	older := "01"
+	if !c.twoAt.IsZero() {
+		older = "02"
+	}
+	rec.Over = cmp.Or(c.over, older)
 	b.view.Certificates = []CertificateRecord{rec}
+	if c.putBack {
+		b.view.Certificates = slices.Insert(b.view.Certificates, 0, CertificateRecord{Cluster: "eu", Kind: "issuer", Serial: "03", Anchor: ids[0], Second: rec.Second, NotAfter: crt.NotAfter.Add(time.Minute), SignedAt: c.issuerAt, DeliveredAt: c.issuerAt})
+		o.IssuerWrittenAt = now
+	}
 	b.view.Record.TargetSince = c.place
 	if c.without {
 		b.fleet.Change.Without = []string{"eu"}
 	}
 	if !c.twoAt.IsZero() {
-		b.view.Certificates = append(b.view.Certificates, CertificateRecord{Cluster: "eu", Kind: "issuer", Serial: "02", Anchor: "g1", Second: "g2", NotAfter: crt.NotAfter.Add(-time.Minute), SignedAt: c.twoAt, DeliveredAt: c.twoAt})
+		b.view.Certificates = append(b.view.Certificates, CertificateRecord{Cluster: "eu", Kind: "issuer", Serial: "02", Over: "01", Anchor: "g1", Second: "g2", NotAfter: crt.NotAfter.Add(-time.Minute), SignedAt: c.twoAt, DeliveredAt: c.twoAt})
 	}
 	if !c.oneAt.IsZero() {
 		b.view.Certificates = append(b.view.Certificates, CertificateRecord{Cluster: "eu", Kind: "issuer", Serial: "01", Anchor: "g1", NotAfter: crt.NotAfter.Add(-time.Hour), SignedAt: c.oneAt, DeliveredAt: c.oneAt})
@@ -178,6 +190,8 @@ func TestDecideInAChange(t *testing.T) {
 		{"each has loaded it, for long: the old anchor leaves the bundle", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), started: ago(9 * moment)}, StepBundle, "B", "each replica"},
 		{"each had two before the bridge was left", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(4 * moment), twoAt: start.Add(-moment), oneAt: start.Add(-day), started: ago(9 * moment)}, StepBundle, "B", "each replica"},
 		{"each had, in the cluster that was there before", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(4 * moment), twoAt: start.Add(-moment), oneAt: start.Add(-day), started: ago(9 * moment), place: ago(5 * moment)}, "", "", "each replica"},
+		{"another certd's was there in between", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(4 * moment), over: "99", twoAt: start.Add(-moment), oneAt: start.Add(-day), started: ago(9 * moment)}, "", "", "each replica"},
+		{"somebody has put an older one back", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day), putBack: true, started: ago(9 * moment)}, "", "", "each replica"},
 		{"nobody has seen when it came to use two: it does since it knows both anchors", turn{stage: StageRestart, without: true, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day - time.Hour), twoAt: ago(day), oneAt: start, started: ago(day)}, "", "", "each replica"},
 		{"nor of one that was not there at the bridge", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(day), issuer: "BA", issuerAt: ago(day - time.Hour), twoAt: ago(day), oneAt: start, started: ago(day)}, "", "", "each replica"},
 		{"since then no leaf is left that has one", turn{stage: StageRestart, without: true, bundle: "AB", bundleAt: ago(day + time.Hour), issuer: "BA", issuerAt: ago(day), twoAt: ago(day + time.Hour), oneAt: start, started: ago(day)}, StepBundle, "B", "each replica"},

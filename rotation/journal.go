@@ -218,6 +218,7 @@ type CertificateRecord struct {
 	Subject     string
 	Anchor      string // generation id of the signer
 	Second      string // of the signer of the second certificate in an issuer's file; "": there is none
+	Over        string // serial of the issuer in whose place it was put; "": there was none, or nobody knows
 	NotBefore   time.Time
 	NotAfter    time.Time
 	SignedAt    time.Time

@@ -258,6 +258,14 @@ type readBundle struct {
 	err    error
 }
 
+// serial is the issuer's, "" where there is none, or none that can be read.
+func (o *Observation) serial() string {
+	if len(o.IssuerFacts.Chain) == 0 {
+		return ""
+	}
+	return pki.Serial(o.IssuerFacts.Chain[0])
+}
+
 // behind is by how much the cluster's clock is behind certd's, 0 where it is not: what it dates
 // is more recent by that than it seems, and is to be waited for longer. Where it is ahead, certd
 // waits too long, which breaks nothing.

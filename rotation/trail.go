@@ -95,10 +95,7 @@ func (t Trail) after(o *Observation, p Policy, delivered []CertificateRecord, no
 // another anchor shows that no replica signed with it any more: before trust
 // turns, they all start anew, after there are two certificates for them to load.
 func fromJournal(o *Observation, delivered []CertificateRecord, now time.Time) (past []PastIssuer) {
-	here := ""
-	if len(o.IssuerFacts.Chain) > 0 {
-		here = pki.Serial(o.IssuerFacts.Chain[0])
-	}
+	here := o.serial()
 	replaced, turned := now, map[string]time.Time{}
 	for _, r := range delivered { // the newest first
 		if r.DeliveredAt.IsZero() {

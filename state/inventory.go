@@ -68,7 +68,7 @@ func (t *txn) putCertificate(c rotation.CertificateRecord) error {
 			r.SignedAt = was.SignedAt
 		}
 		if r.DeliveredAt.IsZero() {
-			r.DeliveredAt = was.DeliveredAt
+			r.DeliveredAt, r.Over = was.DeliveredAt, was.Over
 		}
 		if key = certificateKey(r); !bytes.Equal(k, key) {
 			if err := t.remove(bucketCertificates, bytes.Clone(k)); err != nil {

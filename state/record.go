@@ -90,6 +90,7 @@ type certificateRecord struct {
 	Subject     string    `json:"subject,omitempty"`
 	Anchor      string    `json:"anchor,omitempty"`
 	Second      string    `json:"second,omitempty"` // since schema 3
+	Over        string    `json:"over,omitempty"`   // since schema 8
 	NotBefore   time.Time `json:"notBefore"`
 	NotAfter    time.Time `json:"notAfter"`
 	SignedAt    time.Time `json:"signedAt,omitzero"`

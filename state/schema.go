@@ -120,9 +120,9 @@ type layout struct {
 //	   as managed.
 //	7  "state" names its commit, so that pages of an earlier one are noticed. One
 //	   that knows only 4 or later may read it.
-//	8  a second person's approval of a change, and since when a cluster is another
-//	   than before. One that knows only 4 or later may read it, and does not say that
-//	   the change waits for approval.
+//	8  a second person's approval of a change, since when a cluster is another than
+//	   before, and in whose place an issuer was put. One that knows only 4 or later
+//	   may read it, and does not say that the change waits for approval.
 func currentLayout() layout {
 	return layout{version: 8, minReader: 4, steps: map[int]func(*txn) error{1: addBuckets(bucketWebhookCAs), 2: addBuckets(bucketChanges), 3: addNothing, 4: addBuckets(notifyBuckets()...), 5: addNothing, 6: addNothing, 7: addNothing}, reads: 1}
 }

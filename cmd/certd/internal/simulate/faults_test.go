@@ -219,7 +219,7 @@ func (h *hard) strikeClock(f clockFault) time.Duration {
 // midst is a moment in the midst of something that certd does.
 func (h *hard) midst() time.Duration {
 	f := h.clocks.next
-	if f == nil {
+	if f == nil || h.secondActs() {
 		return 0
 	}
 	if f.after--; f.after >= 0 {
@@ -238,7 +238,7 @@ func (h *hard) pauseInMidst() {
 
 // trying is told of each step before it is begun.
 func (h *hard) trying(ctx context.Context, _ rotation.Attempt) (context.Context, func(error)) {
-	h.clocks.tried, h.clocks.began = h.machine.ahead, h.now
+	h.clocks.tried, h.clocks.began = h.ahead(), h.now
 	return ctx, func(error) {}
 }
 
@@ -358,7 +358,7 @@ func (h *hard) impostor(name string, p pose) *memory.Cluster {
 // Observe is by certd's clock, as the rest.
 func (c mortalCluster) Observe(ctx context.Context) (rotation.Observation, error) {
 	c.h.pauseInMidst()
-	began := c.h.machine.ahead
+	began := c.h.ahead()
 	o, err := c.Cluster.Observe(ctx)
 	c.h.pauseInMidst()
 	o.At = o.At.Add(began)
@@ -375,14 +375,14 @@ func (c mortalCluster) Reread(ctx context.Context, last rotation.Observation, ob
 	c.h.pauseInMidst()
 	o, err := c.Cluster.Reread(ctx, last, object)
 	if err == nil {
-		o.ClockSkew -= c.h.machine.ahead
+		o.ClockSkew -= c.h.ahead()
 	}
 	return o, err
 }
 
 func (c mortalCluster) CountProxies(ctx context.Context) rotation.Proxies {
 	c.h.pauseInMidst()
-	ahead := c.h.machine.ahead
+	ahead := c.h.ahead()
 	p := c.Cluster.CountProxies(ctx)
 	if !p.At.IsZero() {
 		p.At = p.At.Add(ahead)
@@ -393,7 +393,7 @@ func (c mortalCluster) CountProxies(ctx context.Context) rotation.Proxies {
 
 func (c mortalCluster) ProbeWebhooks(ctx context.Context, webhooks []rotation.WebhookSpec) map[string]rotation.WebhookEvidence {
 	c.h.pauseInMidst()
-	ahead := c.h.machine.ahead
+	ahead := c.h.ahead()
 	all := c.Cluster.ProbeWebhooks(ctx, webhooks)
 	for name, e := range all {
 		e.At = e.At.Add(ahead)

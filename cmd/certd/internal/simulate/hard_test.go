@@ -36,6 +36,8 @@ type hard struct {
 	chance   *rand.Rand // of the world; each backend has its own
 	over     bool       // it is calm again
 	lost     bool       // the journal was, once: it cannot account for what came before
+	copies   string     // the folder of a saved copy of it
+	saved    time.Time  // when that was made; zero: there is none
 	changes  int
 	attended bool // somebody looks after the change that is under way
 	deaths   int
@@ -54,6 +56,7 @@ type hard struct {
 	first     string         // whose issuer has first given up the second in this change, "": none has; and when
 	firstAt   time.Time
 	without   map[string]bool // clusters that a change goes on without, by a person's word
+	torn      bool            // two certds have each had a change of their own, in this one
 	turns     int             // how often a change may yet be turned around; negative: it does not matter
 	approvals approvals
 	trace     []string // the last of what happened
@@ -79,6 +82,9 @@ func (h *hard) wrong(format string, args ...any) {
 
 // mayDie is called before and after each effect of certd's.
 func (h *hard) mayDie() {
+	if h.secondActs() {
+		return
+	}
 	h.effects++
 	if h.plan != nil {
 		if _, now := h.plan.strikes(dies); now {
@@ -171,7 +177,7 @@ func (c mortalCluster) WriteCABundle(ctx context.Context, w rotation.CABundleWri
 
 func (h *hard) init(t testing.TB, seed uint64) {
 	h.t, h.seed, h.chance, h.epochs, h.sum, h.ways = t, seed, rand.New(rand.NewPCG(seed, 0)), map[string]uint64{}, sha256.New(), map[string]*mortalCluster{}
-	h.ill, h.faults.only = map[string]*illness{}, chosen()
+	h.ill, h.faults.only, h.copies = map[string]*illness{}, chosen(), t.TempDir()
 	h.certs, h.without, h.turns = map[string]int{}, map[string]bool{}, -1
 }
 
@@ -197,7 +203,11 @@ func newHard(t testing.TB, seed uint64) *hard {
 // enter makes the world of a fleet, and has certd take part in it.
 func (h *hard) enter(p rotation.FleetPolicy) {
 	w, err := newWorld(h.t.Context(), p, begin, h.seed, func(a rotation.Attempt) {
-		h.say("certd: %s %s %s %t", a.Cluster, a.Step, a.Object, a.Err == nil)
+		who := "certd"
+		if h.secondActs() {
+			who = "the other certd"
+		}
+		h.say("%s: %s %s %s %t", who, a.Cluster, a.Step, a.Object, a.Err == nil)
 	}, h.trying)
 	if err != nil {
 		h.t.Fatal(err)
@@ -208,14 +218,13 @@ func (h *hard) enter(p rotation.FleetPolicy) {
 // takePart begins certd's life in a world, in which it may die from the first moment on.
 func (h *hard) takePart(w *world) {
 	h.world = w
+	clear(h.ways)
 	w.journalOf = func(j rotation.Journal) rotation.Journal { return mortalJournal{j, h} }
 	w.clusterOf = func(name string, c *memory.Cluster) rotation.Cluster {
-		way := &mortalCluster{Cluster: c, h: h, name: name}
-		if old := h.ways[name]; old != nil && old.posed != 0 {
-			way.Cluster, way.posed = old.Cluster, old.posed
+		if h.ways[name] == nil {
+			h.ways[name] = &mortalCluster{Cluster: c, h: h, name: name}
 		}
-		h.ways[name] = way
-		return way
+		return h.ways[name]
 	}
 	for _, c := range w.clusters {
 		c.Entitle()
@@ -382,6 +391,7 @@ func (h *hard) afflict() {
 	h.afflictClocks(longest)
 	h.afflictAddresses(longest)
 	h.afflictKeys(longest)
+	h.afflictJournals(longest)
 }
 
 func (h *hard) die(format string, args ...any) {
@@ -557,8 +567,9 @@ func (h *hard) look() {
 			h.wrong("%s", v)
 		}
 	}
-	if len(h.without) > 0 && h.loop != nil && h.idle() {
+	if (len(h.without) > 0 || h.torn) && h.loop != nil && h.other == nil && h.idle() {
 		clear(h.without)
+		h.torn = false
 	}
 	for _, p := range h.policy.Clusters {
 		for _, v := range h.clusters[p.Cluster].ForgetViolations() {
@@ -581,7 +592,7 @@ func (h *hard) aheadOfTheFirst(name string) {
 		if h.first == "" {
 			h.first, h.firstAt = name, h.now
 		}
-		if ahead := h.now.Sub(h.firstAt); name != h.first && ahead < h.policy.Clusters[0].LeafLifetime && len(h.without) == 0 {
+		if ahead := h.now.Sub(h.firstAt); name != h.first && ahead < h.policy.Clusters[0].LeafLifetime && len(h.without) == 0 && !h.torn {
 			h.wrong("the issuer of %s is under one anchor alone, %s after that of %s, the first", name, ahead, h.first)
 		}
 	}
@@ -618,6 +629,10 @@ func (h *hard) calm() {
 	}
 	h.machine.ahead, h.machine.still, h.clocks.next = 0, time.Time{}, nil
 	h.say("it is calm")
+	if h.other != nil {
+		h.part(h.seed%2 == 0)
+		h.advance(h.now.Add(10 * time.Second)) // nobody is begun anew within the second
+	}
 	h.rise()
 	for _, p := range h.policy.Clusters {
 		h.clusters[p.Cluster].SetClockSkew(0)
