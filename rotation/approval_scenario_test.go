@@ -229,3 +229,44 @@ func TestACompromisedAnchorWaitsForNobody(t *testing.T) {
 		c.end()
 	})
 }
+
+// Who has a change lead where it does, and who has approved, is in the mirror: another
+// certd, or a new journal, goes on with that.
+func TestAnApprovalIsInTheMirror(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newApproved(t)
+		c.end()
+		c.mirror = &memory.Mirror{}
+		c.start()
+		time.Sleep(20 * time.Minute)
+		c.begin()
+		c.until("spread", 10*day)
+		for range 2 {
+			if _, err := c.loop.SteerChange(rotation.ChangeRollback, nil, "kim@cli", "drill"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		loses := func() {
+			time.Sleep(10 * time.Second)
+			c.end()
+			c.dir = journalDir(t)
+			c.start()
+		}
+		c.until("retire", 10*day)
+		loses()
+		c.approves("g1", person("kim", "1001"), rotation.ErrDenied)
+		c.approves("g1", person("lee", "1000"), nil)
+		loses()
+		if r := c.rotation(); r.Stage != "retire" || r.Approval == nil || r.Approval.By != "lee@cli" || r.Approval.Not != "kim@cli" {
+			t.Fatalf("%+v, %+v", r, r.Approval)
+		}
+		c.until("idle", 2*day)
+		time.Sleep(day)
+		c.sound()
+		if st := c.loop.Status(); st.Trust.Active.ID != "g2" || len(st.Trust.Others) != 0 || st.State != rotation.StateOK {
+			t.Errorf("%+v", st.Trust)
+		}
+		c.end()
+	})
+}

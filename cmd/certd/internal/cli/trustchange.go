@@ -495,7 +495,7 @@ its end. An approval is void when the change is turned around, goes back to an e
 cluster. A --compromised change waits for nobody.
 
 Two people are two users of the host that certd runs on, as the kernel tells them apart at the admin socket. Whoever may
-become another user, edit the configuration or write certd's files needs no second person.`, "certd trust rollback, until the change has ended")
+become another user, edit the configuration, or write certd's files or mirror needs no second person.`, "certd trust rollback, until the change has ended")
 	cmd.Use, cmd.ValidArgsFunction = "approve ID", a.completeApproval
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if len(args) != 1 {
