@@ -210,7 +210,8 @@ func TestACompromisedAnchorWaitsForNobody(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.begin()
-		c.comesThrough()
+		c.until("retire", 10*day)
+		c.approves("g1", person("kim", "1001"), nil)
 		_, to, _, err := c.loop.Compromised()
 		if err != nil || to == nil {
 			t.Fatal(to, err)
@@ -219,8 +220,11 @@ func TestACompromisedAnchorWaitsForNobody(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.approves("g1", person("kim", "1001"), rotation.ErrNotNow)
-		if c.wanted() != nil {
-			t.Errorf("it waits for approval: %+v", c.rotation())
+		if r := c.rotation(); c.wanted() != nil || r.Approval != nil {
+			t.Errorf("it waits for approval, or has one: %+v, %+v", r, r.Approval)
+		}
+		if now, err := c.journal.Change(); err != nil || now.Approval != nil {
+			t.Errorf("what was approved is another change: %+v, %v", now, err)
 		}
 		c.until("idle", day)
 		if st := c.loop.Status(); st.Trust.Active.ID != "g2" || len(st.Trust.Others) > 0 {

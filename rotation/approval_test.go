@@ -93,6 +93,7 @@ func TestTheEndWaitsForApproval(t *testing.T) {
 		{"two words are missing", through(func(c *Change) { c.Manual = true }), false, hours(2), false, "certd trust advance; " + approval},
 		{"certd began it", through(func(c *Change) { c.Actor = "certd" }), false, hours(2), false, "approval by a person: certd trust approve g1"},
 		{"nothing is retired", through(func(c *Change) { c.From, c.To, c.Back = "g1", "", true }), false, hours(2), true, ""},
+		{"the anchor counts as compromised", through(func(c *Change) { c.Compromised = true }), false, hours(2), true, ""},
 		{"an earlier stage", through(func(c *Change) { c.Stage = StageFinish }), false, hours(2), false, ""},
 	} {
 		f := Fleet{Change: &row.change, Policy: FleetPolicy{Trust: TrustPolicy{SecondPerson: !row.alone}}}
