@@ -215,8 +215,15 @@ func (f *Fence) takeOver(ctx context.Context, recover bool) (recovered int, err 
 			return recovered, err
 		}
 		switch now, err := f.mirror.Save(ctx, doc, version); {
-		case errors.Is(err, ErrChanged), errors.Is(err, ErrOutcomeUnknown):
-			continue // another one starts now, or was this one's own: look again
+		case errors.Is(err, ErrChanged):
+			continue // another one starts now: look again
+		case errors.Is(err, ErrOutcomeUnknown):
+			if _, own, err := f.look(ctx); err != nil {
+				return recovered, err
+			} else if own && bytes.Equal(f.wrote, content) {
+				f.taken = true
+				return recovered, nil
+			}
 		case err != nil:
 			return recovered, fmt.Errorf("take the mirror over: %w", err)
 		default:
@@ -323,7 +330,15 @@ func (f *Fence) Keep(ctx context.Context) error {
 	switch {
 	case errors.Is(err, ErrChanged):
 		return f.differs(ctx)
-	case err != nil: // if it took effect all the same, the next Check finds this daemon's nonce
+	case errors.Is(err, ErrOutcomeUnknown):
+		if err := f.differs(ctx); err != nil {
+			return err
+		}
+		if bytes.Equal(f.wrote, content) {
+			return nil
+		}
+		fallthrough // should it take effect later, the next Check finds this daemon's nonce
+	case err != nil:
 		return fmt.Errorf("save the mirror: %w", err)
 	}
 	f.version, f.wrote, f.wroteAt = version, content, f.journal.Now()
@@ -333,14 +348,9 @@ func (f *Fence) Keep(ctx context.Context) error {
 // differs looks at what is there in the place of what this daemon wrote: its own
 // document after all, if the answer to a write was lost, or another daemon's.
 func (f *Fence) differs(ctx context.Context) error {
-	text, version, err := f.mirror.Load(ctx)
-	if err != nil {
-		return fmt.Errorf("look at the mirror: %w", err)
-	}
-	var there mirrored
-	if text != nil && json.Unmarshal(text, &there) == nil && there.Nonce == f.nonce {
-		f.version, f.wrote = version, nil
-		return nil
+	there, own, err := f.look(ctx)
+	if err != nil || own {
+		return err
 	}
 	who := "somebody has changed or deleted it"
 	if there.Fleet != "" {
@@ -348,6 +358,25 @@ func (f *Fence) differs(ctx context.Context) error {
 	}
 	f.lost = fmt.Errorf("the mirror is no longer this daemon's: %s; nothing is written any more: %w", who, ErrSecondDaemon)
 	return f.lost
+}
+
+// look reads what is there, whoever wrote it, and knows it as written if that was this
+// daemon: after a lost answer to a write there is nothing else that says so.
+func (f *Fence) look(ctx context.Context) (there mirrored, own bool, err error) {
+	text, version, err := f.mirror.Load(ctx)
+	if err != nil {
+		return there, false, fmt.Errorf("look at the mirror: %w", err)
+	}
+	if text == nil || json.Unmarshal(text, &there) != nil || there.Nonce != f.nonce {
+		return there, false, nil
+	}
+	headless := there
+	headless.Head = nil
+	if f.wrote, err = json.Marshal(headless); err != nil {
+		return there, false, err
+	}
+	f.version, f.wroteAt = version, f.journal.Now()
+	return there, true, nil
 }
 
 // Lost is why this daemon writes no more, nil while it may.

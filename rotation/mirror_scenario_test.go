@@ -121,6 +121,7 @@ func TestAMirrorThatFails(t *testing.T) {
 				mirror := &memory.Mirror{}
 				mirror.SetFaults(faults(rand.New(rand.NewPCG(1, 2))))
 				w := mirrored(t, mirror, "east", "west")
+				epoch := w.journal.Epoch()
 				for range 8 {
 					time.Sleep(day)
 					w.holds(name)
@@ -130,6 +131,12 @@ func TestAMirrorThatFails(t *testing.T) {
 				}
 				if _, ok := w.fleetFinding("MirrorFailed"); name == "away" && !ok {
 					t.Errorf("nothing is said of it: %+v", w.loop.Status().Findings)
+				}
+				// What took effect is found there.
+				if name == "answers are lost" {
+					if f := w.loop.Status().Findings; len(f) > 0 || w.journal.Epoch() > epoch+1 {
+						t.Errorf("all that was written is there, and the epoch went from %d to %d, findings %+v", epoch, w.journal.Epoch(), f)
+					}
 				}
 				mirror.SetFaults(nil)
 				time.Sleep(2 * time.Minute)
