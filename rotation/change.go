@@ -793,6 +793,7 @@ type Progress struct {
 	At     time.Time
 	Waits  string // what keeps the cluster from the end of the stage; "": it is there
 	Stale  int    // pods that do not trust the new anchor, where that is asked
+	Alone  bool   // its issuer is under the new anchor alone
 }
 
 // lacking are the pods that an issuer under one anchor alone would cut off.
@@ -813,7 +814,7 @@ func (f Fleet) nextStage(progress map[string]Progress, takesPart map[string]bool
 	c := *f.Change
 	next = c
 	lacking := []string{}
-	canaryThere := false
+	canaryThere, canaryGone := false, false
 	for _, p := range f.Policy.Clusters {
 		name := p.Cluster
 		pr, ok := progress[name]
@@ -821,8 +822,8 @@ func (f Fleet) nextStage(progress map[string]Progress, takesPart map[string]bool
 		if current && pr.Stale > 0 && (c.Stage == StageFinish || c.Stage == StageRetire) {
 			lacking = append(lacking, fmt.Sprintf("%s: %d", name, pr.Stale))
 		}
-		if current && pr.Waits == "" && f.canary(name) {
-			canaryThere = true
+		if current && f.canary(name) {
+			canaryThere, canaryGone = pr.Waits == "", !pr.Alone
 		}
 		switch {
 		case !takesPart[name]: // it has what the change leads to, or waits for its own
@@ -854,6 +855,10 @@ func (f Fleet) nextStage(progress map[string]Progress, takesPart map[string]bool
 	if first := f.first(takesPart); c.Stage == StageFinish && first != c.First && (c.First == "" || c.excepts(c.First)) {
 		next.First = first
 		return next, "the cluster that goes ahead is " + cmp.Or(first, "none"), waiting
+	}
+	if c.Stage == StageFinish && canaryGone && !c.CanaryAt.IsZero() && !c.Compromised {
+		next.CanaryAt = time.Time{}
+		return next, "the first cluster has not an issuer under " + c.to() + " alone any more", waiting
 	}
 	if c.Stage == StageFinish && canaryThere && c.CanaryAt.IsZero() && !c.Compromised {
 		next.CanaryAt = now
@@ -918,8 +923,11 @@ func (d *Decision) changing(f Fleet, v View, g goal, now time.Time) {
 		g.wait("its issuer is to be signed by %s", namesOfAnchors(g.signers))
 	}
 	d.Progress = &Progress{Change: *f.Change, At: v.Observed.At, Waits: g.waits}
-	if _, to, takesPart, err := f.sides(v); err == nil && takesPart && !v.Proxies.At.IsZero() && v.Observed.Version != "" {
-		d.Progress.Stale = v.Proxies.lacking(to)
+	if _, to, takesPart, err := f.sides(v); err == nil && takesPart {
+		d.Progress.Alone = len(g.at.order) == 1 && g.at.order[0] == to
+		if !v.Proxies.At.IsZero() && v.Observed.Version != "" {
+			d.Progress.Stale = v.Proxies.lacking(to)
+		}
 	}
 	d.wakeAt(g.again)
 	d.lookAt(now.Add(time.Minute))

@@ -292,3 +292,32 @@ func TestAnIssuerThatIsGoneInAChange(t *testing.T) {
 		}
 	}
 }
+
+// The first cluster goes ahead anew where somebody has put a second certificate back there:
+// what the others wait for begins again.
+func TestTheFirstClusterGoesAheadAnew(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	began := now.Add(-24 * time.Hour)
+	for _, row := range []struct {
+		sentence string
+		since    time.Time // when it was seen to be through
+		first    Progress
+		want     time.Time
+	}{
+		{"it is through", time.Time{}, Progress{Alone: true}, now},
+		{"it is not", time.Time{}, Progress{Waits: "its issuer"}, time.Time{}},
+		{"it still is", began, Progress{Alone: true}, began},
+		{"a replica of it starts", began, Progress{Alone: true, Waits: "one is to load the issuer"}, began},
+		{"it has two certificates again", began, Progress{Waits: "its issuer"}, time.Time{}},
+	} {
+		c := Change{From: "g1", To: "g2", Stage: StageFinish, StartedAt: began, StageAt: began, First: "eu", CanaryAt: row.since}
+		row.first.Change, row.first.At = c, now
+		f := Fleet{Change: &c, Policy: FleetPolicy{Clusters: []Policy{{Cluster: "eu"}, {Cluster: "us"}}}}
+		progress := map[string]Progress{"eu": row.first, "us": {Change: c, At: now, Waits: "the first cluster goes ahead"}}
+		next, _, _ := f.nextStage(progress, map[string]bool{"eu": true, "us": true}, time.Hour, now)
+		if !next.CanaryAt.Equal(row.want) || next.Stage != StageFinish {
+			t.Errorf("%s: since %s in stage %s; want %s", row.sentence, next.CanaryAt, next.Stage, row.want)
+		}
+	}
+}

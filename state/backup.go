@@ -309,7 +309,8 @@ func (r *Restoring) replace(dir, from string, o Options, actor, reason string) e
 	return errors.Join(syncDir(dir), handOver(dir))
 }
 
-// mark raises the epoch and enters what happened.
+// mark raises the epoch and enters what happened. A change of the trust anchor that is
+// under way proves anew what lets its stage end.
 func (r *Restoring) mark(j *Journal, actor, reason string) error {
 	seen := uint64(max(j.Now().Unix(), 0))
 	what := fmt.Sprintf("restored from a copy with %d entries, head %s", r.From.Entries, r.From.Head)
@@ -324,11 +325,19 @@ func (r *Restoring) mark(j *Journal, actor, reason string) error {
 	if r.Epoch, err = j.RaiseEpoch(seen); err != nil {
 		return err
 	}
+	out := rotation.Outcome{Result: rotation.OK}
+	// What was proved by then may have come undone since.
+	if out.Change, err = j.Change(); err != nil {
+		return err
+	}
+	if out.Change != nil {
+		out.Change.CanaryAt, out.Change.ProvedAt = time.Time{}, time.Time{}
+	}
 	id, err := j.Begin(rotation.Intent{Step: rotation.StepRestore, Actor: actor, Reason: strings.TrimSuffix(what+": "+reason, ": ")})
 	if err != nil {
 		return err
 	}
-	return j.Finish(id, rotation.Outcome{Result: rotation.OK})
+	return j.Finish(id, out)
 }
 
 // keepAs gives a file a second name, <path>.<word>-<time>, and returns that.

@@ -86,7 +86,7 @@ func (h *hard) double() {
 	h.lost, h.torn, h.other = true, true, d // neither journal knows what the other certd does
 	h.acting = d
 	defer func() { h.acting = nil }()
-	if err := d.open(h.policy.Fleet); err == nil {
+	if err = d.open(h.policy.Fleet); err == nil {
 		err = h.start(d)
 	}
 	if err != nil {
