@@ -67,6 +67,13 @@ type Change struct {
 	ProvedAt time.Time
 }
 
+// Again is the change from its first stage on, with clusters wherever they are: issuers are
+// to be signed under both anchors everywhere before anything else.
+func (c Change) Again(now time.Time) Change {
+	c.Stage, c.StageAt, c.CanaryAt, c.ProvedAt, c.Proceed, c.Approval = StageBridge, now, time.Time{}, time.Time{}, false, nil
+	return c
+}
+
 // leading is the generation whose certificate comes first in the issuers.
 func (c Change) leading() string {
 	if c.Compromised {

@@ -429,7 +429,7 @@ func (f Fleet) steered(how ChangeOrder, clusters []string, now time.Time) (Chang
 		// The way back is the way there, with the anchors in each other's place:
 		// issuers are signed under both again before anything else.
 		c.From, c.To, c.Back, c.Held = c.To, c.From, !c.Back, false
-		c.Stage, c.StageAt, c.CanaryAt, c.ProvedAt, c.Proceed, c.Approval = StageBridge, now, time.Time{}, time.Time{}, false, nil
+		c = c.Again(now)
 	case ChangeAdvance:
 		if len(clusters) == 0 && c.Manual {
 			c.Proceed = true

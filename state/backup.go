@@ -310,7 +310,7 @@ func (r *Restoring) replace(dir, from string, o Options, actor, reason string) e
 }
 
 // mark raises the epoch and enters what happened. A change of the trust anchor that is
-// under way proves anew what lets its stage end.
+// under way goes through its stages anew.
 func (r *Restoring) mark(j *Journal, actor, reason string) error {
 	seen := uint64(max(j.Now().Unix(), 0))
 	what := fmt.Sprintf("restored from a copy with %d entries, head %s", r.From.Entries, r.From.Head)
@@ -326,12 +326,13 @@ func (r *Restoring) mark(j *Journal, actor, reason string) error {
 		return err
 	}
 	out := rotation.Outcome{Result: rotation.OK}
-	// What was proved by then may have come undone since.
+	// What was proved by then may have come undone since: where the change was turned around,
+	// issuers may be under the old anchor alone.
 	if out.Change, err = j.Change(); err != nil {
 		return err
 	}
-	if out.Change != nil {
-		out.Change.CanaryAt, out.Change.ProvedAt = time.Time{}, time.Time{}
+	if c := out.Change; c != nil && !c.Compromised {
+		*c = c.Again(j.Now())
 	}
 	id, err := j.Begin(rotation.Intent{Step: rotation.StepRestore, Actor: actor, Reason: strings.TrimSuffix(what+": "+reason, ": ")})
 	if err != nil {

@@ -198,17 +198,18 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// What a stage of a change needs was proved before the copy was made, and may have come
+// What the stages of a change need was proved before the copy was made, and may have come
 // undone since.
-func TestRestoreHasAChangeProveItselfAnew(t *testing.T) {
+func TestRestoreHasAChangeBeginAnew(t *testing.T) {
 	dir := t.TempDir()
 	j := openTest(t, dir, Options{Reserve: -1})
 	want := rotation.Change{From: "g1", To: "g2", Stage: rotation.StageFinish, Actor: "lee@cli", Reason: "yearly", StartedAt: noon, StageAt: noon.Add(time.Hour), First: "eu", CanaryAt: noon.Add(2 * time.Hour), ProvedAt: noon.Add(3 * time.Hour)}
 	step(t, j, rotation.Intent{Step: rotation.StepTrustChange, Actor: "lee@cli", Reason: "yearly"}, rotation.Outcome{Result: rotation.OK, Change: &want})
 	ok(t, j.Close())
 	path := saved(t, dir)
-	must[Restoring](t)(Restore(dir, path, Options{Fleet: "acme"}, "lee@cli", "", false))
-	want.CanaryAt, want.ProvedAt = time.Time{}, time.Time{}
+	later := noon.Add(5 * time.Hour)
+	must[Restoring](t)(Restore(dir, path, Options{Fleet: "acme", Now: func() time.Time { return later }}, "lee@cli", "", false))
+	want.Stage, want.StageAt, want.CanaryAt, want.ProvedAt = rotation.StageBridge, later, time.Time{}, time.Time{}
 	j = openTest(t, dir, Options{Reserve: -1})
 	if d := cmp.Diff(&want, must[*rotation.Change](t)(j.Change())); d != "" {
 		t.Errorf("change (-want +got):\n%s", d)
