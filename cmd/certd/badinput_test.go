@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"log"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -364,15 +365,21 @@ func readFile(t testing.TB, path string) string {
 	return string(b)
 }
 
-// closedPort is an address where nothing listens.
+// closedPort is an address where nothing listens. It is below the ports that the kernel gives to
+// whoever asks for any, and to connections: one of those would soon be another test's.
 func closedPort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var last error
+	for range 100 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20000+mathrand.IntN(10000)))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
+		last = err
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal(last)
+	return ""
 }
 
 // vaultGate stands between certd and the lab's Vault: open, sealed, cut or
