@@ -108,18 +108,16 @@ func (r *Reconciler) keyOutcome(a Anchor, err error) {
 }
 
 // recoverAnchors learns the fleet's anchors from a bundle that bears its mark,
-// after the journal was lost. A certificate alone is no proof, since anybody
-// who may write to a cluster can put one there: the key backend must hold the
-// key that belongs to it, under the name certd gives its keys.
-// The older of two is what the fleet is changing from: nothing in the world says
-// more of it than that, and every stage can be gone through again.
-func (r *Reconciler) recoverAnchors(ctx context.Context, cluster string, strangers []*x509.Certificate) error {
+// after the journal was lost, or an older one was restored. A certificate alone is no
+// proof, since anybody who may write to a cluster can put one there: the key backend must
+// hold the key that belongs to it, under the name certd gives its keys.
+func (r *Reconciler) recoverAnchors(ctx context.Context, m *member, strangers []*x509.Certificate) error {
 	f := r.fleet()
 	var found []Anchor
 	for _, c := range strangers {
 		n, key, err := findKey(ctx, r.signer.keys, c.PublicKey, func(n int) string { return anchorKeyName(f.Policy.KeyPrefix, n) })
 		if err != nil {
-			return fmt.Errorf("recover anchor %q seen in %s: %w", c.Subject.CommonName, cluster, err)
+			return fmt.Errorf("recover anchor %q seen in %s: %w", c.Subject.CommonName, m.name, err)
 		}
 		if key == nil {
 			r.mu.Lock()
@@ -131,45 +129,133 @@ func (r *Reconciler) recoverAnchors(ctx context.Context, cluster string, strange
 	}
 	slices.SortFunc(found, func(a, b Anchor) int { return generationOf(a.ID) - generationOf(b.ID) })
 	for _, a := range found {
-		if err := r.recoverAnchor(cluster, a); err != nil {
+		if err := r.recoverAnchor(m, a); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// recoverAnchor enters one, and with the second of two the change that is under
-// way.
-func (r *Reconciler) recoverAnchor(cluster string, a Anchor) error {
+// recoverAnchor enters one, and what it tells of the change that is under way.
+func (r *Reconciler) recoverAnchor(m *member, a Anchor) error {
 	r.renewing.Lock()
 	defer r.renewing.Unlock()
-	f, now := r.fleet(), r.wall()
+	f := r.fleet()
 	if f.anchor(a.ID) != nil {
 		return nil // another cluster showed it at the same time
 	}
 	rec := certificateRecord("", "anchor", a.ID, a.Certificate, time.Time{})
-	in := Intent{Step: StepRecover, Cluster: cluster, Actor: "certd", Reason: "the journal knows it not, and this cluster bears the fleet's mark", Anchor: a.ID, Serial: pki.Serial(a.Certificate), Key: a.Key}
-	out := Outcome{Result: OK, Anchor: &a, Certificate: &rec}
-	if other := f.Active(); other != nil && f.Change == nil {
-		from, to := other.ID, a.ID
-		if generationOf(from) > generationOf(to) {
-			from, to = to, from
-		}
-		out.Change = &Change{From: from, To: to, Stage: StageBridge, Actor: "certd", Reason: "the journal was lost, and " + cluster + " has both anchors", StartedAt: now, StageAt: now}
+	in := Intent{Step: StepRecover, Cluster: m.name, Actor: "certd", Reason: "the journal knows it not, and this cluster bears the fleet's mark", Anchor: a.ID, Serial: pki.Serial(a.Certificate), Key: a.Key}
+	out, err := f.recovered(a, m.view(), r.wall())
+	if err == nil {
+		out.Result, out.Certificate = OK, &rec
+		err = r.enter(in, out)
 	}
-	if err := r.enter(in, out); err != nil {
+	if err != nil {
 		return fmt.Errorf("record the recovery of anchor %s: %w", a.ID, err)
 	}
-	r.mu.Lock()
-	r.rememberAnchor(a)
-	if out.Change != nil {
-		r.change = out.Change
-	}
-	r.mu.Unlock()
+	r.takeIn(out)
 	r.lookAgain()
 	r.poke()
-	r.log.Warn("anchor recovered from a cluster", "anchor", a.ID, "cluster", cluster, "key", a.Key)
+	r.log.Warn("anchor recovered from a cluster", "anchor", a.ID, "cluster", m.name, "key", a.Key, "forgotten", out.Forgotten)
 	return nil
+}
+
+// recovered says what becomes of the fleet by an anchor that a cluster shows and the
+// journal does not know. The newest anchor there is leads, and what a cluster shows beside
+// it is what the fleet is changing from: nothing in the world says more of it than that, and
+// every stage can be gone through again. Of a change that the journal knows, and the world
+// does not, nothing is kept: an anchor is made only where no change is under way, so that one
+// is over. What it was about, some cluster may show yet: it is forgotten, not retired.
+func (f Fleet) recovered(a Anchor, v View, now time.Time) (out Outcome, err error) {
+	out.Anchor = &a
+	c, beside := f.Change, f.newestIn(v.Observed)
+	change := func(x, y *Anchor) {
+		if generationOf(x.ID) > generationOf(y.ID) {
+			x, y = y, x
+		}
+		out.Change = &Change{From: x.ID, To: y.ID, Stage: StageBridge, Actor: "certd", Reason: "the journal was lost, and " + v.Policy.Cluster + " has both anchors", StartedAt: now, StageAt: now}
+	}
+	newer := func(x *Anchor) bool { return generationOf(a.ID) > generationOf(x.ID) }
+	if c == nil {
+		active := f.Active()
+		switch {
+		case active == nil:
+		case beside != nil && beside != active && newer(active): // it was changed more than once since
+			change(beside, &a)
+			out.Forgotten = []string{active.ID}
+		default:
+			change(active, &a)
+		}
+		return out, nil
+	}
+	older, newest := f.anchor(c.From), f.anchor(c.To)
+	if c.adopts() || older == nil || newest == nil {
+		return out, nil
+	}
+	if generationOf(older.ID) > generationOf(newest.ID) {
+		older, newest = newest, older
+	}
+	switch {
+	case newer(newest):
+		if out.Change = (&Change{}); beside != nil {
+			change(beside, &a)
+		}
+		for _, x := range []*Anchor{older, newest} {
+			if x != beside {
+				out.forget(*x, c, now)
+			}
+		}
+	case newer(older) && beside == newest:
+		change(&a, newest)
+		out.forget(*older, c, now)
+	default: // the others were changed without it
+		gone := a
+		gone.RetiredAt = now
+		out.Anchor = &gone
+		if beside != newest && v.Record.Adopted == "" {
+			b, err := f.with(v, &a)
+			if err != nil {
+				return out, err
+			}
+			out.Left = map[string]Adoption{v.Policy.Cluster: {Anchor: a.ID, Bundle: b.PEM(), At: now}}
+		}
+	}
+	return out, nil
+}
+
+// forget drops an anchor that no cluster that was looked at shows. One that others may have
+// the key of is not to be learnt anew.
+func (out *Outcome) forget(a Anchor, c *Change, now time.Time) {
+	if c.Compromised && a.ID == c.From {
+		a.RetiredAt = now
+		out.Retired = append(out.Retired, a)
+		return
+	}
+	out.Forgotten = append(out.Forgotten, a.ID)
+}
+
+// newestIn is the newest of the fleet's own anchors that a cluster shows, in its bundle, beside
+// its issuer, or over it; nil if it shows none.
+func (f Fleet) newestIn(o *Observation) (newest *Anchor) {
+	seen := f.signersOf(o.IssuerFacts.Chain)
+	for _, text := range [][]byte{o.BundleText, o.IssuerFacts.CABundle} {
+		b, err := o.readBundle(text)
+		if err != nil {
+			continue
+		}
+		for _, c := range b.Anchors() {
+			if a := f.anchorWith(c); a != nil {
+				seen = append(seen, a)
+			}
+		}
+	}
+	for _, a := range seen {
+		if a.RetiredAt.IsZero() && !a.keyless() && (newest == nil || generationOf(a.ID) > generationOf(newest.ID)) {
+			newest = a
+		}
+	}
+	return newest
 }
 
 // AnchorsChanged has the loop read the anchors again, after a ceremony.

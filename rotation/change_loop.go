@@ -265,25 +265,7 @@ func (r *Reconciler) putChange(in Intent, out Outcome) error {
 	if err := r.enter(in, out); err != nil {
 		return fmt.Errorf("record the change of the trust anchor: %w", err)
 	}
-	r.mu.Lock()
-	for _, a := range out.Retired {
-		r.rememberAnchor(a)
-	}
-	if out.Anchor != nil {
-		r.rememberAnchor(*out.Anchor)
-	}
-	if r.change = out.Change; r.change.Stage == "" {
-		r.change = nil
-	}
-	r.waiting, r.wanted = nil, time.Time{}
-	for name, a := range out.Left {
-		if m := r.members[name]; m != nil {
-			m.mu.Lock()
-			m.record.came(a)
-			m.mu.Unlock()
-		}
-	}
-	r.mu.Unlock()
+	r.takeIn(out)
 	if out.Change.Stage == "" {
 		r.tried(Attempt{Step: StepTrustChange})
 	}
@@ -291,6 +273,34 @@ func (r *Reconciler) putChange(in Intent, out Outcome) error {
 	r.lookAgain()
 	r.poke()
 	return nil
+}
+
+// takeIn keeps in memory what the journal has been told of anchors and of a change.
+func (r *Reconciler) takeIn(out Outcome) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, a := range out.Retired {
+		r.rememberAnchor(a)
+	}
+	if out.Anchor != nil {
+		r.rememberAnchor(*out.Anchor)
+	}
+	if len(out.Forgotten) > 0 {
+		r.anchors = slices.DeleteFunc(slices.Clone(r.anchors), func(a Anchor) bool { return slices.Contains(out.Forgotten, a.ID) })
+	}
+	if c := out.Change; c != nil {
+		if r.change = c; c.Stage == "" {
+			r.change = nil
+		}
+		r.waiting, r.wanted = nil, time.Time{}
+	}
+	for name, a := range out.Left {
+		if m := r.members[name]; m != nil {
+			m.mu.Lock()
+			m.record.came(a)
+			m.mu.Unlock()
+		}
+	}
 }
 
 // moveOn takes the change to its next stage when it is time.

@@ -164,6 +164,7 @@ type Outcome struct {
 	Certificate *CertificateRecord  // enters the inventory
 	Anchor      *Anchor             // enters or replaces the anchor with that ID
 	Retired     []Anchor            // take the place of those with their IDs
+	Forgotten   []string            // IDs of anchors that the journal is to know nothing of
 	Checked     *Anchor             // Backend, Exportable and CheckedAt of the anchor with that ID, whose certificate may have been renewed meanwhile
 	WebhookCA   *WebhookCA          // enters or replaces the cluster's webhook CA with that ID
 	Change      *Change             // takes the place of the one under way; without a Stage it ends that

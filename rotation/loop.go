@@ -868,7 +868,7 @@ func (r *Reconciler) learn(ctx context.Context, m *member, o *Observation) (know
 		r.epoch = raised
 		r.mu.Unlock()
 	}
-	if err := r.recoverAnchors(ctx, m.name, strangers); err != nil {
+	if err := r.recoverAnchors(ctx, m, strangers); err != nil {
 		r.log.Error("anchor not recovered", "cluster", m.name, "err", err)
 		r.Problem("AnchorNotRecovered", err)
 		return false

@@ -46,6 +46,29 @@ func TestChangeOfTrust(t *testing.T) {
 	ok(t, j.Close())
 }
 
+// An anchor that is forgotten leaves nothing that would keep it from being learnt anew.
+func TestAnAnchorIsForgotten(t *testing.T) {
+	dir := t.TempDir()
+	j := openTest(t, dir, Options{Reserve: -1})
+	recovered := rotation.Intent{Step: rotation.StepRecover, Actor: "certd", Reason: "drill"}
+	a, b := rotation.Anchor{ID: "g1", Key: "acme-anchor-1", Certificate: testCertificate(t)}, rotation.Anchor{ID: "g2", Key: "acme-anchor-2", Certificate: testCertificate(t)}
+	step(t, j, recovered, rotation.Outcome{Result: rotation.OK, Anchor: &a})
+	step(t, j, recovered, rotation.Outcome{Result: rotation.OK, Anchor: &b, Forgotten: []string{"g1"}})
+	ok(t, j.Close())
+	j = openTest(t, dir, Options{Reserve: -1})
+	if all := must[[]rotation.Anchor](t)(j.Anchors()); len(all) != 1 || all[0].ID != "g2" {
+		t.Errorf("%+v", all)
+	}
+	step(t, j, recovered, rotation.Outcome{Result: rotation.OK, Anchor: &a})
+	if all := must[[]rotation.Anchor](t)(j.Anchors()); len(all) != 2 || all[0].ID != "g1" {
+		t.Errorf("%+v", all)
+	}
+	if r := must[Report](t)(j.Verify()); r.Problem != "" || r.Entries != 3 {
+		t.Errorf("%+v", r)
+	}
+	ok(t, j.Close())
+}
+
 // A file of an older schema has no change in it, also where it is only read.
 func TestNoChangeInAnOlderFile(t *testing.T) {
 	dir := t.TempDir()

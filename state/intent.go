@@ -131,6 +131,11 @@ func (j *Journal) finish(t *txn, id uint64, out rotation.Outcome, again bool) er
 			return err
 		}
 	}
+	for _, id := range out.Forgotten {
+		if err := t.remove(bucketAnchors, []byte(id)); err != nil {
+			return err
+		}
+	}
 	if out.Checked != nil {
 		if err := t.putChecked(*out.Checked); err != nil {
 			return err

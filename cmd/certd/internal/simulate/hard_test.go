@@ -38,7 +38,6 @@ type hard struct {
 	lost     bool       // the journal was, once: it cannot account for what came before
 	copies   string     // the folder of a saved copy of it
 	saved    time.Time  // when that was made; zero: there is none
-	savedIn  int        // which change was under way then; -1: none
 	changes  int
 	attended bool // somebody looks after the change that is under way
 	deaths   int

@@ -26,16 +26,9 @@ func (h *hard) save() {
 		h.wrong("the journal is not saved: %v", err)
 		return
 	}
-	h.saved, h.savedIn = h.now, h.changes
-	if h.idle() {
-		h.savedIn = -1
-	}
+	h.saved = h.now
 	h.say("the journal is saved")
 }
-
-// outdated says whether the copy is from amid another change of the trust anchor than the one
-// that is under way, or the last: certd is no match for that yet.
-func (h *hard) outdated() bool { return h.savedIn >= 0 && h.savedIn != h.changes }
 
 func (h *hard) backup() string { return filepath.Join(h.copies, "backup.db") }
 
@@ -44,7 +37,7 @@ func (h *hard) backup() string { return filepath.Join(h.copies, "backup.db") }
 func (h *hard) afflictJournals(longest time.Duration) {
 	h.sometimes("saved", 60*day, h.save)
 	h.sometimes("restored", 500*day, func() {
-		if h.loop == nil || h.saved.IsZero() || h.outdated() {
+		if h.loop == nil || h.saved.IsZero() {
 			return
 		}
 		h.die("the journal of %s is restored", h.saved.Format(time.DateTime))
@@ -65,7 +58,7 @@ func (h *hard) afflictJournals(longest time.Duration) {
 		if h.deaf() || h.other != nil || h.journal.Epoch() > uint64(h.now.Add(day).Unix()) {
 			return
 		}
-		if h.saved.IsZero() || h.chance.IntN(2) == 0 || h.outdated() {
+		if h.saved.IsZero() || h.chance.IntN(2) == 0 {
 			h.save()
 		}
 		d := time.Duration(h.chance.Float64() * float64(longest))
