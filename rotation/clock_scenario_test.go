@@ -215,3 +215,42 @@ func TestAWrongClockDoesNothingThatLasts(t *testing.T) {
 		c.end()
 	})
 }
+
+// A certd whose host's clock was years ahead when it started has left an epoch that no other
+// start comes up to. Whoever is started instead is deposed by it, and the next start of that one
+// goes on: the one that is to go on is started last.
+func TestAnEpochOfTheFuture(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "east", "west")
+		w.ceremony()
+		w.start()
+		time.Sleep(5 * time.Minute)
+		backup := w.backup()
+		ahead := rotation.Marks{}
+		w.clusters["east"].Edit(rotation.BundleObject, "certd", func(_ map[string][]byte, marks *rotation.Marks) {
+			marks.Epoch = uint64(time.Now().Add(3 * 365 * day).Unix())
+			ahead = *marks
+		})
+		w.clusters["west"].Edit(rotation.IssuerObject, "mallory", func(_ map[string][]byte, marks *rotation.Marks) { marks.Epoch = 1<<64 - 2 })
+		w.restore(backup)
+		w.start()
+		time.Sleep(10 * time.Minute)
+		if _, ok := w.finding("east", "Deposed"); !ok {
+			t.Errorf("the restored one: %+v", w.cluster("east").Findings)
+		}
+		w.end()
+		w.start()
+		time.Sleep(10 * 24 * time.Hour)
+		if c := w.cluster("east"); c.State != rotation.StateOK {
+			t.Errorf("the one that was started last: %s, %+v", c.State, c.Findings)
+		}
+		if e := w.journal.Epoch(); e <= ahead.Epoch || e > ahead.Epoch+10 {
+			t.Errorf("its epoch is %d, after %d", e, ahead.Epoch)
+		}
+		if _, ok := w.finding("west", "Deposed"); !ok { // nobody gets above that
+			t.Errorf("an epoch at the end of all: %+v", w.cluster("west").Findings)
+		}
+		w.end()
+	})
+}

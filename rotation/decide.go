@@ -236,6 +236,7 @@ type Decision struct {
 	caDated   string // the webhook CA whose dates these are
 	keepsKey  bool   // the issuer's key stays the one that is there
 	found     bool   // the issuer is the one that the cluster came with: not a byte of it is changed
+	deposedBy uint64 // the epoch of the certd that wrote there since; 0: none has
 	// Wake is when the answer can change by the passing of time alone; zero:
 	// it cannot.
 	Wake time.Time
@@ -292,7 +293,12 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 		d.find(StateWarning, "WatchedOnly", "has trust material that certd did not make: "+describeForeign(o)+"; it is watched, not changed"+why, nil, "certd adopt "+v.Policy.Cluster+" --dry-run")
 		return d
 	case epoch > f.Epoch:
-		d.find(StateCritical, "Deposed", fmt.Sprintf("another certd wrote here (epoch %d, ours is %d): this one no longer writes", epoch, f.Epoch), nil, "stop one of the two daemons; the one that goes on has to be started last")
+		d.deposedBy = epoch
+		how := "stop one of the two daemons; the one that goes on has to be started last"
+		if epoch >= lastEpoch {
+			how = "no certd gets to that epoch: find out who wrote it, and take that annotation off"
+		}
+		d.find(StateCritical, "Deposed", fmt.Sprintf("another certd wrote here (epoch %d, ours is %d): this one no longer writes", epoch, f.Epoch), nil, how)
 		return d
 	case wrong != "":
 		d.find(StateCritical, "ClockSkew", wrong+": nothing is signed or written until they agree", d.breaks(), "check NTP on this host and on the cluster's control plane")
@@ -350,6 +356,10 @@ func (c ClusterRecord) elsewhere(o *Observation, fleet string) bool {
 	return c.Enrolled && c.Target != "" && o.Target != c.Target && o.Version != "" && (o.Bundle.Exists || o.Issuer.Exists) &&
 		o.Bundle.Marks.Fleet != fleet && o.Issuer.Marks.Fleet != fleet
 }
+
+// lastEpoch is what no certd gets to: it is a second of the year 36812. Who can write to one
+// cluster must not have the numbers come to their end.
+const lastEpoch = 1 << 40
 
 // epoch is the newest epoch that a certd of the fleet has left in the cluster.
 func (o *Observation) epoch(fleet string) uint64 {

@@ -66,6 +66,9 @@ type Journal interface {
 	Epoch() uint64
 	RaiseEpoch(seen uint64) (uint64, error)
 
+	// SawEpoch has the next daemon that opens the journal have a larger one than seen.
+	SawEpoch(seen uint64) error
+
 	// Head is the newest entry of the chain; 0 while there is none. Has says whether
 	// the chain has this very entry.
 	Head() (seq uint64, hash string, err error)

@@ -88,6 +88,7 @@ type Reconciler struct {
 	nearer    nearer               // to its end
 	foreign   map[string]time.Time // anchors of clusters that are not the fleet's, by SHA-256, and when that was found
 	epoch     uint64
+	seen      uint64 // the largest epoch that has deposed this daemon somewhere
 	members   map[string]*member
 	findings  map[string]Finding // about the fleet, by id
 	cycleAt   time.Time
@@ -639,6 +640,7 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 			continue
 		}
 		r.decided(m, v, d)
+		r.sawEpoch(m, d.deposedBy)
 		if ctx.Err() != nil || !r.configured(m) {
 			break
 		}
@@ -858,7 +860,7 @@ func (r *Reconciler) learn(ctx context.Context, m *member, o *Observation) (know
 	if len(f.Anchors) > 0 && len(strangers) == 0 {
 		return r.relearn(m, o)
 	}
-	if seen := max(o.Bundle.Marks.Epoch, o.Issuer.Marks.Epoch); len(f.Anchors) == 0 && seen >= f.Epoch {
+	if seen := max(o.Bundle.Marks.Epoch, o.Issuer.Marks.Epoch); len(f.Anchors) == 0 && seen >= f.Epoch && seen < lastEpoch {
 		raised, err := r.journal.RaiseEpoch(seen)
 		if err != nil {
 			r.log.Error("journal not written", "cluster", m.name, "err", err)
@@ -875,6 +877,24 @@ func (r *Reconciler) learn(ctx context.Context, m *member, o *Observation) (know
 	}
 	r.Solved("AnchorNotRecovered")
 	return r.relearn(m, o)
+}
+
+// sawEpoch has this daemon's successor start above whoever has deposed it: a clock that was years
+// ahead at a start has made an epoch that the time of no other start comes up to.
+func (r *Reconciler) sawEpoch(m *member, seen uint64) {
+	r.mu.Lock()
+	known := seen <= r.seen || seen >= lastEpoch
+	r.mu.Unlock()
+	if known {
+		return
+	}
+	if err := r.journal.SawEpoch(seen); err != nil {
+		r.log.Error("journal not written", "cluster", m.name, "err", err)
+		return
+	}
+	r.mu.Lock()
+	r.seen = max(r.seen, seen)
+	r.mu.Unlock()
 }
 
 // strangers are the anchors in a cluster's bundle, and beside its issuer, that

@@ -205,7 +205,7 @@ func (j *Journal) takeOver() error {
 			if err := t.checkAll(); err != nil {
 				return err
 			}
-			if t.state.Epoch == math.MaxUint64 {
+			if t.state.Epoch = max(t.state.Epoch, t.state.Seen); t.state.Epoch == math.MaxUint64 {
 				return fmt.Errorf("the epoch is at its end: %w", ErrDamaged)
 			}
 			t.state.Epoch++
@@ -335,6 +335,17 @@ func (j *Journal) RaiseEpoch(seen uint64) (uint64, error) {
 	}
 	j.epoch.Store(epoch)
 	return epoch, nil
+}
+
+// SawEpoch implements [rotation.Journal].
+func (j *Journal) SawEpoch(seen uint64) error {
+	return j.update("saw", "remember an epoch", func(t *txn) error {
+		if seen <= t.state.Seen {
+			return errUnchanged
+		}
+		t.state.Seen = seen
+		return nil
+	})
 }
 
 // Now implements rotation.Journal.

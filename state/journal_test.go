@@ -437,9 +437,18 @@ func TestEpochGrows(t *testing.T) {
 	if _, err := j.RaiseEpoch(math.MaxUint64); err == nil {
 		t.Error("the epoch overflowed")
 	}
+	for _, seen := range []uint64{90, 50} {
+		if ok(t, j.SawEpoch(seen)); j.Epoch() != 41 {
+			t.Errorf("what was seen changes nothing now: %d", j.Epoch())
+		}
+	}
 	ok(t, j.Close())
-	if j := openTest(t, dir, Options{}); j.Epoch() != 42 {
-		t.Errorf("after a restart: %d", j.Epoch())
+	for _, want := range []uint64{91, 92} {
+		j := openTest(t, dir, Options{})
+		if j.Epoch() != want {
+			t.Errorf("after a restart: %d, not %d", j.Epoch(), want)
+		}
+		ok(t, j.Close())
 	}
 }
 
