@@ -239,6 +239,11 @@ func TestAnEpochOfTheFuture(t *testing.T) {
 		if _, ok := w.finding("east", "Deposed"); !ok {
 			t.Errorf("the restored one: %+v", w.cluster("east").Findings)
 		}
+		w.clusters["east"].Delete(rotation.BundleObject) // and what bore the epoch with it
+		time.Sleep(10 * time.Minute)
+		if _, ok := w.finding("east", "Deposed"); !ok {
+			t.Errorf("after a deletion: %+v", w.cluster("east").Findings)
+		}
 		w.end()
 		w.start()
 		time.Sleep(10 * 24 * time.Hour)

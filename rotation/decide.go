@@ -120,6 +120,7 @@ type View struct {
 	Err          error               // why the latest look failed; nil: Observed is that look
 	ErrSince     time.Time
 	Looks        int                  // that failed in a row
+	Epoch        uint64               // the largest that was seen there; what bore it may be gone
 	SameTarget   string               // another configured cluster that turned out to be this very one
 	Request      *Request             // a person wants a new issuer
 	Repairs      map[lane][]time.Time // of the last hour
@@ -236,7 +237,6 @@ type Decision struct {
 	caDated   string // the webhook CA whose dates these are
 	keepsKey  bool   // the issuer's key stays the one that is there
 	found     bool   // the issuer is the one that the cluster came with: not a byte of it is changed
-	deposedBy uint64 // the epoch of the certd that wrote there since; 0: none has
 	// Wake is when the answer can change by the passing of time alone; zero:
 	// it cannot.
 	Wake time.Time
@@ -275,7 +275,7 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 	}
 
 	active := f.Active()
-	switch epoch := o.epoch(f.Policy.Fleet); {
+	switch epoch := max(o.epoch(f.Policy.Fleet), v.Epoch); {
 	case v.SameTarget != "":
 		d.find(StateCritical, "SameCluster", fmt.Sprintf("is the same cluster as %s (%s): nothing is written to either", v.SameTarget, o.Target), nil, "remove one of the two from the configuration")
 		return d
@@ -293,7 +293,6 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 		d.find(StateWarning, "WatchedOnly", "has trust material that certd did not make: "+describeForeign(o)+"; it is watched, not changed"+why, nil, "certd adopt "+v.Policy.Cluster+" --dry-run")
 		return d
 	case epoch > f.Epoch:
-		d.deposedBy = epoch
 		how := "stop one of the two daemons; the one that goes on has to be started last"
 		if epoch >= lastEpoch {
 			how = "no certd gets to that epoch: find out who wrote it, and take that annotation off"

@@ -66,8 +66,10 @@ type Journal interface {
 	Epoch() uint64
 	RaiseEpoch(seen uint64) (uint64, error)
 
-	// SawEpoch has the next daemon that opens the journal have a larger one than seen.
-	SawEpoch(seen uint64) error
+	// SawEpoch has the next daemon that opens the journal have a larger one than seen. before
+	// is the largest that was seen until now, those of daemons that had the journal
+	// included.
+	SawEpoch(seen uint64) (before uint64, err error)
 
 	// Head is the newest entry of the chain; 0 while there is none. Has says whether
 	// the chain has this very entry.

@@ -88,7 +88,7 @@ type Reconciler struct {
 	nearer    nearer               // to its end
 	foreign   map[string]time.Time // anchors of clusters that are not the fleet's, by SHA-256, and when that was found
 	epoch     uint64
-	seen      uint64 // the largest epoch that has deposed this daemon somewhere
+	seen      uint64 // the largest epoch before this one, or of another certd's, that is known of
 	members   map[string]*member
 	findings  map[string]Finding // about the fleet, by id
 	cycleAt   time.Time
@@ -191,7 +191,10 @@ func NewReconciler(o Options) (*Reconciler, error) {
 	// A journal begun anew would count from 1 again, below what an earlier one
 	// left in the clusters: the clock puts a daemon above all that started
 	// before it.
-	if r.epoch, err = o.Journal.RaiseEpoch(uint64(r.wall().Unix())); err != nil {
+	if r.epoch, err = o.Journal.RaiseEpoch(uint64(r.wall().Unix())); err == nil {
+		r.seen, err = o.Journal.SawEpoch(0)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("raise the epoch: %w", err)
 	}
 	if r.pendings, err = SettleFleet(o.Journal); err != nil {
@@ -606,7 +609,10 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 				d.wakeAt(r.wall().Add(recoverAgain))
 				break
 			}
-			err := r.settle(m, r.fleet())
+			err := r.overtaken(m, v.Observed)
+			if err == nil {
+				err = r.settle(m, r.fleet())
+			}
 			if err == nil {
 				err = r.follow(m, r.fleet(), m.view(), r.wall())
 			}
@@ -640,7 +646,6 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 			continue
 		}
 		r.decided(m, v, d)
-		r.sawEpoch(m, d.deposedBy)
 		if ctx.Err() != nil || !r.configured(m) {
 			break
 		}
@@ -867,7 +872,7 @@ func (r *Reconciler) learn(ctx context.Context, m *member, o *Observation) (know
 			return false
 		}
 		r.mu.Lock()
-		r.epoch = raised
+		r.seen, r.epoch = max(r.seen, r.epoch), raised
 		r.mu.Unlock()
 	}
 	if err := r.recoverAnchors(ctx, m, strangers); err != nil {
@@ -879,22 +884,50 @@ func (r *Reconciler) learn(ctx context.Context, m *member, o *Observation) (know
 	return r.relearn(m, o)
 }
 
-// sawEpoch has this daemon's successor start above whoever has deposed it: a clock that was years
-// ahead at a start has made an epoch that the time of no other start comes up to.
-func (r *Reconciler) sawEpoch(m *member, seen uint64) {
-	r.mu.Lock()
-	known := seen <= r.seen || seen >= lastEpoch
-	r.mu.Unlock()
-	if known {
-		return
+// overtaken takes note of what another certd has written, be it before this one was started or
+// since. The one that is started next starts above it: a clock that was years ahead makes an
+// epoch that the time of no other start comes up to. And a change of the trust anchor goes
+// through its stages anew, since what was proved of them may have come undone; where a mirror
+// hands it on, it is as the other has left it.
+func (r *Reconciler) overtaken(m *member, o *Observation) error {
+	f := r.fleet()
+	for _, marks := range []Marks{o.Bundle.Marks, o.Issuer.Marks} {
+		if marks.Epoch > 0 && marks.Fleet != f.Policy.Fleet {
+			return nil
+		}
 	}
-	if err := r.journal.SawEpoch(seen); err != nil {
-		r.log.Error("journal not written", "cluster", m.name, "err", err)
-		return
+	seen := o.epoch(f.Policy.Fleet)
+	m.mu.Lock()
+	m.epoch = max(m.epoch, seen)
+	m.mu.Unlock()
+	news := func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return seen > r.seen && seen != r.epoch && seen < lastEpoch
 	}
-	r.mu.Lock()
-	r.seen = max(r.seen, seen)
-	r.mu.Unlock()
+	if !news() {
+		return nil
+	}
+	r.renewing.Lock()
+	defer r.renewing.Unlock()
+	if f = r.fleet(); !news() {
+		return nil
+	}
+	if c := f.Change; c != nil && !c.Compromised && r.fence == nil {
+		again := c.Again(r.wall())
+		in := Intent{Step: StepTrustChange, Actor: "certd", Anchor: cmp.Or(c.To, c.From),
+			Reason: fmt.Sprintf("another certd wrote to %s (epoch %d): what was proved may have come undone", m.name, seen)}
+		if err := r.putChange(in, Outcome{Detail: "stage " + string(again.Stage), Change: &again}); err != nil {
+			return err
+		}
+	}
+	_, err := r.journal.SawEpoch(seen)
+	if err == nil {
+		r.mu.Lock()
+		r.seen = max(r.seen, seen)
+		r.mu.Unlock()
+	}
+	return err
 }
 
 // strangers are the anchors in a cluster's bundle, and beside its issuer, that

@@ -35,6 +35,7 @@ type member struct {
 	observed     *Observation
 	obsErr       error
 	lookedAt     time.Time    // when the last look that has ended began
+	epoch        uint64       // the largest that was seen there
 	seenAt       clockReading // when the look began that observed is of
 	moved        bool         // another cluster has taken this one's place, and the journal does not know yet
 	trail        Trail
@@ -101,7 +102,7 @@ func (m *member) view() View {
 
 // viewNow is for who holds mu.
 func (m *member) viewNow() View {
-	return View{Policy: m.policy, Record: m.record, Certificates: m.certificates, Observed: m.observed, Err: m.obsErr, ErrSince: m.errSince, Looks: m.lookFails,
+	return View{Policy: m.policy, Record: m.record, Certificates: m.certificates, Observed: m.observed, Err: m.obsErr, ErrSince: m.errSince, Looks: m.lookFails, Epoch: m.epoch,
 		Request: m.requests[TargetIssuer], Repairs: copied(m.repairs), Failures: copied(m.failures), Signed: copied(m.signed),
 		WebhookCAs: m.webhookCAs, Evidence: copied(m.evidence), WebhookRequest: m.requests[TargetWebhooks], CARequest: m.requests[TargetWebhookCA], Proxies: m.proxies, Restarts: m.restarts.clone()}
 }

@@ -696,7 +696,9 @@ func (r *Reconciler) tendMirror(ctx context.Context) error {
 // mirrorTold turns what became of the mirror into findings.
 func (r *Reconciler) mirrorTold(err error) {
 	r.mu.Lock()
-	r.epoch = max(r.epoch, r.journal.Epoch())
+	if raised := r.journal.Epoch(); raised > r.epoch {
+		r.seen, r.epoch = max(r.seen, r.epoch), raised
+	}
 	r.mu.Unlock()
 	switch {
 	case errors.Is(err, ErrNotLeader): // it stops, and another one tells

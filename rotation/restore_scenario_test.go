@@ -211,3 +211,51 @@ func TestARestoredJournalKnowsNotWhoWasLeftBehind(t *testing.T) {
 		c.end()
 	})
 }
+
+// Amid a change of the trust anchor, another certd goes on with a backup elsewhere, and its people
+// turn the change around. The first one is started again, which knows nothing of that: what it
+// has proved of a stage has come undone, and it goes through all of them anew.
+func TestAnotherCertdHasUndoneTheChange(t *testing.T) {
+	t.Parallel()
+	for row, stage := range []string{"spread", "restart", "finish", "retire"} {
+		for _, undone := range []string{"partly", "wholly"} {
+			if thinned(2*row, 8) {
+				continue
+			}
+			t.Run(stage+", "+undone, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					c := newChanging(t, uint64(row), "east", "west")
+					c.begin()
+					c.until(stage, 10*day)
+					time.Sleep(time.Duration(1+c.chance.IntN(9)) * time.Minute)
+					backup, first := c.backup(), c.dir
+					c.dir = journalDir(t)
+					c.restore(backup)
+					c.start()
+					if _, err := c.loop.SteerChange(rotation.ChangeRollback, nil, "kim@cli", "drill"); err != nil {
+						t.Fatal(err)
+					}
+					if undone == "wholly" {
+						c.until("idle", 12*day)
+					} else {
+						c.until("spread", 12*day)
+						time.Sleep(time.Duration(c.chance.IntN(240)) * time.Minute)
+					}
+					c.end()
+					c.dir = first
+					c.start()
+					time.Sleep(10 * time.Minute)
+					c.sound()
+					if r := c.rotation(); r.Stage != "bridge" || r.From != "g1" {
+						t.Errorf("%+v", r)
+					}
+					c.until("idle", 14*day)
+					time.Sleep(day)
+					c.stands("g2")
+					c.end()
+				})
+			})
+		}
+	}
+}

@@ -205,10 +205,11 @@ func (j *Journal) takeOver() error {
 			if err := t.checkAll(); err != nil {
 				return err
 			}
-			if t.state.Epoch = max(t.state.Epoch, t.state.Seen); t.state.Epoch == math.MaxUint64 {
+			t.state.Seen = max(t.state.Epoch, t.state.Seen)
+			if t.state.Seen == math.MaxUint64 {
 				return fmt.Errorf("the epoch is at its end: %w", ErrDamaged)
 			}
-			t.state.Epoch++
+			t.state.Epoch = t.state.Seen + 1
 			epoch = t.state.Epoch
 			return t.writeState()
 		})
@@ -326,6 +327,7 @@ func (j *Journal) RaiseEpoch(seen uint64) (uint64, error) {
 		if seen == math.MaxUint64 {
 			return fmt.Errorf("no epoch is larger than %d", seen)
 		}
+		t.state.Seen = max(t.state.Seen, epoch)
 		t.state.Epoch = seen + 1
 		epoch = t.state.Epoch
 		return nil
@@ -338,14 +340,16 @@ func (j *Journal) RaiseEpoch(seen uint64) (uint64, error) {
 }
 
 // SawEpoch implements [rotation.Journal].
-func (j *Journal) SawEpoch(seen uint64) error {
-	return j.update("saw", "remember an epoch", func(t *txn) error {
-		if seen <= t.state.Seen {
+func (j *Journal) SawEpoch(seen uint64) (before uint64, err error) {
+	err = j.update("saw", "remember an epoch", func(t *txn) error {
+		before = t.state.Seen
+		if seen <= before {
 			return errUnchanged
 		}
 		t.state.Seen = seen
 		return nil
 	})
+	return before, err
 }
 
 // Now implements rotation.Journal.

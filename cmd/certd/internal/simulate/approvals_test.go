@@ -62,7 +62,7 @@ func (h *hard) notes(id uint64, was *rotation.Change, out rotation.Outcome) {
 	case was.Stage != c.Stage:
 		a.by = ""
 	case strings.Contains(in.Reason, "may be retired"):
-		if in.Actor == a.asked || c.Stage != rotation.StageRetire {
+		if in.Actor == a.asked && !h.torn || c.Stage != rotation.StageRetire {
 			h.wrong("%s approves of what %s has asked for, in stage %s", in.Actor, a.asked, c.Stage)
 		}
 		a.by = in.Actor

@@ -638,6 +638,7 @@ func (h *hard) calm() {
 		h.clusters[p.Cluster].SetClockSkew(0)
 	}
 	for range 60 {
+		h.startLast()
 		h.stirAll()
 		if !h.idle() {
 			if r := h.loop.Status().Trust.Rotation; r.Held {

@@ -3,8 +3,10 @@ package simulate
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
+	"certd.internal/rotation"
 	"certd.internal/state"
 )
 
@@ -67,6 +69,9 @@ func (h *hard) afflictJournals(longest time.Duration) {
 		h.say("another certd begins with the journal of %s, for %s", h.saved.Format(time.DateTime), d)
 		h.double()
 		h.at(h.now.Add(d), func() { h.part(stays) })
+		if d > time.Hour {
+			h.at(h.now.Add(time.Duration(h.chance.Float64()*float64(d))), h.steerOther)
+		}
 	})
 }
 
@@ -94,6 +99,31 @@ func (h *hard) double() {
 	}
 }
 
+// steerOther has people turn around the change of the trust anchor that the other certd has, or
+// begin one there.
+func (h *hard) steerOther() {
+	d := h.other
+	if d == nil || d.loop == nil {
+		return
+	}
+	h.acting = d
+	defer func() { h.acting = nil }()
+	if d.loop.Status().Trust.Rotation.Stage != "" {
+		_, err := d.loop.SteerChange(rotation.ChangeRollback, nil, "kim@cli", "drill")
+		h.say("the other certd's change is turned around: %t", err == nil)
+		return
+	}
+	err := d.loop.CheckChange()
+	if err == nil {
+		var next rotation.Anchor
+		next, err = (rotation.Ceremony{Journal: d.journal, Creator: h.keys, Signer: h.keys, Policy: h.policy, Actor: "kim@cli", Reason: "drill", Say: func(string, ...any) {}}).Next(h.ctx)
+		if err == nil {
+			err = d.loop.BeginChange(next, "kim@cli", "drill", false)
+		}
+	}
+	h.say("the other certd's trust anchor is to be changed: %t", err == nil)
+}
+
 // part ends one of two certds: the first, or the one that was begun beside it. Who stays is
 // started anew, since it may have been told that the fleet is another's.
 func (h *hard) part(firstStays bool) {
@@ -115,6 +145,19 @@ func (h *hard) part(firstStays bool) {
 		h.t.Fatal(err)
 	}
 	h.at(h.now.Add(5*time.Second), h.rise)
+}
+
+// startLast starts certd anew where another one, which is gone, keeps it from a cluster: the one
+// that is to go on is started last.
+func (h *hard) startLast() {
+	if h.loop == nil || h.other != nil || !slices.ContainsFunc(h.loop.Status().Clusters, func(c rotation.ClusterStatus) bool {
+		return slices.ContainsFunc(c.Findings, func(f rotation.Finding) bool { return f.ID == "Deposed" })
+	}) {
+		return
+	}
+	h.die("certd is to be the one that was started last")
+	h.advance(h.now.Add(10 * time.Second))
+	h.rise()
 }
 
 // secondActs says whether it is the other certd that does something: nothing befalls it.
