@@ -178,13 +178,7 @@ func (f Fleet) recovered(a Anchor, v View, now time.Time) (out Outcome, err erro
 	}
 	newer := func(x *Anchor) bool { return generationOf(a.ID) > generationOf(x.ID) }
 	if c == nil {
-		active := f.Active()
-		switch {
-		case active == nil:
-		case beside != nil && beside != active && newer(active): // it was changed more than once since
-			change(beside, &a)
-			out.Forgotten = []string{active.ID}
-		default:
+		if active := f.Active(); active != nil {
 			change(active, &a)
 		}
 		return out, nil
