@@ -54,7 +54,7 @@ func (h *hard) afflictJournals(longest time.Duration) {
 			h.rise()
 		})
 	})
-	h.sometimes("second", 250*day, func() {
+	h.sometimes("second", 100*day, func() {
 		if h.deaf() || h.other != nil {
 			return
 		}
