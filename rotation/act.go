@@ -146,7 +146,7 @@ func (r *Reconciler) publishIssuer(ctx, hand context.Context, m *member, f Fleet
 		rec.DeliveredAt = latest(begun, r.wall())
 		out := Outcome{Revision: rev, Certificate: &rec, Checked: &a, Enrolled: true}
 		if home := f.home(v); home.keyless() && !home.RetiredAt.IsZero() {
-			out.Adopted = &Adoption{} // nothing is left of what the cluster came with
+			out.Adopted = v.Record.broughtHome()
 		}
 		return out, err
 	})

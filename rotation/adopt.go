@@ -22,6 +22,12 @@ type Adoption struct {
 	At     time.Time // when it was taken over
 }
 
+// broughtHome is what is kept of a cluster's once it has the fleet's anchor: somebody may depend
+// on what else was in its bundle.
+func (c ClusterRecord) broughtHome() *Adoption {
+	return &Adoption{Bundle: c.AdoptedBundle, At: c.AdoptedAt}
+}
+
 // keyless says that certd does not have the anchor's key: it came with a mesh.
 func (a *Anchor) keyless() bool { return a != nil && a.Key == "" }
 
@@ -230,6 +236,9 @@ func (g *goal) stay(v View, home *Anchor, now time.Time) {
 	g.bundle = v.cameWith()
 	if have, err := pki.AsWritten(o.BundleText); err == nil && o.Bundle.Exists && o.IssuerFacts.Problem == "" && o.IssuerFacts.Verify(have, now) == nil {
 		g.bundle = have
+		if !home.keyless() && !have.Covers(home.Certificate) { // it was brought along, as far as it shows: nothing is done until that is sure
+			g.signers = g.at.order
+		}
 	}
 	g.beside = g.bundle
 }
@@ -693,7 +702,7 @@ func (f Fleet) retired(views map[string]View, now time.Time) (gone []Anchor) {
 	}
 	for name, v := range views {
 		home := f.home(v)
-		if !f.stays(v) || f.leftBehind(v) || c.excepts(name) || slices.ContainsFunc(gone, func(a Anchor) bool { return a.ID == home.ID }) {
+		if !f.stays(v) || f.leftBehind(v) || f.without(name) || f.stillHome(home, views) || slices.ContainsFunc(gone, func(a Anchor) bool { return a.ID == home.ID }) {
 			continue
 		}
 		a := *home
@@ -702,6 +711,23 @@ func (f Fleet) retired(views map[string]View, now time.Time) (gone []Anchor) {
 	}
 	slices.SortFunc(gone, func(a, b Anchor) int { return strings.Compare(a.ID, b.ID) })
 	return gone
+}
+
+// without says whether the change that is under way takes no account of a cluster: a person went
+// on without it, or took it out of the configuration.
+func (f Fleet) without(cluster string) bool {
+	return f.Change.excepts(cluster) || !slices.ContainsFunc(f.Policy.Clusters, func(p Policy) bool { return p.Cluster == cluster })
+}
+
+// stillHome says whether a cluster that the change goes on without has it: meshes that are linked
+// often came with one anchor.
+func (f Fleet) stillHome(home *Anchor, views map[string]View) bool {
+	for name, v := range views {
+		if f.without(name) && f.stays(v) && f.home(v).ID == home.ID {
+			return true
+		}
+	}
+	return false
 }
 
 // left says what is to be remembered of clusters when a change ends: what those have
@@ -714,6 +740,8 @@ func (f Fleet) left(views map[string]View, progress map[string]Progress, now tim
 		switch from := f.anchor(c.From); {
 		case f.leftBehind(v) && c.adopts() && !c.Back && there:
 			all[name] = Adoption{}
+		case c.adopts() && !c.Back && f.stays(v) && !f.without(name) && f.stillHome(f.home(v), views):
+			all[name] = *v.Record.broughtHome()
 		case c.adopts() || f.stays(v) || there || from == nil:
 		default:
 			old, err := f.with(v, from)

@@ -377,8 +377,18 @@ func TestAMeshWithoutItsKeyIsBroughtHome(t *testing.T) {
 						t.Errorf("%s still has the key it came with (%v)", name, err)
 					}
 				}
-				if layout != "trust-manager" { // there, an anchor that nobody knows stays
+				if layout != "trust-manager" {
 					c.ended("g1")
+				} else { // an anchor that nobody knows stays
+					time.Sleep(2 * day)
+					for name, cl := range c.clusters {
+						b, err := pki.ReadBundle(cl.Data(rotation.BundleObject)["ca-bundle.crt"])
+						came, _ := pki.ReadBundle(m.bundle)
+						if err != nil || len(b.Anchors()) != 2 || b.Covers(m.anchor) && !b.Covers(came.Anchors()[1]) {
+							t.Errorf("%s has %d anchors, %v", name, len(b.Anchors()), err)
+						}
+					}
+					c.sound()
 				}
 				c.end()
 			})
@@ -455,6 +465,68 @@ func TestMeshesOfTwoAnchorsAreBroughtToOne(t *testing.T) {
 		time.Sleep(2 * time.Hour)
 		c.ended("g1")
 		c.appsRestartedOnce(before, "east", "west")
+		c.end()
+	})
+}
+
+// Of two linked meshes with one anchor, one is out of reach, and the other is brought to the fleet's
+// without it. What it came with stays what it has until its own turn.
+func TestALinkedMeshIsLeftWithWhatItCameWith(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := meshes(t)[1]
+		other := newKey(t)
+		stranger := ca(t, pkix.Name{CommonName: "partner"}, nil, other.Public(), 3650*24*time.Hour, 1, nil, other)
+		m.bundle = certText(m.anchor, stranger)
+		installed := map[string]mesh{"east": m, "west": m}
+		c := adopting(t, 12, installed)
+		c.adopt(installed)
+		c.begin()
+		time.Sleep(10 * time.Minute) // west has its second certificate
+		c.clusters["west"].SetFaults(func(memory.Call) memory.ClusterFault { return memory.ClusterFault{Err: rotation.ErrUnavailable} })
+		alone := func(phase string) { // what west and east think of each other is no matter
+			t.Helper()
+			for begun := time.Now(); c.rotation().Phase != phase; time.Sleep(time.Minute) {
+				if time.Since(begun) > 5*day {
+					t.Fatalf("not %s: %+v", phase, c.rotation())
+				}
+				c.obey()
+			}
+		}
+		for _, phase := range []string{"retire", "idle"} {
+			if _, err := c.loop.SteerChange(rotation.ChangeAdvance, []string{"west"}, "lee@cli", "it burnt"); err != nil {
+				t.Fatal(err)
+			}
+			alone(phase)
+		}
+		c.clusters["west"].SetFaults(nil)
+		time.Sleep(2 * day)
+		if s := c.cluster("west"); s.Bundle == nil || len(s.Bundle.Anchors) != 2 || s.Bundle.Anchors[0].ID != "x1" && s.Bundle.Anchors[1].ID != "x1" {
+			t.Errorf("west: %+v, %+v", s.Bundle, s.Findings)
+		}
+		c.end() // it is remembered
+		c.start()
+		time.Sleep(5 * time.Minute)
+		writes := c.clusters["east"].Writes()[rotation.BundleObject]
+		c.begin()
+		alone("idle")
+		time.Sleep(day)
+		for _, v := range c.mesh.ForgetViolations() {
+			if strings.Count(v.Text, " in west") != 1 || strings.Count(v.Text, " in east") != 1 {
+				t.Errorf("%s: %s", v.At.Format(time.RFC3339), v.Text)
+			}
+		}
+		if n := c.clusters["east"].Writes()[rotation.BundleObject] - writes; n != 0 {
+			t.Errorf("the bundle of east was written %d times for west", n)
+		}
+		for _, name := range []string{"east", "west"} {
+			if s := c.cluster(name); s.State != rotation.StateOK || len(s.Bundle.Anchors) != 2 || s.Issuer.Delivered.Anchor != "g1" {
+				t.Errorf("%s: %s, %+v, %+v", name, s.State, s.Bundle, s.Findings)
+			}
+			if !bytes.Contains(c.clusters[name].Data(rotation.BundleObject)["ca-bundle.crt"], bytes.TrimSpace(certText(stranger))) {
+				t.Errorf("%s lost the partner's anchor that it came with", name)
+			}
+		}
 		c.end()
 	})
 }

@@ -218,6 +218,7 @@ type position struct {
 	first          *Anchor   // of the first of them or, where it is gone, of the last that was delivered
 	since          time.Time // when the first issuer file with both, or with what is there now, was delivered
 	orderSince     time.Time // the same of this order
+	after          bool      // there was another issuer before since
 	identity       bool      // linkerd-identity runs there
 }
 
@@ -259,6 +260,7 @@ func (f Fleet) position(v View, from, to *Anchor) (w position) {
 			w.orderSince = r.DeliveredAt
 		}
 	}
+	w.after = there != ""
 	return w
 }
 
@@ -801,6 +803,9 @@ type Progress struct {
 	Waits  string // what keeps the cluster from the end of the stage; "": it is there
 	Stale  int    // pods that do not trust the new anchor, where that is asked
 	Alone  bool   // its issuer is under the new anchor alone
+	// Late is since when its issuer has two certificates, where it had another before that and
+	// the stage had begun: leaves of that may live. Zero: it is not late.
+	Late time.Time
 }
 
 // lacking are the pods that an issuer under one anchor alone would cut off.
@@ -820,7 +825,7 @@ func (p Proxies) lacking(a *Anchor) (pods int) {
 func (f Fleet) nextStage(progress map[string]Progress, takesPart map[string]bool, longest time.Duration, now time.Time) (next Change, why string, waiting []string) {
 	c := *f.Change
 	next = c
-	lacking := []string{}
+	lacking, late := []string{}, []string{}
 	canaryThere, canaryGone := false, false
 	for _, p := range f.Policy.Clusters {
 		name := p.Cluster
@@ -831,6 +836,9 @@ func (f Fleet) nextStage(progress map[string]Progress, takesPart map[string]bool
 		}
 		if current && f.canary(name) {
 			canaryThere, canaryGone = pr.Waits == "", !pr.Alone
+		}
+		if current && !pr.Late.IsZero() && takesPart[name] && !c.excepts(name) {
+			late = append(late, fmt.Sprintf("%s: since %s", name, clock(pr.Late)))
 		}
 		switch {
 		case !takesPart[name]: // it has what the change leads to, or waits for its own
@@ -855,6 +863,9 @@ func (f Fleet) nextStage(progress map[string]Progress, takesPart map[string]bool
 	}
 	if len(lacking) > 0 && !c.Compromised { // whatever anybody holds back: they are cut off
 		return to(StageRestart, "pods do not trust "+c.to()+" ("+strings.Join(lacking, ", ")+"): issuers are signed under both anchors again until they are created anew")
+	}
+	if c.Stage == StageSpread && len(late) > 0 && !c.Compromised { // no bundle is to lose the old anchor before they have ended
+		return to(StageBridge, "leaves live that verify under "+c.from()+" alone, since the issuer had not two certificates before ("+strings.Join(late, ", ")+")")
 	}
 	if c.Held {
 		return c, "", append([]string{"certd trust resume"}, waiting...)
@@ -932,6 +943,9 @@ func (d *Decision) changing(f Fleet, v View, g goal, now time.Time) {
 	d.Progress = &Progress{Change: *f.Change, At: v.Observed.At, Waits: g.waits}
 	if _, to, takesPart, err := f.sides(v); err == nil && takesPart {
 		d.Progress.Alone = len(g.at.order) == 1 && g.at.order[0] == to
+		if g.at.dual() && g.at.after && g.at.since.After(f.Change.StageAt) {
+			d.Progress.Late = g.at.since
+		}
 		if !v.Proxies.At.IsZero() && v.Observed.Version != "" {
 			d.Progress.Stale = v.Proxies.lacking(to)
 		}

@@ -342,12 +342,29 @@ func (r *Reconciler) moveOn() {
 	in := Intent{Step: StepTrustChange, Actor: "certd", Reason: why, Anchor: cmp.Or(f.Change.To, f.Change.From)}
 	out := Outcome{Detail: "stage " + string(next.Stage), Change: &next}
 	if next.Stage == "" {
+		if err := r.rememberRemoved(views); err != nil {
+			r.log.Error("journal not read", "err", err)
+			r.Problem("JournalFailed", err)
+			return
+		}
 		out.Detail, out.Retired, out.Left = "ended", f.retired(views, now), f.left(views, progress, now)
 	}
 	if err := r.putChange(in, out); err != nil {
 		r.log.Error("journal not written", "err", err)
 		r.Problem("JournalFailed", err)
 	}
+}
+
+// rememberRemoved adds clusters that are not configured any more, and have been looked after: put
+// back, they have what they had.
+func (r *Reconciler) rememberRemoved(views map[string]View) error {
+	all, err := r.journal.Clusters()
+	for _, rec := range all {
+		if _, configured := views[rec.Name]; !configured && rec.Enrolled {
+			views[rec.Name] = View{Policy: Policy{Cluster: rec.Name}, Record: rec}
+		}
+	}
+	return err
 }
 
 // nearer notices that a change comes nearer the end of its stage.

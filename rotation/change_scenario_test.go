@@ -715,6 +715,73 @@ func TestAChangeGoesOnWithoutACluster(t *testing.T) {
 	})
 }
 
+// A cluster that is taken out of the configuration before a change of the trust anchor, or amid
+// one, and put back after it, has what it had: it is brought along from there.
+func TestAClusterIsTakenOutForAChange(t *testing.T) {
+	t.Parallel()
+	for row, stage := range []string{"idle", "bridge", "spread", "restart", "finish"} {
+		if thinned(row, 5) {
+			continue
+		}
+		t.Run(stage, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newChanging(t, uint64(20+row), "east", "west")
+				all := map[string]rotation.Cluster{"east": c.clusters["east"], "west": c.clusters["west"]}
+				apply := func(names ...string) {
+					t.Helper()
+					p, clusters := c.policy, map[string]rotation.Cluster{}
+					p.Clusters = nil
+					for i, name := range names {
+						p.Clusters, clusters[name] = append(p.Clusters, c.policy.Clusters[i]), all[name]
+					}
+					if err := c.loop.Apply(p, clusters); err != nil {
+						t.Fatal(err)
+					}
+				}
+				alone := func(phase string) { // what west and east think of each other is no matter
+					t.Helper()
+					for begun := time.Now(); c.rotation().Phase != phase; time.Sleep(time.Minute) {
+						if time.Since(begun) > 5*day {
+							t.Fatalf("not %s: %+v", phase, c.rotation())
+						}
+						c.obey()
+					}
+				}
+				if stage != "idle" {
+					c.begin()
+					c.until(stage, 10*day)
+					time.Sleep(time.Duration(c.chance.IntN(int(10 * time.Minute))))
+				}
+				apply("east")
+				if stage == "idle" {
+					time.Sleep(5 * time.Minute)
+					c.begin()
+				}
+				alone("idle")
+				time.Sleep(time.Duration(c.chance.IntN(int(day))))
+				if stage == "spread" { // it is remembered
+					c.end()
+					c.start()
+					apply("east")
+				}
+				c.mesh.ForgetViolations()
+				apply("east", "west")
+				time.Sleep(10 * time.Minute)
+				alone("idle")
+				for _, v := range c.mesh.ForgetViolations() {
+					if n := strings.Count(v.Text, " in west"); n != 1 {
+						t.Errorf("%s: %s", v.At.Format(time.RFC3339), v.Text)
+					}
+				}
+				time.Sleep(day)
+				c.leads("g2")
+				c.end()
+			})
+		})
+	}
+}
+
 // A cluster that is away for the whole of two changes is left behind by a person's
 // word, twice; when it is back it is brought along from what it has, by itself.
 func TestAClusterIsAwayForTwoChanges(t *testing.T) {

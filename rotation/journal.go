@@ -174,8 +174,8 @@ type Outcome struct {
 	WebhookCA   *WebhookCA          // enters or replaces the cluster's webhook CA with that ID
 	Change      *Change             // takes the place of the one under way; without a Stage it ends that
 	Pauses      *[]Pause            // take the place of all there were
-	Left        map[string]Adoption // by cluster, what those have that a change ended without; zero: nothing of it any more
-	Adopted     *Adoption           // what the intent's cluster came with; the zero Adoption: nothing of it is used any more
+	Left        map[string]Adoption // by cluster, what those have that a change ended without; without an Anchor: it has the fleet's now
+	Adopted     *Adoption           // what the intent's cluster came with; without an Anchor: it has the fleet's now
 	Enrolled    bool                // the intent's cluster is managed from now on
 }
 

@@ -540,7 +540,7 @@ func (f *Fence) recover(ctx context.Context, m mirrored) (n int, err error) {
 			return n, err
 		}
 		if rec.Adopted != "" && mc.Adopted == "" { // the other way round, the cluster's marks tell
-			if err := enter(Intent{Reason: "nothing is left of what it came with", Cluster: mc.Name}, Outcome{Adopted: &Adoption{}}); err != nil {
+			if err := enter(Intent{Reason: "nothing is left of what it came with", Cluster: mc.Name}, Outcome{Adopted: rec.broughtHome()}); err != nil {
 				return n, err
 			}
 		}

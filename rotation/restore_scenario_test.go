@@ -2,6 +2,7 @@ package rotation_test
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -258,4 +259,36 @@ func TestAnotherCertdHasUndoneTheChange(t *testing.T) {
 			})
 		}
 	}
+}
+
+// While bundles turn, somebody puts an issuer back that is from before the change. Leaves of it verify
+// under the old anchor alone, so that no bundle may lose that before they have ended.
+func TestAnIssuerFromBeforeTheChangeIsPutBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChanging(t, 31, "east", "west")
+		old := c.clusters["west"].Data(rotation.IssuerObject)
+		c.begin()
+		c.until("spread", 10*day)
+		time.Sleep(time.Minute)
+		c.clusters["west"].Edit(rotation.IssuerObject, "velero", func(data map[string][]byte, _ *rotation.Marks) { maps.Copy(data, old) })
+		back := time.Now()
+		c.mesh.ForgetViolations() // velero's
+		time.Sleep(10 * time.Minute)
+		if r := c.rotation(); r.Stage != "bridge" || !strings.Contains(strings.Join(r.WaitingFor, " "), "leaves") {
+			t.Errorf("%+v", r)
+		}
+		for c.rotation().Stage == "bridge" {
+			time.Sleep(time.Minute)
+			c.obey()
+			c.sound()
+		}
+		if d := time.Since(back); d < leaf {
+			t.Errorf("it goes on after %s, and leaves live for %s", d, leaf)
+		}
+		c.until("idle", 12*day)
+		time.Sleep(day)
+		c.leads("g2")
+		c.end()
+	})
 }

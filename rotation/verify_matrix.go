@@ -273,7 +273,7 @@ func (p *pairing) published(v View) (all []pki.Bundle) {
 			all = append(all, b)
 		}
 	}
-	if v.Record.Adopted != "" {
+	if len(v.Record.AdoptedBundle) > 0 {
 		add(pki.ReadBundle(v.Record.AdoptedBundle))
 	}
 	from, to, takesPart, err := p.Fleet.sides(v)

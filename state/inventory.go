@@ -406,9 +406,6 @@ func (t *txn) adopt(cluster string, a rotation.Adoption) error {
 		return err
 	}
 	r.Adopted, r.AdoptedIssuer, r.AdoptedBundle, r.AdoptedAt = a.Anchor, a.Issuer, a.Bundle, utc(a.At)
-	if a.Anchor == "" {
-		r.AdoptedIssuer, r.AdoptedBundle, r.AdoptedAt = nil, nil, time.Time{}
-	}
 	_, err := t.put(bucketClusters, []byte(cluster), r)
 	return err
 }

@@ -56,6 +56,7 @@ type hard struct {
 	first     string         // whose issuer has first given up the second in this change, "": none has; and when
 	firstAt   time.Time
 	without   map[string]bool // clusters that a change goes on without, by a person's word
+	keyless   bool            // the clusters came with an anchor whose key is nowhere
 	torn      bool            // two certds have each had a change of their own, in this one
 	turns     int             // how often a change may yet be turned around; negative: it does not matter
 	approvals approvals
@@ -212,6 +213,9 @@ func (h *hard) enter(p rotation.FleetPolicy) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	if h.keyless {
+		h.found(w)
+	}
 	h.takePart(w)
 }
 
@@ -323,7 +327,7 @@ func (h *hard) afflict() {
 	h.sometimes("hands", 30*day, func() {
 		name, c := h.anyCluster()
 		object := []string{rotation.BundleObject, rotation.IssuerObject}[h.chance.IntN(2)]
-		if h.chance.IntN(3) == 0 {
+		if h.chance.IntN(3) == 0 && !(h.keyless && object == rotation.IssuerObject) { // nobody could make another
 			h.say("%s: %s is deleted", name, object)
 			c.Delete(object)
 			return
@@ -640,7 +644,11 @@ func (h *hard) calm() {
 	for range 60 {
 		h.startLast()
 		h.stirAll()
-		if !h.idle() {
+		if h.idle() {
+			if _, adopts := h.loop.MovesTo(); adopts { // it was turned around
+				h.beginChange()
+			}
+		} else {
 			if r := h.loop.Status().Trust.Rotation; r.Held {
 				_, err := h.loop.SteerChange(rotation.ChangeResume, nil, "lee@cli", "it is calm")
 				h.say("it goes on: %t", err == nil)

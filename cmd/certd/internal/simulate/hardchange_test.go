@@ -11,9 +11,10 @@ import (
 	"certd.internal/rotation"
 )
 
-// newHardChange is a small fleet that is about to change its trust anchor.
-func newHardChange(t testing.TB, seed uint64) *hard {
-	h := &hard{}
+// newHardChange is a small fleet that is about to change its trust anchor; with found, it came
+// with one of its own.
+func newHardChange(t testing.TB, seed uint64, found bool) *hard {
+	h := &hard{keyless: found}
 	h.init(t, seed)
 	// What kind of life it is has a chance of its own: what happens in it does not depend on that.
 	kind := rand.New(rand.NewPCG(seed, 3))
@@ -22,7 +23,7 @@ func newHardChange(t testing.TB, seed uint64) *hard {
 		c := &p.Clusters[i]
 		c.LeafLifetime, c.ClockError = time.Hour, time.Minute
 		c.Issuer.Lifetime, c.Issuer.RenewBefore = 90*day, 45*day
-		if i > 0 || seed%2 != 0 {
+		if i > 0 || seed%2 != 0 || found { // they need no taking over
 			c.Webhooks.Specs = nil
 		}
 	}
@@ -43,7 +44,7 @@ func newHardChange(t testing.TB, seed uint64) *hard {
 // fleet, a webhook CA, too.
 func hardChange(t testing.TB, seed uint64) *hard {
 	const longest = 2 * day // then it is calm, whether or not it is over
-	h := newHardChange(t, seed)
+	h := newHardChange(t, seed, false)
 	defer h.close()
 	h.settle()
 	h.afflict()
@@ -66,6 +67,12 @@ func hardChange(t testing.TB, seed uint64) *hard {
 	if h.chance.IntN(4) == 0 {
 		h.at(h.now.Add(time.Duration(h.chance.IntN(90))*time.Minute), h.leaveBehind)
 	}
+	h.changeWithin(longest)
+	return h
+}
+
+// changeWithin goes on until a change of the trust anchor is over, then calm comes.
+func (h *hard) changeWithin(longest time.Duration) {
 	for until, least := h.now.Add(longest), h.now.Add(3*time.Hour); h.now.Before(until) && len(h.bad) == 0; {
 		h.step(until)
 		h.look()
@@ -81,7 +88,6 @@ func hardChange(t testing.TB, seed uint64) *hard {
 	if len(h.bad) == 0 {
 		h.calm()
 	}
-	return h
 }
 
 // Each seed is one change of the trust anchor in a small fleet while everything goes wrong
