@@ -12,12 +12,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
 
@@ -224,20 +224,66 @@ func TestWatchOutlivesTheServersEnd(t *testing.T) {
 	}
 }
 
+// The namespace is watched while it is not there, and no longer.
+func TestTheNamespaceIsWatchedWhileItIsNotThere(t *testing.T) {
+	var there, watches atomic.Int64
+	begun, ended := make(chan struct{}, 100), make(chan struct{}, 100)
+	c := fakeServer(t, time.Minute, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case r.URL.Query().Has("watch"):
+			w.WriteHeader(200)
+			w.(http.Flusher).Flush()
+			if strings.HasSuffix(r.URL.Path, "/namespaces") {
+				watches.Add(1)
+				begun <- struct{}{}
+				defer func() { ended <- struct{}{} }()
+			}
+			<-r.Context().Done()
+		case r.URL.Path == "/api/v1/namespaces/kube-system" || r.URL.Path == "/api/v1/namespaces/linkerd" && there.Load() == 1:
+			fmt.Fprint(w, namespaceJSON)
+		default:
+			status(404, "NotFound", "not found")(w, r)
+		}
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	var watching sync.WaitGroup
+	watching.Go(func() { c.Watch(ctx, func() {}) })
+	look := func(is int64) {
+		there.Store(is)
+		if o, err := c.Observe(t.Context()); err != nil || o.Namespace != (is == 1) {
+			t.Fatalf("the namespace is seen: %t, %v", o.Namespace, err)
+		}
+	}
+	for range 2 {
+		look(1)
+		look(0)
+		<-begun
+		look(0)
+		look(1)
+		<-ended
+	}
+	stop()
+	watching.Wait()
+	if n := watches.Load(); n != 2 {
+		t.Errorf("%d watches were begun, for the two times that it was not there", n)
+	}
+}
+
 // A watch tells of what no look has shown: neither its beginning nor an event is news by
 // itself.
 func TestWatchTellsWhatNoLookHasShown(t *testing.T) {
-	event := func(kind watch.EventType, revision string) watch.Event {
-		return watch.Event{Type: kind, Object: &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{ResourceVersion: revision}}}
+	event := func(kind, revision string) string {
+		return fmt.Sprintf(`{"type":%q,"object":{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{"resourceVersion":%q}}}`, kind, revision)
 	}
-	of := func(events ...watch.Event) []watch.Event { return events }
+	of := func(events ...string) []string { return events }
 	issuer, bundle := ref{"secrets", "linkerd", rotation.IssuerObject}, ref{"configmaps", "linkerd", rotation.BundleObject}
 	around := ref{"namespaces", "", "linkerd"}
 	for name, row := range map[string]struct {
 		about  ref
 		seen   map[ref]object
 		failed bool // the last look
-		events []watch.Event
+		events []string
 		told   int
 	}{
 		"as it was seen":                  {issuer, map[ref]object{issuer: {"u", "7"}}, false, of(event("ADDED", "7")), 0},
@@ -256,23 +302,26 @@ func TestWatchTellsWhatNoLookHasShown(t *testing.T) {
 		"a namespace with another label":  {around, map[ref]object{around: {revision: present}}, false, of(event("ADDED", "7"), event("MODIFIED", "8")), 0},
 		"a namespace that is made":        {around, map[ref]object{around: {}}, false, of(event("ADDED", "7")), 1},
 		"a namespace that goes":           {around, map[ref]object{around: {revision: present}}, false, of(event("ADDED", "7"), event("DELETED", "8")), 1},
-		"what is not metadata":            {issuer, map[ref]object{issuer: {"u", "7"}}, false, of(watch.Event{Type: "ADDED", Object: &metav1.Status{}}), 1},
+		"what is not metadata":            {issuer, map[ref]object{issuer: {"u", "7"}}, false, of(`{"type":"ADDED","object":{"kind":"Status","apiVersion":"v1","metadata":{}}}`), 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := &Cluster{cfg: Config{Namespace: "linkerd"}, known: row.seen, unseen: row.failed}
-				events := make(chan watch.Event, len(row.events))
-				for _, e := range row.events {
-					events <- e
-				}
 				ctx, stop := context.WithTimeout(t.Context(), time.Hour)
 				defer stop()
-				told := 0
-				if any, err := c.tell(ctx, events, row.about, func() { told++ }); err != nil || any != (row.events != nil) {
-					t.Errorf("%t, %v", any, err)
+				stream, server := io.Pipe()
+				context.AfterFunc(ctx, func() { stream.CloseWithError(ctx.Err()) })
+				go io.WriteString(server, strings.Join(row.events, "\n"))
+				var told atomic.Int64
+				f := &follower{c: c, about: row.about, changed: func() { told.Add(1) }, events: events{stream: stream}}
+				f.expect(ctx)
+				for f.events.wait() && f.tell(ctx) {
 				}
-				if told != row.told {
-					t.Errorf("it was told %d times; want %d", told, row.told)
+				if f.told != (row.events != nil) {
+					t.Errorf("an event was told: %t", f.told)
+				}
+				if n := int(told.Load()); n != row.told {
+					t.Errorf("it was told %d times; want %d", n, row.told)
 				}
 			})
 		})

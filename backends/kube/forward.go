@@ -95,7 +95,11 @@ func (c *Cluster) upgrade(ctx context.Context, namespace, pod string) (net.Conn,
 	r.Header.Set(httpstream.HeaderConnection, httpstream.HeaderUpgrade)
 	r.Header.Set(httpstream.HeaderUpgrade, spdy.HeaderSpdy31)
 	r.Header.Set(httpstream.HeaderProtocolVersion, portForwardProtocol)
-	resp, err := c.stream.Do(r)
+	stream, err := c.stream()
+	if err != nil {
+		return nil, err
+	}
+	resp, err := stream.Do(r)
 	if err != nil {
 		return nil, err
 	}

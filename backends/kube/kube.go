@@ -59,13 +59,13 @@ type Cluster struct {
 	cfg    Config
 	log    *slog.Logger
 	http   *http.Client
-	stream *http.Client // HTTP/1.1, for connections that are switched to another protocol
+	stream func() (*http.Client, error) // HTTP/1.1, for connections that are switched to another protocol; few need it
 
 	core   corev1.CoreV1Interface
 	apps   appsv1.AppsV1Interface
 	events eventsv1.EventsV1Interface
 	auth   authorizationv1.AuthorizationV1Interface
-	meta   metadata.Interface // for watches: they need no private keys
+	meta   metadata.Interface // for objects of whose content nothing is read
 	any    dynamic.Interface  // for kinds that client-go has no types for, or that differ in nothing certd reads
 	server string             // for texts
 
@@ -77,7 +77,7 @@ type Cluster struct {
 	mu        sync.Mutex
 	known     map[ref]object                // managed objects as last read or written
 	sights    map[string]sight              // webhooks by name, as last observed
-	moved     chan struct{}                 // closed and replaced when a webhook's Secret is to be looked for elsewhere
+	moved     chan struct{}                 // closed and replaced when other objects are to be watched: a webhook's Secret elsewhere, the namespace
 	unreached map[types.UID]time.Time       // when a pod's address last did not answer
 	jobs      map[string]rotation.ObjectRef // what has made the Jobs of the last census, by namespace/name
 	version   string
@@ -123,7 +123,8 @@ func New(cfg Config, log *slog.Logger) (*Cluster, error) {
 	rc.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		if own, ok := next.(*http.Transport); ok {
 			own.MaxResponseHeaderBytes = maxHeader
-			own.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: maxAnswer, MaxReceiveBufferPerConnection: maxUnread}
+			own.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: maxAnswer, MaxReceiveBufferPerConnection: maxUnread,
+				MaxDecoderHeaderTableSize: headerTable, MaxEncoderHeaderTableSize: headerTable}
 		}
 		return bounded{newOneDial(next)}
 	})
@@ -136,9 +137,7 @@ func New(cfg Config, log *slog.Logger) (*Cluster, error) {
 	hc.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	c := &Cluster{cfg: cfg, log: log.With("cluster", cfg.Cluster), http: hc, server: rc.Host, podPage: podsPerPage,
 		known: map[ref]object{}, sights: map[string]sight{}, moved: make(chan struct{}), unreached: map[types.UID]time.Time{}}
-	if c.stream, err = streamClient(rc); err != nil {
-		return nil, fmt.Errorf("cluster %s: set up TLS: %w", cfg.Cluster, err)
-	}
+	c.stream = sync.OnceValues(func() (*http.Client, error) { return streamClient(rc) })
 	if c.core, err = corev1.NewForConfigAndClient(rc, hc); err != nil {
 		return nil, fmt.Errorf("cluster %s: %w", cfg.Cluster, err)
 	}
@@ -163,7 +162,11 @@ func New(cfg Config, log *slog.Logger) (*Cluster, error) {
 // Close implements rotation.Cluster.
 func (c *Cluster) Close() error {
 	net.CloseIdleConnectionsFor(c.http.Transport)
-	net.CloseIdleConnectionsFor(c.stream.Transport)
+	stream, err := c.stream()
+	if err != nil {
+		return fmt.Errorf("cluster %s: set up TLS: %w", c.cfg.Cluster, err)
+	}
+	net.CloseIdleConnectionsFor(stream.Transport)
 	return nil
 }
 

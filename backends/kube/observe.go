@@ -31,13 +31,18 @@ func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.unseen = err != nil
-	if err == nil {
-		c.known[c.around()] = object{}
-		if o.Namespace {
-			c.known[c.around()] = object{revision: present}
-		}
+	if err != nil {
+		return o, err
 	}
-	return o, err
+	around := object{}
+	if o.Namespace {
+		around.revision = present
+	}
+	if last, seen := c.known[c.around()]; !seen || last != around {
+		c.known[c.around()] = around
+		c.watchAnew()
+	}
+	return o, nil
 }
 
 func (c *Cluster) observe(ctx context.Context) (rotation.Observation, error) {

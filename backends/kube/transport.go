@@ -27,6 +27,11 @@ const maxHeader = 64 << 10
 // connection; Go's own bound is 1 GiB.
 const maxUnread = 2 * maxAnswer
 
+// headerTable bounds what each side of a connection remembers of headers, in bytes (RFC 7541
+// §4.2): the short ones that each request repeats, and not the token. HTTP/2's own bound is
+// 4096, which takes several KiB for each cluster to save some hundred bytes of a request.
+const headerTable = 512
+
 // bounded refuses answers that are too large and notes the server's clock for
 // who asks.
 type bounded struct{ next http.RoundTripper }

@@ -166,17 +166,8 @@ func (c *Cluster) see(webhook string, s sight) {
 	moved := c.sights[webhook].namespace != s.namespace
 	c.sights[webhook] = s
 	if moved {
-		close(c.moved)
-		c.moved = make(chan struct{})
+		c.watchAnew()
 	}
-}
-
-// home is the namespace of a webhook's Secret, "" if none is known, and is
-// closed when some webhook is next found to have moved.
-func (c *Cluster) home(webhook string) (namespace string, moved <-chan struct{}) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.sights[webhook].namespace, c.moved
 }
 
 func (c *Cluster) sight(webhook string) sight {
