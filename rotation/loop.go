@@ -486,26 +486,44 @@ func (r *Reconciler) due(at clockReading) (due []*member, next time.Time) {
 			due = append(due, m)
 		}
 	}
-	type rank struct {
-		turn int
-		ends time.Time
-	}
-	ranks := map[*member]rank{}
-	for _, m := range due {
-		turn, ends := m.urgency()
-		ranks[m] = rank{turn, ends}
-	}
-	slices.SortFunc(due, func(a, b *member) int {
-		x, y := ranks[a], ranks[b]
-		return cmp.Or(cmp.Compare(x.turn, y.turn), x.ends.Compare(y.ends), cmp.Compare(a.name, b.name))
-	})
 	// The others' turn comes when a slot is given back, which wakes the loop.
-	due = due[:min(len(due), max(0, r.atOnce-r.slots))]
+	due = mostUrgent(due, max(0, r.atOnce-r.slots))
 	for _, m := range due {
 		m.busy = true
 	}
 	r.slots += len(due)
 	return due, next
+}
+
+// mostUrgent is the first n of all, or all. It sorts no more than these: as a start goes on,
+// each slot that is given back is for one of all clusters that wait.
+func mostUrgent(all []*member, n int) []*member {
+	if n == 0 {
+		return nil
+	}
+	type rank struct {
+		turn int
+		ends time.Time
+		*member
+	}
+	ranks := make([]rank, len(all))
+	for i, m := range all {
+		ranks[i].turn, ranks[i].ends = m.urgency()
+		ranks[i].member = m
+	}
+	first := all[:min(n, len(all))]
+	for i := range first {
+		most := i
+		for k := i + 1; k < len(ranks); k++ {
+			x, y := &ranks[k], &ranks[most]
+			if cmp.Or(cmp.Compare(x.turn, y.turn), x.ends.Compare(y.ends), cmp.Compare(x.name, y.name)) < 0 {
+				most = k
+			}
+		}
+		ranks[i], ranks[most] = ranks[most], ranks[i]
+		first[i] = ranks[i].member
+	}
+	return first
 }
 
 // slot is held by the pass that due has begun, until it ends or has had it for
