@@ -16,7 +16,7 @@ func TestMain(m *testing.M) {
 }
 
 // What a fleet costs in requests, writes, signatures, connections and bytes, which are the
-// same on every machine. CPU has a wide limit, and how long things take has none.
+// same on every machine. CPU and memory have wide limits, and how long things take has none.
 func TestWhatAFleetCosts(t *testing.T) {
 	const clusters = 20
 	c, err := measure(t.Context(), "../..", clusters, 65*time.Second, testLog{t})
@@ -64,6 +64,8 @@ func TestWhatAFleetCosts(t *testing.T) {
 	each(idle, "API requests a minute", quiet.requests/minutes, 12)
 	each(idle, "ms of CPU a minute", quiet.cpu*1000/minutes, 30)
 	each(idle, "signatures", quiet.signed, 0)
+	// Most of it is the program itself.
+	each(idle, "MiB of memory", quiet.rss/(1<<20), 80.0/clusters)
 	each(idle, "secrets and bundles written", quiet.kinds["APPLY secrets"]+quiet.kinds["APPLY configmaps"], 0)
 	each(restart, "signatures", again.signed, 0)
 	each(restart, "secrets and bundles written", again.kinds["APPLY secrets"]+again.kinds["APPLY configmaps"], 0)

@@ -161,6 +161,7 @@ const DevDir = "certd-dev"
 func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	collect(d.Getenv)
 	if dev {
 		if err := devFiles(DevDir, newPassphrase); err != nil {
 			return err
