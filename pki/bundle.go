@@ -39,10 +39,16 @@ func NewBundle(anchors ...*x509.Certificate) (Bundle, error) {
 	if len(b.anchors) > MaxAnchors {
 		return Bundle{}, fmt.Errorf("a bundle holds %d anchors at most, these are %d", MaxAnchors, len(b.anchors))
 	}
-	slices.SortFunc(b.anchors, func(x, y *x509.Certificate) int {
-		return cmp.Or(y.NotBefore.Compare(x.NotBefore), cmp.Compare(Fingerprint(x), Fingerprint(y)))
-	})
+	slices.SortFunc(b.anchors, newerFirst)
 	return b, nil
+}
+
+// newerFirst is the order of certificates in a canonical text.
+func newerFirst(x, y *x509.Certificate) int {
+	if order := y.NotBefore.Compare(x.NotBefore); order != 0 {
+		return order
+	}
+	return cmp.Compare(Fingerprint(x), Fingerprint(y))
 }
 
 // ParseBundle reads a bundle that every reader of it reads alike: linkerd2's

@@ -2,7 +2,6 @@ package pki
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
@@ -35,9 +34,7 @@ func NewCASet(certs ...*x509.Certificate) CASet {
 			s.certs = append(s.certs, c)
 		}
 	}
-	slices.SortFunc(s.certs, func(x, y *x509.Certificate) int {
-		return cmp.Or(y.NotBefore.Compare(x.NotBefore), cmp.Compare(Fingerprint(x), Fingerprint(y)))
-	})
+	slices.SortFunc(s.certs, newerFirst)
 	return s
 }
 

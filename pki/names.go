@@ -17,7 +17,13 @@ func Fingerprint(c *x509.Certificate) string {
 }
 
 // Serial is the serial number in lower-case hex, 32 digits at least.
-func Serial(c *x509.Certificate) string { return fmt.Sprintf("%032x", c.SerialNumber) }
+func Serial(c *x509.Certificate) string {
+	if n := c.SerialNumber; n.Sign() >= 0 && n.BitLen() <= 128 { // as nearly all are, and fmt takes its time
+		var octets [16]byte
+		return hex.EncodeToString(n.FillBytes(octets[:]))
+	}
+	return fmt.Sprintf("%032x", c.SerialNumber)
+}
 
 // SKI is the subject key identifier (RFC 5280 §4.2.1.2) in lower-case hex.
 func SKI(c *x509.Certificate) string { return hex.EncodeToString(c.SubjectKeyId) }

@@ -44,6 +44,7 @@ type Journal struct {
 	path    string
 	options Options
 	layout  layout
+	ours    []byte // the record of the layout's schema, as it stands in a file that has it
 	created bool
 	fleet   string
 	epoch   atomic.Uint64
@@ -88,7 +89,10 @@ func open(dir string, o Options, l layout) (*Journal, error) {
 	return j, nil
 }
 
-func (j *Journal) open(dir string) error {
+func (j *Journal) open(dir string) (err error) {
+	if j.ours, err = encode(j.layout.record()); err != nil {
+		return err
+	}
 	if j.options.ReadOnly {
 		file, err := os.Open(j.path)
 		if err != nil {

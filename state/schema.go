@@ -165,6 +165,11 @@ func (l layout) compatible(s schemaRecord, readOnly bool) error {
 	return fmt.Errorf("it has schema %d, and this certd knows %d: %w", s.Version, l.version, ErrNewer)
 }
 
+// record is what a file of the layout has under "schema".
+func (l layout) record() schemaRecord {
+	return schemaRecord{Version: l.version, MinReader: l.minReader}
+}
+
 // migrate brings the file from schema s to the layout's.
 func (l layout) migrate(t *txn, s schemaRecord) error {
 	for v := s.Version; v < l.version; v++ {
@@ -180,7 +185,7 @@ func (l layout) migrate(t *txn, s schemaRecord) error {
 }
 
 func (t *txn) writeSchema(l layout) error {
-	value, err := encode(schemaRecord{Version: l.version, MinReader: l.minReader})
+	value, err := encode(l.record())
 	if err != nil {
 		return err
 	}

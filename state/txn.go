@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 
 	"go.etcd.io/bbolt"
@@ -55,19 +56,43 @@ func (j *Journal) begin(tx *bbolt.Tx) (*txn, schemaRecord, error) {
 	if meta == nil {
 		return nil, schemaRecord{}, fmt.Errorf("it has no bucket %s: %w", bucketMeta, ErrForeign)
 	}
-	var schema schemaRecord
-	if found, err := t.get(bucketMeta, []byte(keySchema), &schema); err != nil {
-		return nil, schemaRecord{}, err
-	} else if !found {
+	key := []byte(keySchema)
+	value := meta.Get(key)
+	if value == nil {
 		return nil, schemaRecord{}, fmt.Errorf("it has no schema version: %w", ErrForeign)
 	}
-	t.strict = schema.Version == j.layout.version
-	for _, name := range append(sealedBucketsOf(schema.Version), bucketEntries) {
-		if t.bucket(name) == nil {
-			return nil, schema, fmt.Errorf("bucket %s is gone: %w", name, ErrDamaged)
+	_, text, err := unseal(bucketMeta, key, value)
+	if err != nil {
+		return nil, schemaRecord{}, err
+	}
+	schema := j.layout.record()
+	if !bytes.Equal(text, j.ours) {
+		schema = schemaRecord{}
+		if err := t.read(bucketMeta, key, value, &schema); err != nil {
+			return nil, schemaRecord{}, err
 		}
 	}
+	t.strict = schema.Version == j.layout.version
+	if gone := missing(tx, append(sealedBucketsOf(schema.Version), bucketEntries)); gone != "" {
+		return nil, schema, fmt.Errorf("bucket %s is gone: %w", gone, ErrDamaged)
+	}
 	return t, schema, t.readState()
+}
+
+// missing is a bucket of these that the file has not, "" if it has them all. It opens none
+// of them, since each transaction asks.
+func missing(tx *bbolt.Tx, names []string) string {
+	slices.Sort(names)
+	c := tx.Cursor()
+	for key, value := c.First(); key != nil && len(names) > 0; key, value = c.Next() {
+		if value == nil && string(key) == names[0] {
+			names = names[1:]
+		}
+	}
+	if len(names) > 0 {
+		return names[0]
+	}
+	return ""
 }
 
 func (t *txn) readState() error {
