@@ -376,7 +376,7 @@ func (r *Reconciler) settle(m *member, f Fleet) error {
 		}
 		if out.Result == Unknown {
 			m.mu.Lock()
-			m.restarts.note(p.Intent, false, m.policy, p.At)
+			m.restarts = m.restarts.noted(p.Intent, false, m.policy, p.At)
 			m.mu.Unlock()
 		}
 	}
@@ -423,7 +423,7 @@ func (m *member) failed(a Action, err error, now, deadline time.Time) (until tim
 		}
 	}
 	fl.Until = now.Add(backoff(fl.Tries, m.left(deadline, now)))
-	m.failures[a.lane()] = &fl
+	m.failures = with(m.failures, a.lane(), &fl)
 	return fl.Until
 }
 

@@ -40,8 +40,7 @@ func (r *Reconciler) forgetTimes() {
 	for _, m := range r.all() {
 		m.mu.Lock()
 		m.proxies = Proxies{}
-		clear(m.evidence)
-		clear(m.failures)
+		m.evidence, m.failures = nil, nil
 		m.mu.Unlock()
 	}
 }
@@ -79,7 +78,7 @@ func (r *Reconciler) mendTimes(m *member, now time.Time) {
 	}
 	for l, times := range m.repairs {
 		if slices.ContainsFunc(times, toCome) {
-			m.repairs[l] = slices.DeleteFunc(slices.Clone(times), toCome)
+			m.repairs = with(m.repairs, l, slices.DeleteFunc(slices.Clone(times), toCome))
 		}
 	}
 	if slices.ContainsFunc(m.certificates, func(c CertificateRecord) bool { return toCome(c.DeliveredAt) }) {

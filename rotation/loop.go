@@ -1001,10 +1001,10 @@ func (r *Reconciler) acted(ctx context.Context, m *member, d Decision, err error
 	l := d.lane()
 	if err == nil {
 		r.log.InfoContext(ctx, "step done", "cluster", m.name, "step", d.Step, "object", d.Object, "why", d.Why)
-		delete(m.failures, l)
+		m.failures = without(m.failures, func(other lane, _ *StepFailure) bool { return other == l })
 		delete(m.raced, l)
 		if d.contested() || d.Step == StepPodEvict {
-			m.repairs[l] = append(slices.DeleteFunc(slices.Clone(m.repairs[l]), func(t time.Time) bool { return now.Sub(t) > time.Hour }), now)
+			m.repairs = with(m.repairs, l, append(slices.DeleteFunc(slices.Clone(m.repairs[l]), func(t time.Time) bool { return now.Sub(t) > time.Hour }), now))
 		}
 		return true
 	}

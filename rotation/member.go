@@ -42,11 +42,11 @@ type member struct {
 	errSince     time.Time
 	lookFails    int
 	decision     Decision
-	repairs      map[lane][]time.Time
+	repairs      map[lane][]time.Time // likewise, as are all below that views hold
 	failures     map[lane]*StepFailure
 	raced        map[lane]int         // how often somebody else was quicker, in a row
 	signed       map[lane][]time.Time // when CA signatures were made, of the last hour or more
-	webhookCAs   []WebhookCA          // likewise
+	webhookCAs   []WebhookCA
 	bundles      *readBundles
 	evidence     map[string]WebhookEvidence
 	proxies      Proxies
@@ -103,17 +103,28 @@ func (m *member) view() View {
 // viewNow is for who holds mu.
 func (m *member) viewNow() View {
 	return View{Policy: m.policy, Record: m.record, Certificates: m.certificates, Observed: m.observed, Err: m.obsErr, ErrSince: m.errSince, Looks: m.lookFails, Epoch: m.epoch,
-		Request: m.requests[TargetIssuer], Repairs: copied(m.repairs), Failures: copied(m.failures), Signed: copied(m.signed),
-		WebhookCAs: m.webhookCAs, Evidence: copied(m.evidence), WebhookRequest: m.requests[TargetWebhooks], CARequest: m.requests[TargetWebhookCA], Proxies: m.proxies, Restarts: m.restarts.clone()}
+		Request: m.requests[TargetIssuer], Repairs: m.repairs, Failures: m.failures, Signed: m.signed,
+		WebhookCAs: m.webhookCAs, Evidence: m.evidence, WebhookRequest: m.requests[TargetWebhooks], CARequest: m.requests[TargetWebhookCA], Proxies: m.proxies, Restarts: m.restarts}
 }
 
-// copied is a map that is only read from; where there is nothing, as nearly always for
-// some, it costs nothing.
-func copied[K comparable, V any](m map[K]V) map[K]V {
-	if len(m) == 0 {
-		return nil
+// with is m with one value more, or another: views go on holding m as it was.
+func with[K comparable, V any](m map[K]V, key K, value V) map[K]V {
+	next := make(map[K]V, len(m)+1)
+	maps.Copy(next, m)
+	next[key] = value
+	return next
+}
+
+// without is m without what drop says, in the same way.
+func without[K comparable, V any](m map[K]V, drop func(K, V) bool) map[K]V {
+	for key, value := range m {
+		if drop(key, value) {
+			next := maps.Clone(m)
+			maps.DeleteFunc(next, drop)
+			return next
+		}
 	}
-	return maps.Clone(m)
+	return m
 }
 
 // policyNow is the policy that the cluster has now.
@@ -176,7 +187,7 @@ func (m *member) pause() time.Duration {
 func (m *member) hasSigned(a Action, at time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.signed[a.lane()] = append(slices.Clone(within(m.signed[a.lane()], at, budgetWindow)), at)
+	m.signed = with(m.signed, a.lane(), append(within(m.signed[a.lane()], at, budgetWindow), at))
 }
 
 // left is the time until a deadline. Where none is known, nothing runs there
@@ -236,7 +247,7 @@ func (r *Reconciler) remember(m *member, in Intent, out Outcome) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.record.Enrolled = m.record.Enrolled || out.Enrolled
-	m.restarts.note(in, out.ByOthers, m.policy, r.wall())
+	m.restarts = m.restarts.noted(in, out.ByOthers, m.policy, r.wall())
 	if a := out.Adopted; a != nil {
 		m.record.came(*a)
 	}
@@ -333,7 +344,7 @@ func (r *Reconciler) decided(m *member, v View, d Decision) {
 		for _, a := range d.Wanted {
 			wanted[a.Webhook] = true
 		}
-		maps.DeleteFunc(m.failures, func(_ lane, fl *StepFailure) bool { return !wanted[fl.Webhook] })
+		m.failures = without(m.failures, func(_ lane, fl *StepFailure) bool { return !wanted[fl.Webhook] })
 		if len(d.Wanted) == 0 {
 			clear(m.raced)
 		}
@@ -445,13 +456,13 @@ func (r *Reconciler) saveStatus(m *member) {
 	f := r.fleet()
 	v := m.view()
 	m.mu.Lock()
-	s := clusterStatus(f, v, m.decision, now)
-	same := !m.moved && sameStatus(s, m.saved) && now.Sub(m.savedAt) < 10*r.resync
-	rec := m.record
+	d, rec := m.decision, m.record
+	same := !m.moved && now.Sub(m.savedAt) < 10*r.resync && sameStatus(clusterState(f, v, d, now), m.saved)
 	m.mu.Unlock()
 	if same && !r.has("JournalFailed") { // else it shows whether that is over
 		return
 	}
+	s := clusterStatus(f, v, d, now)
 	var err error
 	if rec.Status, err = json.Marshal(s); err == nil {
 		if v.Err != nil {
@@ -525,7 +536,7 @@ func (r *Reconciler) Rotate(target Target, names []string, req Request) <-chan R
 		}
 		m.mu.Lock()
 		m.requests[target] = &req
-		clear(m.failures) // a person asks: try at once
+		m.failures = nil // a person asks: try at once
 		m.waiters = append(m.waiters, waiter{target, req.At, results})
 		m.mu.Unlock()
 		m.dueNow()

@@ -320,7 +320,22 @@ func groupsOf(p Policy) []string { return append([]string{}, p.Groups...) }
 
 // clusterStatus says what is known of one cluster, and nothing that is not.
 func clusterStatus(f Fleet, v View, d Decision, now time.Time) ClusterStatus {
-	c := ClusterStatus{Name: v.Policy.Cluster, Labels: labelsOf(v.Policy), Groups: groupsOf(v.Policy), Mode: string(cmp.Or(d.Mode, Managed)), Namespace: v.Policy.Namespace, Findings: []Finding{}}
+	c := clusterState(f, v, d, now)
+	c.Labels, c.Groups, c.Namespace = labelsOf(v.Policy), groupsOf(v.Policy), v.Policy.Namespace
+	if o := v.Observed; o != nil {
+		c.Version = o.Version
+		c.WebhookCA, c.Webhooks = webhookCAStatus(v, d), webhookStatuses(v, d)
+		c.Proxies = proxiesStatus(f, d, v)
+		if d.Mode == Managed && d.Step != "" && v.Err == nil {
+			c.NextStep = &PlanItem{Cluster: c.Name, Step: d.Step, Webhook: d.Webhook, Due: now.Truncate(time.Second), At: now.Truncate(time.Second), Reason: d.Why, Undo: undo(d.Step)}
+		}
+	}
+	return c
+}
+
+// clusterState is the part of clusterStatus that says whether all is well.
+func clusterState(f Fleet, v View, d Decision, now time.Time) ClusterStatus {
+	c := ClusterStatus{Name: v.Policy.Cluster, Mode: string(cmp.Or(d.Mode, Managed)), Findings: []Finding{}}
 	c.Findings = append(c.Findings, d.Findings...)
 	if v.Err == nil && v.Observed == nil && len(c.Findings) == 0 {
 		c.Findings = append(c.Findings, Finding{ID: "NotSeenYet", Severity: StateUnknown, Message: "has not been looked at yet"})
@@ -341,14 +356,8 @@ func clusterStatus(f Fleet, v View, d Decision, now time.Time) ClusterStatus {
 		c.Issuer.FloorSeconds = ceilSeconds(v.Policy.Floor(0, 0))
 	}
 	if o := v.Observed; o != nil {
-		c.Version = o.Version
 		c.Bundle = bundleStatus(f, v.Policy, d, o)
 		c.Issuer = issuerStatus(f, v, d)
-		c.WebhookCA, c.Webhooks = webhookCAStatus(v, d), webhookStatuses(v, d)
-		c.Proxies = proxiesStatus(f, d, v)
-		if d.Mode == Managed && d.Step != "" && v.Err == nil {
-			c.NextStep = &PlanItem{Cluster: c.Name, Step: d.Step, Webhook: d.Webhook, Due: now.Truncate(time.Second), At: now.Truncate(time.Second), Reason: d.Why, Undo: undo(d.Step)}
-		}
 	}
 	c.paused(f, now)
 	c.State = worst(c.Findings)

@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"maps"
 	"slices"
 	"time"
 )
@@ -8,15 +9,19 @@ import (
 // Restarts is what certd has had created anew for what it trusts.
 type Restarts struct {
 	From time.Time            // none since then is left out; zero: it is not known
-	At   map[string]time.Time // when last, by what ProxyOwner.object names
+	At   map[string]time.Time // when last, by what ProxyOwner.object names; replaced, never changed
 }
 
-func (r Restarts) clone() Restarts {
-	r.At = copied(r.At)
+// noted is r with a step that was done, if it is one of these: views go on holding r.
+func (r Restarts) noted(in Intent, byOthers bool, p Policy, at time.Time) Restarts {
+	if slices.Contains(restartSteps, in.Step) {
+		r.At = maps.Clone(r.At)
+		r.note(in, byOthers, p, at)
+	}
 	return r
 }
 
-// note enters a step that was done, if it is one of these.
+// note is noted in place, for who has r alone.
 func (r *Restarts) note(in Intent, byOthers bool, p Policy, at time.Time) {
 	if byOthers || !slices.Contains(restartSteps, in.Step) {
 		return

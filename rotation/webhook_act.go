@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -37,7 +38,7 @@ func (r *Reconciler) probe(ctx context.Context, m *member, webhooks []WebhookSpe
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, spec := range webhooks {
-		m.evidence[spec.Name] = v.Evidence[spec.Name]
+		m.evidence = with(m.evidence, spec.Name, v.Evidence[spec.Name])
 	}
 }
 
@@ -53,15 +54,17 @@ func (o *Observation) Installed() (specs []WebhookSpec) {
 
 // Prove takes evidence in as being about the webhooks as they were observed.
 func (v *View) Prove(found map[string]WebhookEvidence) {
-	if v.Evidence == nil {
-		v.Evidence = map[string]WebhookEvidence{}
+	evidence := maps.Clone(v.Evidence) // another view may hold it
+	if evidence == nil {
+		evidence = map[string]WebhookEvidence{}
 	}
 	for _, w := range v.Observed.Webhooks {
 		if ev, ok := found[w.Spec.Name]; ok {
 			ev.Of = w.state()
-			v.Evidence[w.Spec.Name] = ev
+			evidence[w.Spec.Name] = ev
 		}
 	}
+	v.Evidence = evidence
 }
 
 // actOnWebhook carries out one decided step about webhooks.
