@@ -117,6 +117,30 @@ func checkCA(c *x509.Certificate) error {
 
 // checkUnder is what makes c an issuer under anchor, whoever built it.
 func checkUnder(c, anchor *x509.Certificate) error {
+	if err := checkFormUnder(c, anchor); err != nil {
+		return err
+	}
+	return checkSigned(c, anchor, "anchor")
+}
+
+// checkSigned says whether by, which errors call what, has signed c.
+func checkSigned(c, by *x509.Certificate, what string) error {
+	if err := c.CheckSignatureFrom(by); err != nil {
+		return fmt.Errorf("it is not signed by %s %q: %w", what, by.Subject.CommonName, err)
+	}
+	return nil
+}
+
+// checkSigner is what Go asks of a certificate before it believes any signature by its key.
+func checkSigner(ca *x509.Certificate) error {
+	if !ca.BasicConstraintsValid || !ca.IsCA || ca.KeyUsage != 0 && ca.KeyUsage&x509.KeyUsageCertSign == 0 {
+		return fmt.Errorf("%q may not sign certificates", ca.Subject.CommonName)
+	}
+	return nil
+}
+
+// checkFormUnder is checkUnder but for the signature.
+func checkFormUnder(c, anchor *x509.Certificate) error {
 	pub, ok := c.PublicKey.(*ecdsa.PublicKey)
 	switch {
 	case !ok || pub.Curve != elliptic.P256():
@@ -132,13 +156,7 @@ func checkUnder(c, anchor *x509.Certificate) error {
 	case c.NotBefore.Before(anchor.NotBefore) || c.NotAfter.After(anchor.NotAfter):
 		return errors.New("its validity is not within the anchor's")
 	}
-	if err := cmp.Or(checkAlgorithm(c), checkCA(c)); err != nil {
-		return err
-	}
-	if err := c.CheckSignatureFrom(anchor); err != nil {
-		return fmt.Errorf("it is not signed by anchor %q: %w", anchor.Subject.CommonName, err)
-	}
-	return nil
+	return cmp.Or(checkAlgorithm(c), checkCA(c))
 }
 
 // CheckIssuer judges an issuer against what was asked for: what certd itself

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math/big"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -38,6 +39,27 @@ func (id Identity) leafName() string {
 type Credential struct {
 	chain []*x509.Certificate
 	key   PrivateKey
+	proof *Proof // shared by copies
+}
+
+// Proof is what Prove has found out of a credential, without its key. Nil is none.
+type Proof struct {
+	mu    sync.Mutex
+	of    Identity
+	facts IssuerFacts // with a Probe
+}
+
+// about returns what was found out of an issuer for a control plane, if anything was.
+func (p *Proof) about(issuer *x509.Certificate, id Identity) (facts IssuerFacts, proved bool) {
+	if p == nil {
+		return facts, false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.facts.Probe == nil || p.of.leafName() != id.leafName() || !p.facts.Chain[0].Equal(issuer) {
+		return IssuerFacts{}, false
+	}
+	return p.facts, true
 }
 
 // NewCredential joins a key with its certificates; the first, and every other
@@ -57,7 +79,7 @@ func NewCredential(key PrivateKey, chain ...*x509.Certificate) (Credential, erro
 			return Credential{}, fmt.Errorf("credential: certificate %d (%q) is not for this key", i+1, c.Subject.CommonName)
 		}
 	}
-	return Credential{slices.Clone(chain), key}, nil
+	return Credential{slices.Clone(chain), key, &Proof{}}, nil
 }
 
 // WithChain is the same key with other certificates.
@@ -91,12 +113,22 @@ func (c Credential) Prove(b Bundle, id Identity, at time.Time) error {
 	if len(c.chain) == 0 {
 		return errors.New("prove: there is no issuer")
 	}
-	leaf, err := probe(c.key, c.chain[0], id)
-	if err != nil {
-		return err
+	facts, proved := c.proof.about(c.chain[0], id)
+	if !proved {
+		leaf, err := probe(c.key, c.chain[0], id)
+		if err != nil {
+			return err
+		}
+		facts = IssuerFacts{Chain: c.chain, Probe: leaf, held: newHeldVerdicts()}
+		c.proof.mu.Lock()
+		c.proof.of, c.proof.facts = id, facts
+		c.proof.mu.Unlock()
 	}
-	return verifyLeaf(append([]*x509.Certificate{leaf}, c.chain...), b.anchors, at)
+	return facts.Verify(b, at)
 }
+
+// Proof is what Prove has found out, for ReadProved.
+func (c Credential) Proof() *Proof { return c.proof }
 
 // probe signs a leaf with an issuer's key. It is valid as long as the issuer
 // is, so that what is asked later is about the chain and not about the probe.

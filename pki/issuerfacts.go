@@ -106,6 +106,12 @@ func steady(at time.Time, certs []*x509.Certificate) span {
 // (linkerd2, pkg/k8s/labels.go). It keeps nothing of the key.
 // Whether the issuer is valid is not asked here, at any time, but in Verify.
 func ReadIssuer(data map[string][]byte, id Identity, _ time.Time) IssuerFacts {
+	return ReadProved(data, id, nil)
+}
+
+// ReadProved is ReadIssuer where an issuer may be found that was proved before it was
+// written: then neither its key is tried once more nor its signatures.
+func ReadProved(data map[string][]byte, id Identity, before *Proof) IssuerFacts {
 	f := IssuerFacts{held: newHeldVerdicts()}
 	if text := data["ca.crt"]; !bytes.Contains(text, []byte("PRIVATE KEY")) {
 		f.CABundle = bytes.Clone(text)
@@ -129,9 +135,13 @@ func ReadIssuer(data map[string][]byte, id Identity, _ time.Time) IssuerFacts {
 		return f
 	}
 	f.Chain = certs
-	if f.Probe, err = probeWith(key, certs[0], id); err != nil {
+	was, proved := before.about(certs[0], id)
+	if f.Probe, err = probeWith(key, certs[0], id, was.Probe); err != nil {
 		f.Problem = fmt.Sprintf("%s and %s: %v", crtName, keyName, err)
 		return f
+	}
+	if proved && slices.EqualFunc(certs, was.Chain, (*x509.Certificate).Equal) {
+		f.held = was.held // the same chain, under the same leaf
 	}
 	f.Complete = completeIssuer(data, certs)
 	same := func(a, b string) bool { return len(data[b]) == 0 || bytes.Equal(data[a], data[b]) }
@@ -156,8 +166,9 @@ func (f IssuerFacts) With(chain ...*x509.Certificate) IssuerFacts {
 	return f
 }
 
-// probeWith tries the key on a leaf and forgets it.
-func probeWith(text []byte, issuer *x509.Certificate, id Identity) (*x509.Certificate, error) {
+// probeWith tries the key on a leaf and forgets it. Where it is known to have signed one,
+// since it is the issuer's, that is the leaf.
+func probeWith(text []byte, issuer *x509.Certificate, id Identity, known *x509.Certificate) (*x509.Certificate, error) {
 	key, err := parseKey(text)
 	if err != nil {
 		return nil, err
@@ -175,6 +186,9 @@ func probeWith(text []byte, issuer *x509.Certificate, id Identity) (*x509.Certif
 		return nil, errors.New("the first certificate is not a CA's")
 	case issuer.KeyUsage != 0 && issuer.KeyUsage&x509.KeyUsageCertSign == 0:
 		return nil, errors.New("the certificate may not sign others (its key usage lacks keyCertSign): linkerd-identity would load it, and its leaves be refused")
+	}
+	if known != nil {
+		return known, nil
 	}
 	return probe(k, issuer, id)
 }

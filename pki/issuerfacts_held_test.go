@@ -123,3 +123,60 @@ func BenchmarkVerifyHeld(b *testing.B) {
 		}
 	}
 }
+
+// An issuer that was proved before it was written is not proved once more where it is read
+// back. One of another key, another control plane or with another certificate beside it is
+// judged for itself.
+func TestWhatWasProvedIsReadBack(t *testing.T) {
+	t.Parallel()
+	a, other := root(), root(named("root.linkerd.cluster.local 2026-2"))
+	i := issuer(a)
+	cred := must(NewCredential(must(ParsePrivateKey(keyPEM(i.key))), i.Certificate))
+	both := must(NewBundle(a.Certificate, other.Certificate))
+	if err := cred.Prove(both, mesh, noon); err != nil {
+		t.Fatal(err)
+	}
+	secret := func(key []byte, chain ...*ca) map[string][]byte {
+		return map[string][]byte{"tls.crt": pemOf(chain...), "tls.key": key, "crt.pem": pemOf(chain...), "key.pem": key, "ca.crt": pemOf(a)}
+	}
+	twin := issuer(a, sameKeyAs(i)) // another certificate of the key
+	elsewhere := Identity{Namespace: "linkerd-2", TrustDomain: mesh.TrustDomain}
+	for _, row := range []struct {
+		name   string
+		data   map[string][]byte
+		id     Identity
+		leaf   bool // the one that was made to prove it
+		held   bool
+		reason string
+	}{
+		{"itself", secret(keyPEM(i.key), i), mesh, true, true, ""},
+		{"with a certificate more", secret(keyPEM(i.key), i, issuer(other, sameKeyAs(i))), mesh, true, false, ""},
+		{"another certificate of the key", secret(keyPEM(i.key), twin), mesh, false, false, ""},
+		{"for another control plane", secret(keyPEM(i.key), i), elsewhere, false, false, ""},
+		{"with another key", secret(keyPEM(issuer(a).key), i), mesh, false, false, "tls.crt and tls.key: the key is not that of the first certificate"},
+		{"another issuer", secret(keyPEM(other.key), other), mesh, false, false, ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			proof := cred.Proof()
+			f, anew := ReadProved(row.data, row.id, proof), ReadIssuer(row.data, row.id, noon)
+			if f.Problem != row.reason {
+				t.Errorf("its problem is %q, want %q", f.Problem, row.reason)
+			}
+			if f.Problem != anew.Problem || f.Complete != anew.Complete || f.Readable != anew.Readable || len(f.Chain) != len(anew.Chain) {
+				t.Errorf("it is read as %+v, anew as %+v", f, anew)
+			}
+			if leaf := f.Probe != nil && f.Probe == proof.facts.Probe; leaf != row.leaf {
+				t.Errorf("its leaf is the one that proved it: %v", leaf)
+			}
+			if held := f.held == proof.facts.held; held != row.held {
+				t.Errorf("its verdicts are those of the proof: %v", held)
+			}
+			for _, b := range []Bundle{both, must(NewBundle(other.Certificate)), must(NewBundle(a.Certificate))} {
+				if was, is := anew.Verify(b, noon), f.Verify(b, noon); fmt.Sprint(was) != fmt.Sprint(is) {
+					t.Errorf("it is judged %v, anew %v", is, was)
+				}
+			}
+		})
+	}
+}

@@ -87,7 +87,7 @@ func selfSign(template *x509.Certificate, p AnchorProfile, signer crypto.Signer)
 // under anchor, whose key (ECDSA P-256) is behind signer. Like SelfSignAnchor
 // it tries with a throw-away key first and judges what comes back.
 func SignIssuer(template, anchor *x509.Certificate, pub *ecdsa.PublicKey, signer crypto.Signer) (*x509.Certificate, error) {
-	return signUnder("issuer", "anchor", template, anchor, pub, signer, checkUnder)
+	return signUnder("issuer", "anchor", template, anchor, pub, signer, checkFormUnder)
 }
 
 // SignServing makes a serving certificate for pub from a template of
@@ -98,8 +98,8 @@ func SignServing(template, ca *x509.Certificate, pub *ecdsa.PublicKey, signer cr
 }
 
 // signUnder makes a certificate of some kind under a CA certificate, which
-// parent names in errors. check judges it, the one tried with a throw-away key
-// included.
+// parent names in errors. check judges all of it but the signature, the one tried with a
+// throw-away key included, whose signature proves nothing.
 func signUnder(kind, parent string, template, ca *x509.Certificate, pub *ecdsa.PublicKey, signer crypto.Signer, check func(c, ca *x509.Certificate) error) (*x509.Certificate, error) {
 	key, err := p256(signer)
 	if err != nil {
@@ -118,7 +118,7 @@ func signUnder(kind, parent string, template, ca *x509.Certificate, pub *ecdsa.P
 
 	c, err := sign(template, &dryCA, pub, dry)
 	if err == nil {
-		err = cmp.Or(checkBuilt(c, template, pub), check(c, &dryCA))
+		err = cmp.Or(checkBuilt(c, template, pub), check(c, ca), checkSigner(ca))
 	}
 	if err != nil {
 		return nil, wrongBefore(template, err)
@@ -126,7 +126,7 @@ func signUnder(kind, parent string, template, ca *x509.Certificate, pub *ecdsa.P
 	if c, err = sign(template, ca, pub, signer); err != nil {
 		return nil, err
 	}
-	if err := cmp.Or(checkBuilt(c, template, pub), check(c, ca)); err != nil {
+	if err := cmp.Or(checkBuilt(c, template, pub), check(c, ca), checkSigned(c, ca, parent)); err != nil {
 		return nil, wrongAfter(template, err)
 	}
 	return c, nil

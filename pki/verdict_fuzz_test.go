@@ -216,7 +216,7 @@ func FuzzVerdicts(f *testing.F) {
 			}
 		}
 		if len(chain[0].DNSNames) > 0 && chain[0].DNSNames[0] == mesh.leafName() {
-			if err := verifyLeafByGo(chain, roots, at); (err == nil) != (byGo == nil) {
+			if err := verifyLeafByGo(chain, roots, at, signatures{}); (err == nil) != (byGo == nil) {
 				t.Errorf("certd asks Go both ways at once and hears %v, one by one %v:\n%s", err, byGo, describe(chain, roots))
 			}
 		}

@@ -10,21 +10,25 @@ import (
 
 // verifyLeaf asks both models about both directions of mutual TLS.
 func verifyLeaf(chain, anchors []*x509.Certificate, at time.Time) error {
-	if err := verifyLeafByGo(chain, anchors, at); err != nil {
+	checked := signatures{}
+	if err := verifyLeafByGo(chain, anchors, at, checked); err != nil {
 		return err
 	}
-	return verifyLeafByProxies(chain, anchors, at)
+	return checked.verifyLeaf(chain, anchors, at)
 }
 
-func verifyLeafByGo(chain, anchors []*x509.Certificate, at time.Time) error {
+// verifyLeafByGo notes the signatures that Go has checked.
+func verifyLeafByGo(chain, anchors []*x509.Certificate, at time.Time, checked signatures) error {
 	ways := bothWays[:]
 	if alike(chain) && alike(anchors) {
 		ways = ways[:1] // the answer is the same, and each costs the signatures anew
 	}
 	for _, u := range ways {
-		if err := verifyGo(chain, anchors, chain[0].DNSNames[0], u.usage, at); err != nil {
+		paths, err := pathsByGo(chain, anchors, chain[0].DNSNames[0], u.usage, at)
+		if err != nil {
 			return fmt.Errorf("its leaves are refused as a %s by Go's rules: %w", u.as, err)
 		}
+		checked.note(paths)
 	}
 	return nil
 }
@@ -42,9 +46,12 @@ func alike(certs []*x509.Certificate) bool {
 }
 
 func verifyLeafByProxies(chain, anchors []*x509.Certificate, at time.Time) error {
-	checked := signatures{}
+	return signatures{}.verifyLeaf(chain, anchors, at)
+}
+
+func (s signatures) verifyLeaf(chain, anchors []*x509.Certificate, at time.Time) error {
 	for _, u := range bothWays {
-		if err := checked.verify(chain, anchors, chain[0].DNSNames[0], u.usage, at); err != nil {
+		if err := s.verify(chain, anchors, chain[0].DNSNames[0], u.usage, at); err != nil {
 			return fmt.Errorf("its leaves are refused as a %s by the proxies' rules: %w", u.as, err)
 		}
 	}
@@ -64,12 +71,18 @@ func VerifyGo(chain []*x509.Certificate, b Bundle, dnsName string, usage x509.Ex
 }
 
 func verifyGo(chain, anchors []*x509.Certificate, dnsName string, usage x509.ExtKeyUsage, at time.Time) error {
-	if len(chain) == 0 {
-		return errors.New("there is no certificate")
-	}
-	_, err := chain[0].Verify(x509.VerifyOptions{DNSName: dnsName, Roots: pool(anchors), Intermediates: pool(chain[1:]),
-		CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{usage}})
+	_, err := pathsByGo(chain, anchors, dnsName, usage, at)
 	return err
+}
+
+// pathsByGo are all ways from the leaf to an anchor; each certificate on one is signed by the
+// next.
+func pathsByGo(chain, anchors []*x509.Certificate, dnsName string, usage x509.ExtKeyUsage, at time.Time) ([][]*x509.Certificate, error) {
+	if len(chain) == 0 {
+		return nil, errors.New("there is no certificate")
+	}
+	return chain[0].Verify(x509.VerifyOptions{DNSName: dnsName, Roots: pool(anchors), Intermediates: pool(chain[1:]),
+		CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{usage}})
 }
 
 func pool(certs []*x509.Certificate) *x509.CertPool {

@@ -42,6 +42,16 @@ func verifyWebPKI(chain, anchors []*x509.Certificate, dnsName string, usage x509
 // came of it depends on nothing else, and checking them is nearly all that judging costs.
 type signatures map[[2]*x509.Certificate]error
 
+// note takes over what Go's verifier has found: it checks the same signatures, with the same
+// code, and is stricter in what it takes for one.
+func (s signatures) note(paths [][]*x509.Certificate) {
+	for _, path := range paths {
+		for i, by := range path[1:] {
+			s[[2]*x509.Certificate{path[i], by}] = nil
+		}
+	}
+}
+
 func (s signatures) check(child, by *x509.Certificate) error {
 	pair := [2]*x509.Certificate{child, by}
 	err, checked := s[pair]

@@ -115,7 +115,7 @@ func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 	o.Bundle, o.BundleText = bundle.state(), payload.Text(bundle.data, payload.BundleKey)
 	o.Issuer = issuer.state()
 	if issuer.exists {
-		o.IssuerFacts = c.issuer.Issuer(issuer.data, pki.Identity{Namespace: c.cfg.Namespace, TrustDomain: c.cfg.TrustDomain}, o.At)
+		o.IssuerFacts = c.issuer.Issuer(issuer.data, pki.Identity{Namespace: c.cfg.Namespace, TrustDomain: c.cfg.TrustDomain})
 	}
 	return o, nil
 }
@@ -149,6 +149,7 @@ func (c *Cluster) WriteBundle(ctx context.Context, w rotation.BundleWrite) (stri
 
 // WriteIssuer implements rotation.Cluster.
 func (c *Cluster) WriteIssuer(ctx context.Context, w rotation.IssuerWrite) (string, error) {
+	c.issuer.Expect(w.Credential)
 	return c.write(ctx, rotation.IssuerObject, w.Revision, payload.IssuerMarks(w), func(current map[string][]byte) (map[string][]byte, error) {
 		return payload.IssuerData(w, current)
 	})

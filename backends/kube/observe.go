@@ -191,7 +191,7 @@ func (c *Cluster) readIssuer(o *rotation.Observation, secret *corev1.Secret, err
 		o.Issuer = c.state(at, secret.ObjectMeta, payload.IssuerKeys())
 		o.IssuerWrittenAt = writtenAt(secret.ManagedFields, dataFields(payload.IssuerKeys()))
 		o.IssuerReload = string(secret.Data[payload.ReloadKey])
-		o.IssuerFacts = c.issuer.Issuer(secret.Data, id, o.At)
+		o.IssuerFacts = c.issuer.Issuer(secret.Data, id)
 	case apierrors.IsNotFound(err):
 		c.remember(at, object{})
 	default:

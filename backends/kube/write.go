@@ -90,6 +90,7 @@ func (c *Cluster) WriteBundle(ctx context.Context, w rotation.BundleWrite) (stri
 // WriteIssuer implements rotation.Cluster.
 func (c *Cluster) WriteIssuer(ctx context.Context, w rotation.IssuerWrite) (string, error) {
 	c.takeAnswer() // that of an earlier write says nothing any more
+	c.issuer.Expect(w.Credential)
 	return c.writeSecret(ctx, secretWrite{
 		at: c.managed(rotation.IssuerObject), revision: w.Revision, marks: payload.IssuerMarks(w),
 		data:     func(current map[string][]byte) (map[string][]byte, error) { return payload.IssuerData(w, current) },

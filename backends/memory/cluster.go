@@ -241,7 +241,7 @@ func (c *Cluster) observeObject(o *rotation.Observation, name string) {
 	o.Issuer, o.IssuerWrittenAt, o.IssuerReload, o.IssuerFacts = rotation.ObjectState{}, time.Time{}, "", pki.IssuerFacts{}
 	if obj != nil {
 		o.Issuer, o.IssuerWrittenAt, o.IssuerReload = obj.state(), obj.written, string(obj.data[payload.ReloadKey])
-		o.IssuerFacts = c.issuer.Issuer(obj.data, pki.Identity{Namespace: c.cfg.Namespace, TrustDomain: c.cfg.TrustDomain, Scheme: c.cfg.Scheme}, c.now())
+		o.IssuerFacts = c.issuer.Issuer(obj.data, pki.Identity{Namespace: c.cfg.Namespace, TrustDomain: c.cfg.TrustDomain, Scheme: c.cfg.Scheme})
 	}
 }
 
@@ -277,6 +277,7 @@ func (c *Cluster) WriteBundle(ctx context.Context, w rotation.BundleWrite) (stri
 func (c *Cluster) WriteIssuer(ctx context.Context, w rotation.IssuerWrite) (string, error) {
 	var revision string
 	err := c.do(ctx, CallIssuer, func() (err error) {
+		c.issuer.Expect(w.Credential)
 		revision, err = c.writeIn(c.cfg.Namespace, rotation.IssuerObject, w.Revision, payload.IssuerMarks(w), func(current map[string][]byte) (map[string][]byte, error) {
 			return payload.IssuerData(w, current)
 		})

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"time"
 
 	"certd.internal/pki"
 	"certd.internal/rotation"
@@ -223,12 +222,12 @@ func CABundleMarks(w rotation.CABundleWrite) rotation.Marks {
 	return rotation.Marks{Fleet: w.Fleet, Epoch: w.Epoch}
 }
 
-// ReadIssuer is pki.ReadIssuer with a bound on what it is given to parse.
-func ReadIssuer(data map[string][]byte, id pki.Identity, now time.Time) pki.IssuerFacts {
+// readIssuer is pki.ReadProved with a bound on what it is given to parse.
+func readIssuer(data map[string][]byte, id pki.Identity, before *pki.Proof) pki.IssuerFacts {
 	if err := tooMuch(data, IssuerKeys()); err != nil {
 		return pki.IssuerFacts{Problem: err.Error()}
 	}
-	return pki.ReadIssuer(data, id, now)
+	return pki.ReadProved(data, id, before)
 }
 
 // Text returns what stands under a key, nothing if it is more than certd is

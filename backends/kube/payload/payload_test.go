@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"strings"
 	"testing"
-	"time"
 
 	"certd.internal/pki"
 	"certd.internal/rotation"
@@ -35,7 +34,7 @@ func TestTooMuchIsNotParsed(t *testing.T) {
 		"65 in the CA":       {CACert: bytes.Repeat(block, 65)},
 		"a key of 65 blocks": {TLSKey: bytes.Repeat(block, 65)},
 	} {
-		if f := ReadIssuer(data, pki.Identity{Namespace: "linkerd", TrustDomain: "cluster.local"}, time.Now()); f.Problem == "" || !strings.Contains(f.Problem, "more than") {
+		if f := readIssuer(data, pki.Identity{Namespace: "linkerd", TrustDomain: "cluster.local"}, nil); f.Problem == "" || !strings.Contains(f.Problem, "more than") {
 			t.Errorf("%s: problem %q", name, f.Problem)
 		}
 	}
@@ -60,7 +59,7 @@ func FuzzIssuerData(f *testing.F) {
 			}
 			return
 		}
-		if facts := ReadIssuer(want, pki.Identity{Namespace: "linkerd", TrustDomain: "cluster.local"}, time.Now()); !bytes.Equal(want[TLSKey], want[KeyPEM]) || len(facts.Chain) == 0 {
+		if facts := readIssuer(want, pki.Identity{Namespace: "linkerd", TrustDomain: "cluster.local"}, nil); !bytes.Equal(want[TLSKey], want[KeyPEM]) || len(facts.Chain) == 0 {
 			t.Error("what was kept is no pair")
 		}
 	})
