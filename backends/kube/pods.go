@@ -36,7 +36,7 @@ const (
 // etcd takes for one object, so that a bound on pages would either refuse what is
 // right or bound nothing.
 func readPods(body io.Reader, each func(*corev1.Pod) error) (next string, err error) {
-	p := parts{bufio.NewReaderSize(body, 64<<10), nil}
+	p := parts{bufio.NewReader(body), nil}
 	magic := make([]byte, len(envelopeMagic))
 	if _, err := io.ReadFull(p.in, magic); err != nil {
 		return "", cutOff(err)
@@ -85,7 +85,7 @@ func (p *parts) list(size uint64, meta *metav1.ListMeta, each func(*corev1.Pod) 
 	whole := p.in
 	defer func() { p.in = whole }()
 	part := &io.LimitedReader{R: whole, N: int64(size)}
-	p.in = bufio.NewReaderSize(part, 64<<10)
+	p.in = bufio.NewReader(part)
 	for {
 		field, size, err := p.next()
 		switch {

@@ -104,7 +104,7 @@ func newTransport(c Config) (*http.Transport, error) {
 		DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		TLSClientConfig:       conf,
 		TLSHandshakeTimeout:   5 * time.Second,
-		MaxIdleConnsPerHost:   8,
+		MaxIdleConnsPerHost:   64, // as many clusters as are worked on side by side: else most would have a handshake each
 		IdleConnTimeout:       time.Minute,
 		ExpectContinueTimeout: time.Second,
 	}, nil
