@@ -56,15 +56,19 @@ func (t *txn) appendEntry(r entryRecord) error {
 	return nil
 }
 
-// lastIntent is the intent that the newest entry closed; 0 if there is none.
-func (t *txn) lastIntent() (uint64, error) {
-	key := number(t.state.Last)
-	value := t.bucket(bucketEntries).Get(key)
-	if value == nil {
-		return 0, nil
+// closedLately says whether the last commits closed an intent.
+func (t *txn) closedLately(intent uint64) (bool, error) {
+	for seq := t.state.Last; seq >= t.state.First && seq+2*mostTogether > t.state.Last; seq-- {
+		key := number(seq)
+		value := t.bucket(bucketEntries).Get(key)
+		if value == nil {
+			break
+		}
+		if e, err := t.entry(key, value); err != nil || e.IntentID == intent {
+			return err == nil, err
+		}
 	}
-	e, err := t.entry(key, value)
-	return e.IntentID, err
+	return false, nil
 }
 
 func (t *txn) entry(key, value []byte) (rotation.Entry, error) {

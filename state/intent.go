@@ -83,7 +83,8 @@ func (j *Journal) Finish(id uint64, out rotation.Outcome) error {
 		return j.update("finish", doing, func(t *txn) error { return j.finish(t, id, out, again) })
 	}
 	err := finish()
-	if errors.Is(err, ErrFull) && j.spendReserve() {
+	if errors.Is(err, ErrFull) {
+		j.spendReserve() // unless another one has, a moment ago
 		again = true
 		err = finish()
 	}
@@ -98,7 +99,7 @@ func (j *Journal) finish(t *txn, id uint64, out rotation.Outcome, again bool) er
 	}
 	if !found {
 		// A commit that reported a full disk may have taken effect all the same.
-		if last, err := t.lastIntent(); again && err == nil && last == id {
+		if closed, err := t.closedLately(id); again && err == nil && closed {
 			return errUnchanged
 		}
 		return ErrNotPending

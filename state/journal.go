@@ -54,6 +54,10 @@ type Journal struct {
 	lock *os.File // nil where nothing is written
 	last lastState
 
+	waiting    sync.Mutex
+	waits      []*write   // for the commit that is under way to end
+	committing sync.Mutex // held by who commits
+
 	reserve sync.Mutex
 	broken  atomic.Pointer[error] // why nothing works any more
 

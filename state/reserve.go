@@ -57,13 +57,12 @@ func writeReserve(path string, size int64) error {
 	return errors.Join(err, file.Sync(), file.Close())
 }
 
-// spendReserve deletes the reserve and reports whether there was one.
-func (j *Journal) spendReserve() bool {
+// spendReserve deletes the reserve, if there is one.
+func (j *Journal) spendReserve() {
 	j.reserve.Lock()
 	defer j.reserve.Unlock()
-	if os.Remove(j.reservePath()) != nil {
-		return false
+	if os.Remove(j.reservePath()) == nil {
+		// Space comes free when the name is gone for good. If it does not, it shows.
+		_ = syncDir(filepath.Dir(j.reservePath()))
 	}
-	// Space comes free when the name is gone for good.
-	return syncDir(filepath.Dir(j.reservePath())) == nil
 }

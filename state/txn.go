@@ -245,41 +245,98 @@ func (j *Journal) update(point, doing string, f func(*txn) error) error {
 		return explain(j.path, doing, err)
 	}
 	j.crashPoint(point + ": before")
-	var refused bool // f itself returned the error: nothing was tried
-	err := j.guard(func() error {
-		return j.db.Update(func(tx *bbolt.Tx) error {
-			refused = true
-			t, _, err := j.begin(tx)
-			if err != nil {
-				return err
-			}
-			if err := f(t); err != nil {
-				return err
-			}
-			if err := t.writeState(); err != nil {
-				return err
-			}
-			refused = false
-			if j.disk != nil {
-				return j.disk()
-			}
-			return nil
-		})
-	})
-	switch {
+	w := &write{f: f}
+	j.commit(w)
+	switch err := w.err; {
 	case errors.Is(err, errUnchanged):
 		return nil
 	case err == nil:
 		j.crashPoint(point + ": after")
 		return nil
 	case isFull(err):
-		err = fmt.Errorf("%w (%v)", ErrFull, err)
-	case !refused && !errors.Is(err, ErrDamaged):
+		return explain(j.path, doing, fmt.Errorf("%w (%v)", ErrFull, err))
+	case !w.refused && !errors.Is(err, ErrDamaged):
 		// After an error of the disk nobody knows what is on it, and asking
 		// again would only read it from memory.
-		err = j.breakOff(fmt.Errorf("the disk did not take the commit: %w; see to the disk, then restart certd", err))
+		return explain(j.path, doing, j.breakOff(fmt.Errorf("the disk did not take the commit: %w; see to the disk, then restart certd", err)))
+	default:
+		return explain(j.path, doing, err)
 	}
-	return explain(j.path, doing, err)
+}
+
+// mostTogether bounds what one commit holds.
+const mostTogether = 64
+
+// write is what one caller has to commit, and what came of it.
+type write struct {
+	f       func(*txn) error
+	done    bool
+	err     error
+	refused bool // the disk was not asked
+}
+
+// commit returns once w is on disk, or is not going to be. What comes while a commit is
+// under way shares the next one, since a commit costs the disk the same whatever is in it:
+// many clusters are worked on side by side.
+func (j *Journal) commit(w *write) {
+	j.waiting.Lock()
+	j.waits = append(j.waits, w)
+	j.waiting.Unlock()
+	j.committing.Lock()
+	defer j.committing.Unlock()
+	for !w.done { // else somebody who came before has done it
+		j.waiting.Lock()
+		all := j.waits[:min(len(j.waits), mostTogether)]
+		j.waits = j.waits[len(all):]
+		j.waiting.Unlock()
+		if j.commitAll(all) && len(all) > 1 && j.unusable() == nil {
+			for _, one := range all { // nobody's write is held up by another's
+				j.commitAll([]*write{one})
+			}
+		}
+	}
+}
+
+// commitAll commits all of them or none, and says whether one of them refused.
+func (j *Journal) commitAll(all []*write) (refused bool) {
+	refused, err := true, j.unusable()
+	if err == nil {
+		err = j.guard(func() error {
+			return j.db.Update(func(tx *bbolt.Tx) error {
+				t, _, err := j.begin(tx)
+				if err != nil {
+					return err
+				}
+				changed := false
+				for _, w := range all {
+					switch w.err = w.f(t); {
+					case w.err == nil:
+						changed = true
+					case !errors.Is(w.err, errUnchanged):
+						return w.err
+					}
+				}
+				if !changed {
+					return errUnchanged
+				}
+				if err := t.writeState(); err != nil {
+					return err
+				}
+				refused = false
+				if j.disk != nil {
+					return j.disk()
+				}
+				return nil
+			})
+		})
+	}
+	for _, w := range all {
+		w.done, w.refused = true, refused
+		if err != nil {
+			w.err = err
+		}
+	}
+	return refused && !errors.Is(err, errUnchanged)
 }
 
 // view runs f on a consistent state.
