@@ -9,9 +9,15 @@ import (
 // one of them says something else than before.
 type company struct {
 	turn            uint64
-	targets         map[string][]*member // by what each turned out to be
-	unseen          int                  // how many were never looked at
-	agree, disagree int                  // API servers, with certd's clock
+	targets         map[string][]placed // by what each turned out to be
+	unseen          int                 // how many were never looked at
+	agree, disagree int                 // API servers, with certd's clock
+}
+
+// placed is a cluster and where its objects are.
+type placed struct {
+	name string
+	objects
 }
 
 // bearing is what one cluster says for that.
@@ -46,10 +52,10 @@ func (r *Reconciler) together() *company {
 	if c := r.company.Load(); c != nil && c.turn == turn {
 		return c
 	}
-	c := &company{turn: turn, targets: map[string][]*member{}}
+	c := &company{turn: turn, targets: map[string][]placed{}}
 	for _, m := range r.all() {
 		m.mu.Lock()
-		b := m.bearing()
+		b, at := m.bearing(), placed{m.name, m.policy.objects()}
 		m.mu.Unlock()
 		switch b.clock {
 		case 1:
@@ -61,7 +67,7 @@ func (r *Reconciler) together() *company {
 			c.unseen++
 		}
 		if b.target != "" {
-			c.targets[b.target] = append(c.targets[b.target], m)
+			c.targets[b.target] = append(c.targets[b.target], at)
 		}
 	}
 	r.company.Store(c)
@@ -75,7 +81,7 @@ func (r *Reconciler) together() *company {
 // hangs holds up no other.
 func (r *Reconciler) others(m *member, now time.Time) (twin string, unseen bool) {
 	m.mu.Lock()
-	own, policy := m.bearing(), m.policy
+	own, at := m.bearing(), m.policy.objects()
 	m.mu.Unlock()
 	r.mu.Lock()
 	begun := r.begun
@@ -90,14 +96,9 @@ func (r *Reconciler) others(m *member, now time.Time) (twin string, unseen bool)
 		return "", unseen
 	}
 	for _, o := range c.targets[own.target] {
-		if o == m {
-			continue
-		}
-		o.mu.Lock()
-		if policy.sameObjects(o.policy) && (twin == "" || o.name < twin) {
+		if o.name != m.name && at.sameObjects(o.objects) && (twin == "" || o.name < twin) {
 			twin = o.name
 		}
-		o.mu.Unlock()
 	}
 	return twin, unseen
 }

@@ -471,10 +471,15 @@ func (r *Reconciler) due(at clockReading) (due []*member, next time.Time) {
 	if r.nextCare.Before(next) && !r.caring {
 		next = r.nextCare
 	}
+	// The others' turn comes when a slot is given back, which wakes the loop.
+	free := max(0, r.atOnce-r.slots)
+	var ready []ranked
 	for _, m := range r.members {
 		begin := m.next
-		if rest := m.pause() - at.monotonic.Sub(m.rested); rest > 0 && begin.Before(now.Add(rest)) {
-			begin = now.Add(rest)
+		if !m.busy && begin.Before(now.Add(sickPause)) { // no pause is longer
+			if rest := m.pause() - at.monotonic.Sub(m.rested); rest > 0 && begin.Before(now.Add(rest)) {
+				begin = now.Add(rest)
+			}
 		}
 		switch {
 		case m.busy:
@@ -482,46 +487,39 @@ func (r *Reconciler) due(at clockReading) (due []*member, next time.Time) {
 			if begin.Before(next) {
 				next = begin
 			}
-		default:
-			due = append(due, m)
+		case free > 0:
+			turn, ends := m.urgency()
+			ready = append(ready, ranked{m, turn, ends})
 		}
 	}
-	// The others' turn comes when a slot is given back, which wakes the loop.
-	due = mostUrgent(due, max(0, r.atOnce-r.slots))
-	for _, m := range due {
+	for _, m := range mostUrgent(ready, free) {
 		m.busy = true
+		due = append(due, m.member)
 	}
 	r.slots += len(due)
 	return due, next
 }
 
-// mostUrgent is the first n of all, or all. It sorts no more than these: as a start goes on,
-// each slot that is given back is for one of all clusters that wait.
-func mostUrgent(all []*member, n int) []*member {
-	if n == 0 {
-		return nil
-	}
-	type rank struct {
-		turn int
-		ends time.Time
-		*member
-	}
-	ranks := make([]rank, len(all))
-	for i, m := range all {
-		ranks[i].turn, ranks[i].ends = m.urgency()
-		ranks[i].member = m
-	}
+// ranked is a cluster that waits for a slot, and how urgent it is.
+type ranked struct {
+	*member
+	turn int
+	ends time.Time
+}
+
+// mostUrgent brings the first n of all to the front, and returns them. It sorts no more than
+// these: as a start goes on, each slot that is given back is for one of all clusters that wait.
+func mostUrgent(all []ranked, n int) []ranked {
 	first := all[:min(n, len(all))]
 	for i := range first {
 		most := i
-		for k := i + 1; k < len(ranks); k++ {
-			x, y := &ranks[k], &ranks[most]
+		for k := i + 1; k < len(all); k++ {
+			x, y := &all[k], &all[most]
 			if cmp.Or(cmp.Compare(x.turn, y.turn), x.ends.Compare(y.ends), cmp.Compare(x.name, y.name)) < 0 {
 				most = k
 			}
 		}
-		ranks[i], ranks[most] = ranks[most], ranks[i]
-		first[i] = ranks[i].member
+		all[i], all[most] = all[most], all[i]
 	}
 	return first
 }

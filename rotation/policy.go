@@ -57,8 +57,18 @@ type Policy struct {
 // sameObjects says whether two configured clusters that turn out to be one have objects in
 // common. Two control planes in one cluster have not, as long as webhooks are managed for
 // one at most: their registrations stand outside of every namespace.
-func (p Policy) sameObjects(o Policy) bool {
-	return p.Directory || o.Directory || p.Namespace == o.Namespace || len(p.Webhooks.Specs) > 0 && len(o.Webhooks.Specs) > 0
+func (p objects) sameObjects(o objects) bool {
+	return p.directory || o.directory || p.namespace == o.namespace || p.webhooks && o.webhooks
+}
+
+// objects are where a policy's cluster has them.
+type objects struct {
+	namespace           string
+	directory, webhooks bool
+}
+
+func (p *Policy) objects() objects {
+	return objects{p.Namespace, p.Directory, len(p.Webhooks.Specs) > 0}
 }
 
 // ForeignAnchor is a trust anchor of a mesh that certd does not look after.

@@ -22,10 +22,10 @@ func TestWhatTwoNamesOfOneClusterShare(t *testing.T) {
 		{"two namespaces, the webhooks of both: their registrations are the same", mesh("linkerd", true), mesh("linkerd-b", true), true},
 		{"one folder: its files have no namespace", Policy{Namespace: "linkerd", Directory: true}, Policy{Namespace: "linkerd-b", Directory: true}, true},
 	} {
-		if got := c.a.sameObjects(c.b); got != c.want {
+		if got := c.a.objects().sameObjects(c.b.objects()); got != c.want {
 			t.Errorf("%s: shared %t, want %t", c.what, got, c.want)
 		}
-		if got := c.b.sameObjects(c.a); got != c.want {
+		if got := c.b.objects().sameObjects(c.a.objects()); got != c.want {
 			t.Errorf("%s, the other way round: shared %t, want %t", c.what, got, c.want)
 		}
 	}
