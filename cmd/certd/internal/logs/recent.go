@@ -42,9 +42,8 @@ func (r *Recent) Write(line []byte) (int, error) {
 		r.size -= len(r.lines[drop])
 		drop++
 	}
-	if drop > 0 {
-		r.lines = append([][]byte{}, r.lines[drop:]...)
-	}
+	clear(r.lines[:drop])
+	r.lines = r.lines[drop:] // append moves what is left, once in a while
 	return len(line), nil
 }
 
