@@ -62,8 +62,11 @@ func (f Fleet) adoptedMark(v View) string {
 // names the anchor. Where that is nowhere to be seen any more, the cluster has left
 // it behind.
 func (r *Reconciler) relearn(m *member, o *Observation) (known bool) {
+	if o.Bundle.Marks.Adopted == "" {
+		return true
+	}
 	f, v, now := r.fleet(), m.view(), r.wall()
-	if o.Bundle.Marks.Adopted == "" || v.Record.Adopted != "" {
+	if v.Record.Adopted != "" {
 		return true
 	}
 	var here []*x509.Certificate
@@ -188,6 +191,9 @@ func (v View) foundKey() bool {
 // kept are anchors in a bundle that a cluster came with, and that nobody knows:
 // somebody may depend on them, so they stay.
 func (f Fleet) kept(v View) (others []*x509.Certificate) {
+	if len(v.Record.AdoptedBundle) == 0 { // nearly always
+		return nil
+	}
 	came, err := pki.ReadBundle(v.Record.AdoptedBundle)
 	if err != nil {
 		return nil

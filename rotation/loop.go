@@ -871,8 +871,6 @@ func (r *Reconciler) reread(ctx context.Context, m *member, object string) error
 // it is known whether an anchor that is there is the fleet's, nothing is done in
 // the cluster: it might be what its pods need.
 func (r *Reconciler) learn(ctx context.Context, m *member, o *Observation) (known bool) {
-	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
-	defer cancel()
 	f := r.fleet()
 	if o.Bundle.Marks.Fleet != f.Policy.Fleet {
 		return true
@@ -891,6 +889,8 @@ func (r *Reconciler) learn(ctx context.Context, m *member, o *Observation) (know
 		r.seen, r.epoch = max(r.seen, r.epoch), raised
 		r.mu.Unlock()
 	}
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	defer cancel()
 	if err := r.recoverAnchors(ctx, m, strangers); err != nil {
 		r.log.Error("anchor not recovered", "cluster", m.name, "err", err)
 		r.Problem("AnchorNotRecovered", err)
