@@ -75,6 +75,11 @@ func newClient(c Config) (*client, error) {
 	return &client{api: a, wire: wire, pool: pool, address: c.Address, namespace: namespace, timeout: timeout, observe: observe}, nil
 }
 
+// mostConnections is how many requests are under way to Vault at one time; others wait for
+// a connection to come free. That is as many as clusters have slots, and all are kept for a
+// while: else most requests of a fleet that is renewed would have a handshake of their own.
+const mostConnections = 64
+
 // newTransport speaks HTTP/1.1: a lost connection then concerns one request.
 func newTransport(c Config) (*http.Transport, error) {
 	conf := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.TLSServerName}
@@ -104,7 +109,8 @@ func newTransport(c Config) (*http.Transport, error) {
 		DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		TLSClientConfig:       conf,
 		TLSHandshakeTimeout:   5 * time.Second,
-		MaxIdleConnsPerHost:   64, // as many clusters as are worked on side by side: else most would have a handshake each
+		MaxConnsPerHost:       mostConnections,
+		MaxIdleConnsPerHost:   mostConnections,
 		IdleConnTimeout:       time.Minute,
 		ExpectContinueTimeout: time.Second,
 	}, nil
