@@ -405,7 +405,7 @@ func sameFindings(a, b []Finding) bool {
 func (r *Reconciler) all() []*member {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Collect(maps.Values(r.members))
+	return slices.AppendSeq(make([]*member, 0, len(r.members)), maps.Values(r.members))
 }
 
 // fleet is what Decide needs beside the cluster.
