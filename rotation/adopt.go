@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -63,7 +64,7 @@ func (f Fleet) adoptedMark(v View) string {
 // it behind.
 func (r *Reconciler) relearn(m *member, o *Observation) (known bool) {
 	if o.Bundle.Marks.Adopted == "" {
-		return true
+		return r.relearnHome(m, o)
 	}
 	f, v, now := r.fleet(), m.view(), r.wall()
 	if v.Record.Adopted != "" {
@@ -109,13 +110,51 @@ func (r *Reconciler) relearn(m *member, o *Observation) (known bool) {
 	ad := Adoption{Anchor: home.ID, Issuer: pki.EncodeCertificates(chain...), Bundle: text, At: now}
 	err := r.recordAdoption(m, a, ad, "certd", "the journal knows it not, and the cluster's mark names the anchor that it came with")
 	if err == nil && to != nil && f.Change == nil {
-		err = r.resumeAdopting(*to, m.name, now)
+		r.renewing.Lock()
+		err = r.resumeAdopting(*to, "the journal was lost, and "+m.name+" has both anchors", now)
+		r.renewing.Unlock()
 	}
 	if err != nil {
 		r.log.Error("not learnt what the cluster came with", "cluster", m.name, "err", err)
 		r.Problem("JournalFailed", err)
 	}
 	return err == nil
+}
+
+// relearnHome finds out that a cluster has been brought to the fleet's anchor since the journal
+// that was restored: its mark is gone, and nothing of what it came with is to be seen.
+func (r *Reconciler) relearnHome(m *member, o *Observation) (known bool) {
+	m.mu.Lock()
+	came := m.record.Adopted != ""
+	m.mu.Unlock()
+	if !came {
+		return true
+	}
+	r.renewing.Lock()
+	defer r.renewing.Unlock()
+	f, v := r.fleet(), m.view()
+	home := f.home(v)
+	shown := f.shownBy(o)
+	if !f.stays(v) || !home.keyless() || !o.Bundle.Exists || slices.Contains(shown, home) || len(f.signersOf(o.IssuerFacts.Chain)) == 0 {
+		return true
+	}
+	in := Intent{Step: StepRecover, Cluster: m.name, Actor: "certd", Anchor: home.ID, Reason: "it has been brought to the fleet's anchor, and the journal is from before that"}
+	out := Outcome{Result: OK, Left: map[string]Adoption{m.name: *v.Record.broughtHome()}}
+	if !slices.ContainsFunc(slices.Collect(maps.Values(r.views())), func(o View) bool {
+		return o.Policy.Cluster != m.name && f.stays(o) && f.home(o).ID == home.ID
+	}) {
+		gone := *home
+		gone.RetiredAt = r.wall()
+		out.Retired = []Anchor{gone}
+	}
+	if err := r.enter(in, out); err != nil {
+		r.log.Error("journal not written", "cluster", m.name, "err", err)
+		r.Problem("JournalFailed", err)
+		return false
+	}
+	r.takeIn(out)
+	r.lookAgain()
+	return true
 }
 
 // anchorWith is the generation that has the key of a certificate, nil if none has.
@@ -127,17 +166,19 @@ func (f Fleet) anchorWith(c *x509.Certificate) *Anchor {
 	return &f.Anchors[i]
 }
 
-// resumeAdopting begins anew a change that a lost journal no longer knows: each
-// stage can be gone through again.
-func (r *Reconciler) resumeAdopting(to Anchor, cluster string, now time.Time) error {
-	r.renewing.Lock()
-	defer r.renewing.Unlock()
+// resumeAdopting begins anew a change that a lost journal no longer knows, or an older one not
+// yet: each stage can be gone through again. The caller holds renewing.
+func (r *Reconciler) resumeAdopting(to Anchor, why string, now time.Time) error {
 	if r.fleet().Change != nil {
 		return nil
 	}
-	c := Change{To: to.ID, Stage: StageBridge, Actor: "certd", Reason: "the journal was lost, and " + cluster + " has both anchors", StartedAt: now, StageAt: now}
+	c := Change{To: to.ID, Stage: StageBridge, Actor: "certd", Reason: why, StartedAt: now, StageAt: now}
 	return r.putChange(Intent{Step: StepTrustChange, Actor: "certd", Reason: c.Reason, Anchor: to.ID}, Outcome{Detail: "stage " + string(c.Stage), Change: &c})
 }
+
+// cameAndStays says whether the cluster has an anchor that it came with, and whose key certd
+// does not have.
+func (v View) cameAndStays(f Fleet) bool { return f.stays(v) && !f.leftBehind(v) }
 
 // adopts says whether the change brings clusters that were taken over to the
 // fleet's own anchor, each from what it came with.

@@ -655,6 +655,61 @@ func TestTheJournalOfAnAdoptedMeshIsLost(t *testing.T) {
 	}
 }
 
+// A backup from before meshes that were taken over are brought to the fleet's anchor, or from when
+// that had just begun, is restored while they are, or after it.
+func TestARestoredJournalKnowsMeshesThatAreBroughtHome(t *testing.T) {
+	t.Parallel()
+	row := -1
+	for _, saved := range []string{"idle", "bridge"} {
+		for _, restored := range []string{"bridge", "spread", "restart", "finish", "retire", "over"} {
+			row++
+			if saved == restored || thinned(row, 12) {
+				continue
+			}
+			t.Run("saved in "+saved+", restored in "+restored, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					m := meshes(t)[1]
+					installed := map[string]mesh{"east": m, "west": m}
+					c := adopting(t, uint64(row), installed)
+					c.adopt(installed)
+					a, _ := c.loop.MovesTo()
+					if a.Certificate == nil { // as certd init does
+						c.end()
+						c.ceremony()
+						c.start()
+						time.Sleep(5 * time.Minute)
+					}
+					backup := ""
+					if saved == "idle" {
+						backup = c.backup()
+					}
+					c.begin()
+					if saved == "bridge" {
+						time.Sleep(time.Duration(1+c.chance.IntN(9)) * time.Minute)
+						backup = c.backup()
+					}
+					if restored == "over" {
+						c.until("idle", 12*day)
+						time.Sleep(day)
+					} else {
+						c.until(restored, 10*day)
+					}
+					time.Sleep(time.Duration(1+c.chance.IntN(9)) * time.Minute)
+					c.restore(backup)
+					c.start()
+					time.Sleep(10 * time.Minute)
+					c.sound()
+					c.until("idle", 14*day)
+					time.Sleep(day)
+					c.stands("g1")
+					c.end()
+				})
+			})
+		}
+	}
+}
+
 // The owners of a mesh that was taken over go on renewing its issuer, also while
 // it is bridged: certd goes on from there.
 func TestTheOwnersOfAMeshGoOnRenewing(t *testing.T) {

@@ -229,10 +229,21 @@ func (out *Outcome) forget(a Anchor, c *Change, now time.Time) {
 	out.Forgotten = append(out.Forgotten, a.ID)
 }
 
-// newestIn is the newest of the fleet's own anchors that a cluster shows, in its bundle, beside
-// its issuer, or over it; nil if it shows none.
+// newestIn is the newest of the fleet's own anchors that a cluster shows and that are in use; nil
+// if it shows none.
 func (f Fleet) newestIn(o *Observation) (newest *Anchor) {
-	seen := f.signersOf(o.IssuerFacts.Chain)
+	for _, a := range f.shownBy(o) {
+		if a.RetiredAt.IsZero() && !a.keyless() && (newest == nil || generationOf(a.ID) > generationOf(newest.ID)) {
+			newest = a
+		}
+	}
+	return newest
+}
+
+// shownBy are the anchors that are known of those in a cluster's bundle, beside its issuer, and
+// over it.
+func (f Fleet) shownBy(o *Observation) []*Anchor {
+	all := f.signersOf(o.IssuerFacts.Chain)
 	for _, text := range [][]byte{o.BundleText, o.IssuerFacts.CABundle} {
 		b, err := o.readBundle(text)
 		if err != nil {
@@ -240,16 +251,11 @@ func (f Fleet) newestIn(o *Observation) (newest *Anchor) {
 		}
 		for _, c := range b.Anchors() {
 			if a := f.anchorWith(c); a != nil {
-				seen = append(seen, a)
+				all = append(all, a)
 			}
 		}
 	}
-	for _, a := range seen {
-		if a.RetiredAt.IsZero() && !a.keyless() && (newest == nil || generationOf(a.ID) > generationOf(newest.ID)) {
-			newest = a
-		}
-	}
-	return newest
+	return all
 }
 
 // AnchorsChanged has the loop read the anchors again, after a ceremony.

@@ -66,9 +66,9 @@ type Journal interface {
 	Epoch() uint64
 	RaiseEpoch(seen uint64) (uint64, error)
 
-	// SawEpoch has the next daemon that opens the journal have a larger one than seen. before
-	// is the largest that was seen until now, those of daemons that had the journal
-	// included.
+	// SawEpoch notes an epoch with which somebody may have written, be it this daemon or
+	// another: the next daemon that opens the journal has a larger one. before is the largest
+	// that was noted until now.
 	SawEpoch(seen uint64) (before uint64, err error)
 
 	// Head is the newest entry of the chain; 0 while there is none. Has says whether

@@ -192,7 +192,7 @@ func NewReconciler(o Options) (*Reconciler, error) {
 	// left in the clusters: the clock puts a daemon above all that started
 	// before it.
 	if r.epoch, err = o.Journal.RaiseEpoch(uint64(r.wall().Unix())); err == nil {
-		r.seen, err = o.Journal.SawEpoch(0)
+		r.seen, err = o.Journal.SawEpoch(r.epoch)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("raise the epoch: %w", err)
@@ -881,6 +881,9 @@ func (r *Reconciler) learn(ctx context.Context, m *member, o *Observation) (know
 	}
 	if seen := max(o.Bundle.Marks.Epoch, o.Issuer.Marks.Epoch); len(f.Anchors) == 0 && seen >= f.Epoch && seen < lastEpoch {
 		raised, err := r.journal.RaiseEpoch(seen)
+		if err == nil {
+			_, err = r.journal.SawEpoch(raised)
+		}
 		if err != nil {
 			r.log.Error("journal not written", "cluster", m.name, "err", err)
 			return false
@@ -929,15 +932,20 @@ func (r *Reconciler) overtaken(m *member, o *Observation) error {
 	if f = r.fleet(); !news() {
 		return nil
 	}
-	if c := f.Change; c != nil && !c.Compromised && r.fence == nil {
+	var err error
+	switch c, to := f.Change, f.newestIn(o); {
+	case r.fence != nil:
+	case c != nil && !c.Compromised:
 		again := c.Again(r.wall())
 		in := Intent{Step: StepTrustChange, Actor: "certd", Anchor: cmp.Or(c.To, c.From),
 			Reason: fmt.Sprintf("another certd wrote to %s (epoch %d): what was proved may have come undone", m.name, seen)}
-		if err := r.putChange(in, Outcome{Detail: "stage " + string(again.Stage), Change: &again}); err != nil {
-			return err
-		}
+		err = r.putChange(in, Outcome{Detail: "stage " + string(again.Stage), Change: &again})
+	case c == nil && to != nil && m.view().cameAndStays(f):
+		err = r.resumeAdopting(*to, fmt.Sprintf("another certd wrote to %s (epoch %d), which came with an anchor and shows %s as well", m.name, seen, to.ID), r.wall())
 	}
-	_, err := r.journal.SawEpoch(seen)
+	if err == nil {
+		_, err = r.journal.SawEpoch(seen)
+	}
 	if err == nil {
 		r.mu.Lock()
 		r.seen = max(r.seen, seen)

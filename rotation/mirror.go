@@ -696,10 +696,17 @@ func (r *Reconciler) tendMirror(ctx context.Context) error {
 // mirrorTold turns what became of the mirror into findings.
 func (r *Reconciler) mirrorTold(err error) {
 	r.mu.Lock()
-	if raised := r.journal.Epoch(); raised > r.epoch {
+	raised := r.journal.Epoch()
+	news := raised > r.epoch
+	if news {
 		r.seen, r.epoch = max(r.seen, r.epoch), raised
 	}
 	r.mu.Unlock()
+	if news {
+		if _, err := r.journal.SawEpoch(raised); err != nil {
+			r.log.Error("journal not written", "err", err)
+		}
+	}
 	switch {
 	case errors.Is(err, ErrNotLeader): // it stops, and another one tells
 	case err == nil:

@@ -325,6 +325,10 @@ func (r *Restoring) mark(j *Journal, actor, reason string) error {
 	if r.Epoch, err = j.RaiseEpoch(seen); err != nil {
 		return err
 	}
+	// Whatever clusters bear may be of after the copy, also with an epoch that it has.
+	if err := j.update("restore", "forget what was seen", func(t *txn) error { t.state.Seen = 1; return nil }); err != nil {
+		return err
+	}
 	out := rotation.Outcome{Result: rotation.OK}
 	// What was proved by then may have come undone since: where the change was turned around,
 	// issuers may be under the old anchor alone.

@@ -213,11 +213,13 @@ func (j *Journal) takeOver() error {
 			if err := t.checkAll(); err != nil {
 				return err
 			}
-			t.state.Seen = max(t.state.Epoch, t.state.Seen)
-			if t.state.Seen == math.MaxUint64 {
+			if t.state.Seen == 0 { // until schema 8
+				t.state.Seen = t.state.Epoch
+			}
+			if t.state.Epoch = max(t.state.Epoch, t.state.Seen); t.state.Epoch == math.MaxUint64 {
 				return fmt.Errorf("the epoch is at its end: %w", ErrDamaged)
 			}
-			t.state.Epoch = t.state.Seen + 1
+			t.state.Epoch++
 			epoch = t.state.Epoch
 			return t.writeState()
 		})
@@ -335,7 +337,6 @@ func (j *Journal) RaiseEpoch(seen uint64) (uint64, error) {
 		if seen == math.MaxUint64 {
 			return fmt.Errorf("no epoch is larger than %d", seen)
 		}
-		t.state.Seen = max(t.state.Seen, epoch)
 		t.state.Epoch = seen + 1
 		epoch = t.state.Epoch
 		return nil

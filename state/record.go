@@ -29,7 +29,7 @@ type stateRecord struct {
 	Head       digest         `json:"head"`  // hash of Last
 	Sums       map[string]sum `json:"sums"`
 	Commit     int            `json:"commit,omitempty"` // bbolt's number of the commit that wrote it, since schema 7
-	Seen       uint64         `json:"seen,omitempty"`   // the largest epoch beside Epoch that is known of, since schema 8
+	Seen       uint64         `json:"seen,omitempty"`   // the largest that SawEpoch was told, since schema 8
 }
 
 func (s stateRecord) clone() stateRecord {

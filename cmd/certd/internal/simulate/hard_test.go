@@ -57,6 +57,7 @@ type hard struct {
 	firstAt   time.Time
 	without   map[string]bool // clusters that a change goes on without, by a person's word
 	keyless   bool            // the clusters came with an anchor whose key is nowhere
+	came      []byte          // the bundle that has it alone
 	torn      bool            // two certds have each had a change of their own, in this one
 	turns     int             // how often a change may yet be turned around; negative: it does not matter
 	approvals approvals
@@ -311,7 +312,7 @@ func (h *hard) afflict() {
 		h.at(h.now.Add(d), h.rise)
 	})
 	h.sometimes("lost", 400*day, func() {
-		if h.loop == nil {
+		if h.loop == nil || h.keyless && !h.wouldBeFound() {
 			return
 		}
 		h.die("the journal is lost")

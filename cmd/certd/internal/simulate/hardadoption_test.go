@@ -1,6 +1,7 @@
 package simulate
 
 import (
+	"bytes"
 	"encoding/hex"
 	"maps"
 	"runtime/debug"
@@ -27,6 +28,7 @@ func (h *hard) found(w *world) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	h.came = bundle.PEM()
 	for _, p := range w.policy.Clusters {
 		template, err := pki.NewIssuerTemplate(w.now, pki.IssuerProfile{Namespace: p.Namespace, TrustDomain: p.TrustDomain, Lifetime: 365 * day, Backdate: time.Hour}, anchor)
 		if err != nil {
@@ -60,6 +62,20 @@ func (h *hard) adopt() {
 		h.turn(until)
 	}
 	h.over = false
+}
+
+// wouldBeFound says whether the clusters tell all that a journal holds which has no mirror and no
+// backup: the certificate of an anchor that no cluster has yet they do not, nor, where the bundle
+// has been deleted, that a cluster came with another.
+func (h *hard) wouldBeFound() bool {
+	shown := false
+	for _, c := range h.clusters {
+		if c.Data(rotation.BundleObject) == nil {
+			return false
+		}
+		shown = shown || !bytes.Equal(c.Data(rotation.IssuerObject)["ca.crt"], h.came)
+	}
+	return shown
 }
 
 // hardAdoption goes through the days in which meshes that were there before certd are taken

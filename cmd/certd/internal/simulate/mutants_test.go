@@ -92,7 +92,7 @@ var mutants = []mutant{
 	{"a restored journal keeps what it has proved", []edit{{"state/backup.go", "c != nil && !c.Compromised {", "c != nil && c.Compromised {"}}, []string{byChanges, "./state: TestRestoreHasAChangeBeginAnew"}},
 	// The simulation restores such journals seldom: the scenarios do nothing else.
 	{"a restored journal goes on with a change that is over", []edit{{"rotation/care.go", "if c.adopts() || older == nil || newest == nil {", "if c.Stage != \"\" {"}}, []string{"./rotation: TestARestoredJournalIsFromBeforeAnotherChange"}},
-	{"what another certd has undone counts as proved", []edit{{"rotation/loop.go", "c != nil && !c.Compromised && r.fence == nil {", "c != nil && c.Compromised {"}}, []string{"./rotation: TestAnotherCertdHasUndoneTheChange"}},
+	{"what another certd has undone counts as proved", []edit{{"rotation/loop.go", "case c != nil && !c.Compromised:\n\t\tagain := c.Again(r.wall())", "case c != nil && c.Compromised:\n\t\tagain := c.Again(r.wall())"}}, []string{"./rotation: TestAnotherCertdHasUndoneTheChange"}},
 	{"who is deposed forgets it", []edit{{"rotation/loop.go", "m.epoch = max(m.epoch, seen)", "m.epoch = 0"}}, []string{"./rotation: TestAnEpochOfTheFuture"}},
 	{"a pause lets certificates end", []edit{{"rotation/pause.go", "if over(d.caDates.MustRenewBy)", "if false && over(d.caDates.MustRenewBy)"}}, []string{"./rotation: Test.*Paused"}},
 }
