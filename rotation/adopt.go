@@ -127,17 +127,16 @@ func (r *Reconciler) relearnHome(m *member, o *Observation) (known bool) {
 	m.mu.Lock()
 	came := m.record.Adopted != ""
 	m.mu.Unlock()
-	if !came {
+	if !came || !r.fleet().broughtHome(m.view(), o) {
 		return true
 	}
 	r.renewing.Lock()
 	defer r.renewing.Unlock()
 	f, v := r.fleet(), m.view()
-	home := f.home(v)
-	shown := f.shownBy(o)
-	if !f.stays(v) || !home.keyless() || !o.Bundle.Exists || slices.Contains(shown, home) || len(f.signersOf(o.IssuerFacts.Chain)) == 0 {
+	if !f.broughtHome(v, o) {
 		return true
 	}
+	home := f.home(v)
 	in := Intent{Step: StepRecover, Cluster: m.name, Actor: "certd", Anchor: home.ID, Reason: "it has been brought to the fleet's anchor, and the journal is from before that"}
 	out := Outcome{Result: OK, Left: map[string]Adoption{m.name: *v.Record.broughtHome()}}
 	if !slices.ContainsFunc(slices.Collect(maps.Values(r.views())), func(o View) bool {
@@ -155,6 +154,12 @@ func (r *Reconciler) relearnHome(m *member, o *Observation) (known bool) {
 	r.takeIn(out)
 	r.lookAgain()
 	return true
+}
+
+// broughtHome says whether a cluster shows nothing of the anchor that the journal takes it to have
+// come with and kept, but an issuer under another that is known.
+func (f Fleet) broughtHome(v View, o *Observation) bool {
+	return v.cameAndStays(f) && o.Bundle.Exists && !slices.Contains(f.shownBy(o), f.home(v)) && len(f.signersOf(o.IssuerFacts.Chain)) > 0
 }
 
 // anchorWith is the generation that has the key of a certificate, nil if none has.

@@ -218,7 +218,7 @@ type position struct {
 	first          *Anchor   // of the first of them or, where it is gone, of the last that was delivered
 	since          time.Time // when the first issuer file with both, or with what is there now, was delivered
 	orderSince     time.Time // the same of this order
-	after          bool      // there was another issuer before since
+	after          bool      // another issuer is known to have been there before since
 	identity       bool      // linkerd-identity runs there
 }
 
@@ -248,11 +248,12 @@ func (f Fleet) position(v View, from, to *Anchor) (w position) {
 		}
 		// One that the journal has not, or has from earlier, was there in between: another
 		// certd's, or one that somebody has put back.
-		if r.DeliveredAt.Before(v.Record.TargetSince) || r.Serial != there {
+		if w.after = r.DeliveredAt.Before(v.Record.TargetSince) || r.Serial != there; w.after {
 			break
 		}
 		same := r.Anchor == first && r.Second == second
-		if turned := r.Anchor == second && r.Second == first; !same && !turned {
+		turned := r.Anchor == second && r.Second == first
+		if w.after = !same && !turned; w.after {
 			break
 		}
 		w.since, there = r.DeliveredAt, r.Over
@@ -260,7 +261,6 @@ func (f Fleet) position(v View, from, to *Anchor) (w position) {
 			w.orderSince = r.DeliveredAt
 		}
 	}
-	w.after = there != ""
 	return w
 }
 

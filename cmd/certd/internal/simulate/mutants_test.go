@@ -88,7 +88,7 @@ var mutants = []mutant{
 	{"who began a change may approve of its end", []edit{{"rotation/approval.go", "case actor == p.Actor || actor == p.ByID:", "case false:"}}, []string{byChanges}},
 	{"an approval outlives a turn", []edit{{"rotation/change.go", "c.CanaryAt, c.ProvedAt, c.Proceed, c.Approval = StageBridge, now, time.Time{}, time.Time{}, false, nil", "c.CanaryAt, c.ProvedAt, c.Proceed = StageBridge, now, time.Time{}, time.Time{}, false"}, {"rotation/change.go", "next.Proceed, next.First, next.Approval = false, \"\", nil", "next.Proceed, next.First = false, \"\""}}, []string{byChanges}},
 	{"nobody has to approve", []edit{{"rotation/change.go", "if c.Stage == StageRetire && f.unapproved() {", "if false {"}}, []string{byChanges}},
-	{"another certd's issuer in between is passed over", []edit{{"rotation/change.go", "|| r.Serial != there {", "|| r.Serial == \"\" && there != \"\" {"}}, []string{byChanges, "./rotation: TestDecideInAChange"}},
+	{"another certd's issuer in between is passed over", []edit{{"rotation/change.go", "|| r.Serial != there; w.after {", "|| r.Serial == \"\" && there != \"\"; w.after {"}}, []string{byChanges, "./rotation: TestDecideInAChange"}},
 	{"a restored journal keeps what it has proved", []edit{{"state/backup.go", "c != nil && !c.Compromised {", "c != nil && c.Compromised {"}}, []string{byChanges, "./state: TestRestoreHasAChangeBeginAnew"}},
 	// The simulation restores such journals seldom: the scenarios do nothing else.
 	{"a restored journal goes on with a change that is over", []edit{{"rotation/care.go", "if c.adopts() || older == nil || newest == nil {", "if c.Stage != \"\" {"}}, []string{"./rotation: TestARestoredJournalIsFromBeforeAnotherChange"}},
