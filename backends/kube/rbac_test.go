@@ -395,6 +395,7 @@ func (g *guarded) exercise(t testing.TB, access Access) string {
 	}
 	watching, stop := context.WithTimeout(ctx, 5*time.Second)
 	defer stop()
+	c.remember(c.around(), object{}) // as though it were gone: only then it is watched
 	go c.Watch(watching, func() {})
 	const stands = "watch stands"
 	denied := strings.Contains(strings.Join(refused, "\n"), "the verb") // what is not seen is not followed
