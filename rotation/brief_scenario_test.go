@@ -97,7 +97,7 @@ func TestANewIssuerTakesTwoReads(t *testing.T) {
 			w.clusters["east"].Edit(issuer, "kubectl-edit", func(_ map[string][]byte, m *rotation.Marks) { m.Label = false })
 		}, []string{"read " + bundle, "write " + issuer, "look"}},
 		{"the last look is a minute old", func(*world) { time.Sleep(time.Minute - time.Second) }, nil},
-		{"it is not known whether something has changed", func(w *world) { w.loop.Look("east") }, []string{"look", "write " + issuer, "read " + issuer}},
+		{"it is not known whether something has changed", func(w *world) { w.loop.Look("east") }, []string{"look"}}, // the look may be over when the issuer is asked for
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
