@@ -51,9 +51,12 @@ func (f Fleet) stays(v View) bool {
 // leftBehind says whether the others were changed without the cluster.
 func (f Fleet) leftBehind(v View) bool { return f.stays(v) && !f.home(v).keyless() }
 
+// keeps says whether a cluster still has an anchor whose key certd does not have.
+func (f Fleet) keeps(v View) bool { return f.stays(v) && !f.leftBehind(v) }
+
 // adoptedMark names in a cluster the anchor that it came with.
 func (f Fleet) adoptedMark(v View) string {
-	if !f.stays(v) || f.leftBehind(v) {
+	if !f.keeps(v) {
 		return ""
 	}
 	return pki.Fingerprint(f.home(v).Certificate)
@@ -159,7 +162,7 @@ func (r *Reconciler) relearnHome(m *member, o *Observation) (known bool) {
 // broughtHome says whether a cluster shows nothing of the anchor that the journal takes it to have
 // come with and kept, but an issuer under another that is known.
 func (f Fleet) broughtHome(v View, o *Observation) bool {
-	return v.cameAndStays(f) && o.Bundle.Exists && !slices.Contains(f.shownBy(o), f.home(v)) && len(f.signersOf(o.IssuerFacts.Chain)) > 0
+	return f.keeps(v) && o.Bundle.Exists && !slices.Contains(f.shownBy(o), f.home(v)) && len(f.signersOf(o.IssuerFacts.Chain)) > 0
 }
 
 // anchorWith is the generation that has the key of a certificate, nil if none has.
@@ -180,10 +183,6 @@ func (r *Reconciler) resumeAdopting(to Anchor, why string, now time.Time) error 
 	c := Change{To: to.ID, Stage: StageBridge, Actor: "certd", Reason: why, StartedAt: now, StageAt: now}
 	return r.putChange(Intent{Step: StepTrustChange, Actor: "certd", Reason: c.Reason, Anchor: to.ID}, Outcome{Detail: "stage " + string(c.Stage), Change: &c})
 }
-
-// cameAndStays says whether the cluster has an anchor that it came with, and whose key certd
-// does not have.
-func (v View) cameAndStays(f Fleet) bool { return f.stays(v) && !f.leftBehind(v) }
 
 // adopts says whether the change brings clusters that were taken over to the
 // fleet's own anchor, each from what it came with.
@@ -643,7 +642,7 @@ func (k Keeper) release(namespace string) string {
 // certd goes on from there.
 func (r *Reconciler) follow(m *member, f Fleet, v View, now time.Time) error {
 	o, home := v.Observed, f.home(v)
-	if !f.stays(v) || f.leftBehind(v) || o.IssuerFacts.Problem != "" || len(f.owns(o.IssuerFacts.Chain)) == 0 {
+	if !f.keeps(v) || o.IssuerFacts.Problem != "" || len(f.owns(o.IssuerFacts.Chain)) == 0 {
 		return nil
 	}
 	ad := Adoption{Anchor: home.ID, Issuer: v.Record.AdoptedIssuer, Bundle: v.Record.AdoptedBundle, At: v.Record.AdoptedAt}
@@ -734,7 +733,7 @@ func (r *Reconciler) MovesTo() (a Anchor, adopts bool) {
 // it.
 func (r *Reconciler) anyStays(f Fleet) bool {
 	for _, v := range r.views() {
-		if f.stays(v) && !f.leftBehind(v) {
+		if f.keeps(v) {
 			return true
 		}
 	}
@@ -754,7 +753,7 @@ func (f Fleet) retired(views map[string]View, now time.Time) (gone []Anchor) {
 	}
 	for name, v := range views {
 		home := f.home(v)
-		if !f.stays(v) || f.leftBehind(v) || f.without(name) || f.stillHome(home, views) || slices.ContainsFunc(gone, func(a Anchor) bool { return a.ID == home.ID }) {
+		if !f.keeps(v) || f.without(name) || f.stillHome(home, views) || slices.ContainsFunc(gone, func(a Anchor) bool { return a.ID == home.ID }) {
 			continue
 		}
 		a := *home

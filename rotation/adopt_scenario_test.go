@@ -484,20 +484,11 @@ func TestALinkedMeshIsLeftWithWhatItCameWith(t *testing.T) {
 		c.begin()
 		time.Sleep(10 * time.Minute) // west has its second certificate
 		c.clusters["west"].SetFaults(func(memory.Call) memory.ClusterFault { return memory.ClusterFault{Err: rotation.ErrUnavailable} })
-		alone := func(phase string) { // what west and east think of each other is no matter
-			t.Helper()
-			for begun := time.Now(); c.rotation().Phase != phase; time.Sleep(time.Minute) {
-				if time.Since(begun) > 5*day {
-					t.Fatalf("not %s: %+v", phase, c.rotation())
-				}
-				c.obey()
-			}
-		}
 		for _, phase := range []string{"retire", "idle"} {
 			if _, err := c.loop.SteerChange(rotation.ChangeAdvance, []string{"west"}, "lee@cli", "it burnt"); err != nil {
 				t.Fatal(err)
 			}
-			alone(phase)
+			c.alone(phase)
 		}
 		c.clusters["west"].SetFaults(nil)
 		time.Sleep(2 * day)
@@ -509,7 +500,7 @@ func TestALinkedMeshIsLeftWithWhatItCameWith(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		writes := c.clusters["east"].Writes()[rotation.BundleObject]
 		c.begin()
-		alone("idle")
+		c.alone("idle")
 		time.Sleep(day)
 		for _, v := range c.mesh.ForgetViolations() {
 			if strings.Count(v.Text, " in west") != 1 || strings.Count(v.Text, " in east") != 1 {

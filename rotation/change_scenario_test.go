@@ -132,6 +132,18 @@ func (c *changing) until(phase string, most time.Duration) {
 	}
 }
 
+// alone is until where a cluster has been left out: what it and the others think of each other is
+// no matter.
+func (c *changing) alone(phase string) {
+	c.t.Helper()
+	for begun := time.Now(); c.rotation().Phase != phase; time.Sleep(time.Minute) {
+		if time.Since(begun) > 3*day {
+			c.t.Fatalf("not %s: %+v", phase, c.rotation())
+		}
+		c.obey()
+	}
+}
+
 // sound checks that nothing was refused so far.
 func (c *changing) sound() {
 	c.t.Helper()
@@ -739,15 +751,6 @@ func TestAClusterIsTakenOutForAChange(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				alone := func(phase string) { // what west and east think of each other is no matter
-					t.Helper()
-					for begun := time.Now(); c.rotation().Phase != phase; time.Sleep(time.Minute) {
-						if time.Since(begun) > 5*day {
-							t.Fatalf("not %s: %+v", phase, c.rotation())
-						}
-						c.obey()
-					}
-				}
 				if stage != "idle" {
 					c.begin()
 					c.until(stage, 10*day)
@@ -758,7 +761,7 @@ func TestAClusterIsTakenOutForAChange(t *testing.T) {
 					time.Sleep(5 * time.Minute)
 					c.begin()
 				}
-				alone("idle")
+				c.alone("idle")
 				time.Sleep(time.Duration(c.chance.IntN(int(day))))
 				if stage == "spread" { // it is remembered
 					c.end()
@@ -768,7 +771,7 @@ func TestAClusterIsTakenOutForAChange(t *testing.T) {
 				c.mesh.ForgetViolations()
 				apply("east", "west")
 				time.Sleep(10 * time.Minute)
-				alone("idle")
+				c.alone("idle")
 				for _, v := range c.mesh.ForgetViolations() {
 					if n := strings.Count(v.Text, " in west"); n != 1 {
 						t.Errorf("%s: %s", v.At.Format(time.RFC3339), v.Text)
@@ -797,27 +800,19 @@ func TestAClusterIsAwayForTwoChanges(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		alone := func(stage string) {
-			for begun := time.Now(); c.rotation().Phase != stage; time.Sleep(time.Minute) {
-				if time.Since(begun) > 3*day {
-					t.Fatalf("not %s: %+v", stage, c.rotation())
-				}
-				c.obey()
-			}
-		}
 		advance()
-		alone("retire")
+		c.alone("retire")
 		time.Sleep(6 * time.Hour)
 		if r := c.rotation(); r.Stage != "retire" {
 			t.Fatalf("it ended without west, and nobody said so: %+v", r)
 		}
 		advance()
-		alone("idle")
+		c.alone("idle")
 		if r := c.rotation(); r.Phase != "idle" || c.loop.Status().Trust.Active.ID != "g2" {
 			t.Fatalf("%+v", r)
 		}
 		c.begin()
-		alone("idle")
+		c.alone("idle")
 		if s := c.loop.Status(); s.Trust.Active.ID != "g3" {
 			t.Fatalf("%+v", s.Trust)
 		}
@@ -838,7 +833,7 @@ func TestAClusterIsAwayForTwoChanges(t *testing.T) {
 		if _, ok := c.finding("west", "LeftBehind"); !ok {
 			t.Errorf("%+v", c.cluster("west").Findings)
 		}
-		alone("idle")
+		c.alone("idle")
 		// It never cut off its own.
 		for _, v := range c.mesh.ForgetViolations() {
 			if strings.Count(v.Text, " in west") > 1 || strings.Count(v.Text, " in west") == 0 {

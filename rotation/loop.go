@@ -940,7 +940,7 @@ func (r *Reconciler) overtaken(m *member, o *Observation) error {
 		in := Intent{Step: StepTrustChange, Actor: "certd", Anchor: cmp.Or(c.To, c.From),
 			Reason: fmt.Sprintf("another certd wrote to %s (epoch %d): what was proved may have come undone", m.name, seen)}
 		err = r.putChange(in, Outcome{Detail: "stage " + string(again.Stage), Change: &again})
-	case c == nil && to != nil && m.view().cameAndStays(f):
+	case c == nil && to != nil && f.keeps(m.view()):
 		err = r.resumeAdopting(*to, fmt.Sprintf("another certd wrote to %s (epoch %d), which came with an anchor and shows %s as well", m.name, seen, to.ID), r.wall())
 	}
 	if err == nil {

@@ -172,23 +172,14 @@ func TestARestoredJournalKnowsNotWhoWasLeftBehind(t *testing.T) {
 		backup := c.backup()
 		c.begin()
 		c.clusters["west"].SetFaults(func(memory.Call) memory.ClusterFault { return memory.ClusterFault{Err: rotation.ErrUnavailable} })
-		alone := func(stage string) { // what west and the others think of each other is no matter
-			t.Helper()
-			for begun := time.Now(); c.rotation().Phase != stage; time.Sleep(time.Minute) {
-				if time.Since(begun) > 3*day {
-					t.Fatalf("not %s: %+v", stage, c.rotation())
-				}
-				c.obey()
-			}
-		}
 		for _, stage := range []string{"retire", "idle"} {
 			if _, err := c.loop.SteerChange(rotation.ChangeAdvance, []string{"west"}, "lee@cli", "it burnt"); err != nil {
 				t.Fatal(err)
 			}
-			alone(stage)
+			c.alone(stage)
 		}
 		c.begin()
-		alone("spread")
+		c.alone("spread")
 		c.restore(backup)
 		c.start()
 		time.Sleep(10 * time.Minute)
@@ -201,7 +192,7 @@ func TestARestoredJournalKnowsNotWhoWasLeftBehind(t *testing.T) {
 		if _, ok := c.finding("west", "LeftBehind"); !ok {
 			t.Errorf("west is back: %+v", c.cluster("west").Findings)
 		}
-		alone("idle") // the change that begins at once to bring it along, too
+		c.alone("idle") // the change that begins at once to bring it along, too
 		for _, v := range c.mesh.ForgetViolations() {
 			if n := strings.Count(v.Text, " in west"); n != 1 { // east, north and west refuse each other, none itself
 				t.Errorf("%s: %s", v.At.Format(time.RFC3339), v.Text)
