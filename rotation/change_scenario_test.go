@@ -1035,3 +1035,39 @@ func TestAChangeUnderAScheduleOfMinutes(t *testing.T) {
 		w.end()
 	})
 }
+
+// Issuers that come more often than the loop keeps certificates at hand: in the time that
+// leaves live there are more than a hundred. A change still sees since when a cluster
+// signs as it does, also with a daemon that starts anew each hour.
+func TestAChangeWithManyIssuersInADrain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		every, err := rotation.ParseSchedule("*/2 * * * *", time.UTC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := newChangingOf(t, 5, 3, func(p *rotation.FleetPolicy) {
+			for i := range p.Clusters {
+				p.Clusters[i].Issuer.Schedule, p.Clusters[i].Issuer.EveryFiring = every, true
+			}
+		}, "east")
+		for c.loop.CheckChange() != nil { // an issuer is on its way to linkerd-identity
+			time.Sleep(10 * time.Second)
+		}
+		c.begin()
+		for hours := 0; c.rotation().Phase != "idle"; hours++ {
+			if hours > 24 {
+				t.Fatalf("not over after a day: %+v", c.rotation())
+			}
+			c.end()
+			c.start()
+			for range 60 {
+				time.Sleep(time.Minute)
+				c.obey()
+				c.sound()
+			}
+		}
+		c.ended("g2")
+		c.end()
+	})
+}

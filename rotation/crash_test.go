@@ -213,7 +213,7 @@ func dieAt(t *testing.T, phase string, n int, late, lost bool) (died bool) {
 		t.Errorf("died at write %d: the issuer was written %d times", n, got)
 	}
 	// What the journal says was delivered is what is there.
-	certs, err := w.journal.Certificates("east", 1)
+	certs, err := w.journal.Certificates("east", 1, time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}

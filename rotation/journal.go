@@ -45,8 +45,9 @@ type Journal interface {
 	WebhookCAs(cluster string) ([]WebhookCA, error)
 
 	// Certificates returns the issuers in the inventory of one cluster,
-	// newest first, at most limit (0 = all).
-	Certificates(cluster string, limit int) ([]CertificateRecord, error)
+	// newest first: as many as limit says (0 = all), and those that are valid since a
+	// time or later (zero: no more).
+	Certificates(cluster string, limit int, since time.Time) ([]CertificateRecord, error)
 
 	// Cluster returns what is known of a cluster; a zero record if nothing is.
 	Cluster(name string) (ClusterRecord, error)

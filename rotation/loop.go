@@ -246,7 +246,7 @@ func (r *Reconciler) Apply(p FleetPolicy, clusters map[string]Cluster) error {
 			if m.record, err = r.journal.Cluster(cp.Cluster); err != nil {
 				return fmt.Errorf("read cluster %s from the journal: %w", cp.Cluster, err)
 			}
-			if m.certificates, err = r.journal.Certificates(cp.Cluster, recentCertificates); err != nil {
+			if m.certificates, err = r.journal.Certificates(cp.Cluster, recentCertificates, m.view().keptSince(r.wall())); err != nil {
 				return fmt.Errorf("read the certificates of %s from the journal: %w", cp.Cluster, err)
 			}
 			if m.webhookCAs, err = r.journal.WebhookCAs(cp.Cluster); err != nil {

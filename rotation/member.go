@@ -12,9 +12,15 @@ import (
 )
 
 // recentCertificates is how many of a cluster's certificates the loop keeps at
-// hand: enough to know since when issuers are signed as they are, also where they
-// are renewed each minute.
+// hand at least (see keptSince).
 const recentCertificates = 64
+
+// keptSince is the notBefore since which all of a cluster's certificates are kept: since
+// when its issuers are signed as they are has to be known for as long as leaves may
+// live, also where issuers are renewed each minute.
+func (v View) keptSince(now time.Time) time.Time {
+	return now.Add(-v.drain() - projectionOf(v.Policy) - v.Policy.Issuer.Backdate - time.Hour)
+}
 
 // member is one cluster in the loop. Fields above mu belong to the
 // Reconciler's lock, those below to the member's own.
@@ -261,7 +267,11 @@ func (r *Reconciler) remember(m *member, in Intent, out Outcome) {
 		return
 	}
 	others := slices.DeleteFunc(slices.Clone(m.certificates), func(x CertificateRecord) bool { return x.Serial == c.Serial })
-	m.certificates = slices.Concat([]CertificateRecord{*c}, others[:min(len(others), recentCertificates-1)])
+	since, kept := m.viewNow().keptSince(r.wall()), min(len(others), recentCertificates-1)
+	for kept < len(others) && !others[kept].NotBefore.Before(since) {
+		kept++
+	}
+	m.certificates = slices.Concat([]CertificateRecord{*c}, others[:kept])
 	if in.Step == StepIssuer || in.Step == StepRepairIssuer {
 		// An issuer signed before it was asked for is not what was asked for.
 		if r := m.requests[TargetIssuer]; r != nil && !r.At.After(c.SignedAt) {

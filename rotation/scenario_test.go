@@ -727,7 +727,7 @@ func TestALostAnswer(t *testing.T) {
 		if r.Result != rotation.OK || len(w.keys.Signatures()) != signed+1 || w.clusters["east"].Writes()[rotation.IssuerObject] != before+1 {
 			t.Errorf("answered %+v, %d signatures, writes %v", r, len(w.keys.Signatures())-signed, w.clusters["east"].Writes())
 		}
-		certs, err := w.journal.Certificates("east", 1)
+		certs, err := w.journal.Certificates("east", 1, time.Time{})
 		if err != nil || certs[0].Serial != r.Serial || certs[0].DeliveredAt.IsZero() {
 			t.Errorf("in the journal: %+v, %v", certs[0], err)
 		}

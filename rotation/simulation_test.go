@@ -149,7 +149,7 @@ func (w *world) holds(when string) {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		certs, err := w.journal.Certificates(p.Cluster, 1)
+		certs, err := w.journal.Certificates(p.Cluster, 1, time.Time{})
 		if err != nil {
 			w.t.Fatal(err)
 		}

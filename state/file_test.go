@@ -78,7 +78,7 @@ func readAll(j *Journal) (string, error) {
 	all, err := j.AllCertificates()
 	add(all, err)
 	for _, name := range []string{"c0", "c1", "c2"} {
-		some, err := j.Certificates(name, 5)
+		some, err := j.Certificates(name, 5, time.Time{})
 		add(some, err)
 		cas, err := j.WebhookCAs(name)
 		add(cas, err)
@@ -499,7 +499,7 @@ func checkSchema1(t *testing.T, j *Journal) {
 	}
 	for i, cluster := range []string{"eu", "us"} {
 		want := []rotation.CertificateRecord{issuer(cluster, "01", noon.Add(time.Duration(i+1)*time.Hour))}
-		if d := cmp.Diff(want, must[[]rotation.CertificateRecord](t)(j.Certificates(cluster, 0))); d != "" {
+		if d := cmp.Diff(want, must[[]rotation.CertificateRecord](t)(j.Certificates(cluster, 0, time.Time{}))); d != "" {
 			t.Errorf("certificates of %s (-want +got):\n%s", cluster, d)
 		}
 		if cas := must[[]rotation.WebhookCA](t)(j.WebhookCAs(cluster)); len(cas) != 0 {

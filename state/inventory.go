@@ -83,15 +83,18 @@ func (t *txn) putCertificate(c rotation.CertificateRecord) error {
 
 // Certificates implements [rotation.Journal]. It stops reading at the last
 // issuer that it returns.
-func (j *Journal) Certificates(cluster string, limit int) ([]rotation.CertificateRecord, error) {
+func (j *Journal) Certificates(cluster string, limit int, since time.Time) ([]rotation.CertificateRecord, error) {
 	var found []rotation.CertificateRecord
 	err := j.view("read the inventory of "+strconv.Quote(cluster), func(t *txn) error {
 		prefix := clusterPrefix(cluster)
 		c := t.bucket(bucketCertificates).Cursor()
-		for key, value := c.Seek(prefix); bytes.HasPrefix(key, prefix) && (limit <= 0 || len(found) < limit); key, value = c.Next() {
+		for key, value := c.Seek(prefix); bytes.HasPrefix(key, prefix) && (limit <= 0 || len(found) < limit || !since.IsZero()); key, value = c.Next() {
 			var r certificateRecord
 			if err := t.read(bucketCertificates, key, value, &r); err != nil {
 				return err
+			}
+			if limit > 0 && len(found) >= limit && r.NotBefore.Before(since) {
+				break
 			}
 			if r.Kind == "issuer" {
 				found = append(found, rotation.CertificateRecord(r))

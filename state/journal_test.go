@@ -137,7 +137,7 @@ func TestWhatIsRecordedIsThereAfterReopening(t *testing.T) {
 		}
 	}
 	check("anchors", []rotation.Anchor{anchor}, must[[]rotation.Anchor](t)(j.Anchors()))
-	check("certificates", []rotation.CertificateRecord{cert}, must[[]rotation.CertificateRecord](t)(j.Certificates("eu", 0)))
+	check("certificates", []rotation.CertificateRecord{cert}, must[[]rotation.CertificateRecord](t)(j.Certificates("eu", 0, time.Time{})))
 	check("pending", []rotation.PendingIntent{{ID: open, At: c.t, Intent: signing("us", "02")}}, must[[]rotation.PendingIntent](t)(j.Pending()))
 	check("clusters", []rotation.ClusterRecord{
 		{Name: "eu", Enrolled: true},
@@ -260,9 +260,9 @@ func TestInventory(t *testing.T) {
 		t.Helper()
 		step(t, j, signing(c.Cluster, c.Serial), rotation.Outcome{Result: rotation.OK, Certificate: &c})
 	}
-	serials := func(cluster string, limit int) string {
+	serials := func(cluster string, limit int, since time.Time) string {
 		var s []string
-		for _, c := range must[[]rotation.CertificateRecord](t)(j.Certificates(cluster, limit)) {
+		for _, c := range must[[]rotation.CertificateRecord](t)(j.Certificates(cluster, limit, since)) {
 			s = append(s, c.Serial)
 		}
 		return strings.Join(s, " ")
@@ -281,14 +281,17 @@ func TestInventory(t *testing.T) {
 	for _, row := range []struct {
 		name, cluster string
 		limit         int
+		since         time.Time
 		want          string
 	}{
-		{"the newest comes first", "eu", 0, "0 3 2 1"},
-		{"no more than asked for", "eu", 2, "0 3"},
-		{"another cluster whose name begins alike is another", "eu-2", 0, "9"},
-		{"an unknown cluster has none", "e", 0, ""},
+		{"the newest comes first", "eu", 0, time.Time{}, "0 3 2 1"},
+		{"no more than asked for", "eu", 2, time.Time{}, "0 3"},
+		{"as many as asked for, if older", "eu", 2, noon.Add(9 * day), "0 3"},
+		{"more than asked for, if valid since", "eu", 1, issuer("eu", "2", noon.Add(day)).NotBefore, "0 3 2"},
+		{"another cluster whose name begins alike is another", "eu-2", 0, time.Time{}, "9"},
+		{"an unknown cluster has none", "e", 0, time.Time{}, ""},
 	} {
-		if got := serials(row.cluster, row.limit); got != row.want {
+		if got := serials(row.cluster, row.limit, row.since); got != row.want {
 			t.Errorf("%s: %q, not %q", row.name, got, row.want)
 		}
 	}
@@ -297,12 +300,12 @@ func TestInventory(t *testing.T) {
 	delivered.SignedAt, delivered.DeliveredAt = time.Time{}, noon.Add(3*day)
 	add(delivered)
 	add(issuer("eu", "3", noon.Add(2*day)))
-	if got := serials("eu", 0); got != "0 3 2 1" {
+	if got := serials("eu", 0, time.Time{}); got != "0 3 2 1" {
 		t.Errorf("recorded again: %q", got)
 	}
 	want := issuer("eu", "3", noon.Add(2*day))
 	want.DeliveredAt = noon.Add(3 * day)
-	if d := cmp.Diff(want, must[[]rotation.CertificateRecord](t)(j.Certificates("eu", 2))[1]); d != "" {
+	if d := cmp.Diff(want, must[[]rotation.CertificateRecord](t)(j.Certificates("eu", 2, time.Time{}))[1]); d != "" {
 		t.Errorf("what was known is lost (-want +got):\n%s", d)
 	}
 	if n := len(must[[]rotation.CertificateRecord](t)(j.AllCertificates())); n != 7 {
@@ -467,7 +470,7 @@ func TestPruneKeepsTheChainWhole(t *testing.T) {
 	if d := cmp.Diff(before[50:], after); d != "" {
 		t.Errorf("entries (-want +got):\n%s", d)
 	}
-	if n := len(must[[]rotation.CertificateRecord](t)(j.Certificates("eu", 0))); n != 300-43 {
+	if n := len(must[[]rotation.CertificateRecord](t)(j.Certificates("eu", 0, time.Time{}))); n != 300-43 {
 		t.Errorf("%d certificates", n)
 	}
 	r := must[Report](t)(j.Verify())
@@ -557,7 +560,7 @@ func TestCertificatesAreIssuers(t *testing.T) {
 		step(t, j, signing("eu", cert.Serial), rotation.Outcome{Result: rotation.OK, Certificate: &cert})
 	}
 	var got []string
-	for _, c := range append(must[[]rotation.CertificateRecord](t)(j.Certificates("eu", 0)), must[[]rotation.CertificateRecord](t)(j.Certificates("eu", 1))...) {
+	for _, c := range append(must[[]rotation.CertificateRecord](t)(j.Certificates("eu", 0, time.Time{})), must[[]rotation.CertificateRecord](t)(j.Certificates("eu", 1, time.Time{}))...) {
 		got = append(got, c.Kind+" "+c.Serial)
 	}
 	if want := "issuer 3, issuer 0, issuer 3"; strings.Join(got, ", ") != want {
@@ -585,7 +588,7 @@ func TestManyAtOnce(t *testing.T) {
 				id, err := j.Begin(signing(cluster, fmt.Sprint(i)))
 				err = errors.Join(err, j.Finish(id, rotation.Outcome{Result: rotation.OK, Certificate: &cert}),
 					j.SaveCluster(rotation.ClusterRecord{Name: cluster, Target: fmt.Sprint(i)}))
-				got, readErr := j.Certificates(cluster, 1)
+				got, readErr := j.Certificates(cluster, 1, time.Time{})
 				if err = errors.Join(err, readErr); err != nil || got[0].Serial != fmt.Sprint(i) {
 					t.Errorf("%s: %v, %v", cluster, err, got)
 					return

@@ -187,7 +187,7 @@ func (a *acknowledged) check(t *testing.T, dir, when string) {
 		if c := must[rotation.ClusterRecord](t)(j.Cluster("eu")); !c.Enrolled {
 			t.Errorf("%s: the enrolment is lost", when)
 		}
-		if len(must[[]rotation.CertificateRecord](t)(j.Certificates("eu", 0))) == 0 {
+		if len(must[[]rotation.CertificateRecord](t)(j.Certificates("eu", 0, time.Time{}))) == 0 {
 			t.Errorf("%s: the certificate is lost", when)
 		}
 	}

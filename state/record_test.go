@@ -238,7 +238,7 @@ func BenchmarkStatusInventory10k(b *testing.B) {
 	j := openTest(b, inventory(b), Options{ReadOnly: true})
 	for b.Loop() {
 		for n := range 100 {
-			if got, err := j.Certificates(fmt.Sprintf("cluster-%03d", n), 3); err != nil || len(got) != 3 {
+			if got, err := j.Certificates(fmt.Sprintf("cluster-%03d", n), 3, time.Time{}); err != nil || len(got) != 3 {
 				b.Fatal(len(got), err)
 			}
 		}

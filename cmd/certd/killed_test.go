@@ -346,7 +346,7 @@ func (f *torment) end() string {
 	}
 	fmt.Fprintf(&b, "%d anchors, %d open intents\n", len(anchors), len(open))
 	for _, name := range f.clusters {
-		certs, err := j.Certificates(name, 1)
+		certs, err := j.Certificates(name, 1, time.Time{})
 		if err != nil || len(certs) == 0 {
 			f.t.Fatal(certs, err)
 		}

@@ -369,7 +369,7 @@ func (f *fleet) lookAt(ctx context.Context, p rotation.Policy, e check.Evidence)
 		if rec, err := f.journal.Cluster(p.Cluster); err == nil {
 			c.Record = rec
 		}
-		c.Certificates, _ = f.journal.Certificates(p.Cluster, 4)
+		c.Certificates, _ = f.journal.Certificates(p.Cluster, 4, time.Time{})
 		c.WebhookCAs, _ = f.journal.WebhookCAs(p.Cluster)
 	}
 	cluster := f.clusters[p.Cluster]

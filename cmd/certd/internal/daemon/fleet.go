@@ -455,7 +455,7 @@ func (f *fleet) live(ctx context.Context) (rotation.FleetStatus, error) {
 				if rec, err := f.journal.Cluster(p.Cluster); err == nil {
 					v.Record = rec
 				}
-				v.Certificates, _ = f.journal.Certificates(p.Cluster, 4)
+				v.Certificates, _ = f.journal.Certificates(p.Cluster, 4, time.Time{})
 				v.WebhookCAs, _ = f.journal.WebhookCAs(p.Cluster)
 			}
 			lctx, cancel := context.WithTimeout(ctx, 10*time.Second)

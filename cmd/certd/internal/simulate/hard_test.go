@@ -692,7 +692,7 @@ func (h *hard) calm() {
 			h.wrong("%v", err)
 			continue
 		}
-		certs, err := h.journal.Certificates(p.Cluster, 1)
+		certs, err := h.journal.Certificates(p.Cluster, 1, time.Time{})
 		if err != nil {
 			h.wrong("%v", err)
 		}

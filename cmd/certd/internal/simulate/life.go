@@ -345,7 +345,7 @@ func (l *life) promises(p rotation.Policy) {
 		l.violated(p.Cluster, "I10", err.Error())
 		return
 	}
-	certs, err := l.journal.Certificates(p.Cluster, 1)
+	certs, err := l.journal.Certificates(p.Cluster, 1, time.Time{})
 	if err != nil {
 		l.violated(p.Cluster, "I10", err.Error())
 		return
