@@ -55,7 +55,7 @@ func (r *Reconciler) CheckChange() error {
 		case v.Observed != nil && v.Err == nil:
 			why = clockProblem(f, v, now)
 		}
-		why = cmp.Or(why, unready(v, d))
+		why = cmp.Or(why, unready(v, d, now))
 		if why == "" && f.stays(v) {
 			why = unfitToMove(f, v, now)
 		}
@@ -100,7 +100,7 @@ func (r *Reconciler) CheckOldKey(ctx context.Context) error {
 }
 
 // unready says why a change must not begin with a cluster as it is.
-func unready(v View, d Decision) string {
+func unready(v View, d Decision, now time.Time) string {
 	o := v.Observed
 	switch {
 	case o == nil || v.Err != nil:
@@ -116,7 +116,7 @@ func unready(v View, d Decision) string {
 	case d.Step != "":
 		return fmt.Sprintf("%s is to be done there first (%s)", d.Step, d.Why)
 	case d.Loaded != nil && d.Loaded.State == "no":
-		return "linkerd-identity has not loaded its issuer: " + d.Loaded.Evidence
+		return fmt.Sprintf("linkerd-identity has not loaded the issuer that was delivered %s ago; where replicas have missed it, certd has them load it or start anew in a while: certd inspect %s/issuer", short(now.Sub(deliveredAt(d.Issuer, v))), v.Policy.Cluster)
 	}
 	p := v.Proxies
 	switch stale, _ := p.stale(d.Bundle); {

@@ -565,6 +565,29 @@ func TestAChangeDoesNotBeginWithOldProxies(t *testing.T) {
 	})
 }
 
+// A replica of linkerd-identity that has missed an issuer holds a change up before it
+// begins, and that is said, until certd has helped it.
+func TestAStuckReplicaHoldsAChangeUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChanging(t, 47, "east")
+		c.clusters["east"].DeafIdentity(1)
+		if r := <-c.loop.Rotate(rotation.TargetIssuer, []string{"east"}, rotation.Request{Actor: "lee@cli", Reason: "drill"}); r.Result != rotation.OK {
+			t.Fatal(r)
+		}
+		time.Sleep(3 * time.Minute)
+		const says = "east: linkerd-identity has not loaded the issuer that was delivered 3m 0s ago; "
+		if err := c.loop.CheckChange(); !errors.Is(err, rotation.ErrNotNow) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v; want it to say %q", err, says)
+		}
+		time.Sleep(15 * time.Minute)
+		if err := c.loop.CheckChange(); err != nil {
+			t.Errorf("a quarter of an hour later: %v", err)
+		}
+		c.end()
+	})
+}
+
 // Linkerd 2.10 is not changed before it is upgraded.
 func TestAChangeDoesNotBeginWithoutTheConfigMap(t *testing.T) {
 	t.Parallel()

@@ -93,7 +93,7 @@ func newDrill(t *testing.T, set setting) *drill {
 // started with what was there before, and it takes certd some minutes to see that.
 func (d *drill) begin() {
 	d.t.Helper()
-	d.eventually(10*time.Minute, func() string {
+	d.eventually(15*time.Minute, func() string {
 		out, errs, code := d.certd("trust", "rotate", "--config", "certd.yaml", "--yes", "--reason", "drill")
 		if code != 0 {
 			time.Sleep(2 * time.Second)
@@ -282,9 +282,11 @@ func awayForTwoChanges(t *testing.T) {
 }
 
 // deadWatch: a replica of linkerd-identity notices no change of its files any more,
-// and proxies get their certificates from it until somebody helps. Certd does.
+// and proxies get their certificates from it until somebody helps. Certd does. (A change
+// does not begin before it has: TestAStuckReplicaHoldsAChangeUp.)
 func deadWatch(t *testing.T) {
 	d := newDrill(t, usual)
+	d.begin()
 	dead := d.pods(0)[0]
 	if _, err := d.kube[0].CoreV1().Pods(d.ns).Patch(t.Context(), dead.Name, types.MergePatchType, []byte(`{"metadata":{"annotations":{"lab/ignore-reloads":"true"}}}`), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
@@ -300,7 +302,6 @@ func deadWatch(t *testing.T) {
 		return d.secret(0)
 	}
 	d.p.mu.Unlock()
-	d.begin()
 	d.toTheEnd(25 * time.Minute)
 	d.leads("g2")
 	d.p.eachCreatedTwice()
