@@ -12,6 +12,7 @@ import (
 	"encoding/asn1"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"maps"
 	"math/big"
 	mathrand "math/rand/v2"
@@ -646,58 +647,78 @@ func TestTheJournalOfAnAdoptedMeshIsLost(t *testing.T) {
 	}
 }
 
-// A backup from before meshes that were taken over are brought to the fleet's anchor, or from when
-// that had just begun, is restored while they are, or after it.
+// A backup from before meshes that were taken over are brought to the fleet's anchor, or from while
+// they were, is restored in a later stage of that, or after it, or where the fleet's anchor has been
+// changed as well, or is being.
 func TestARestoredJournalKnowsMeshesThatAreBroughtHome(t *testing.T) {
 	t.Parallel()
-	row := -1
-	for _, saved := range []string{"idle", "bridge"} {
-		for _, restored := range []string{"bridge", "spread", "restart", "finish", "retire", "over"} {
-			row++
-			if saved == restored || thinned(row, 12) {
-				continue
+	type restoring struct {
+		saved, restored string // stages
+		again           bool   // of the next change
+	}
+	var rows []restoring
+	stages := []string{"bridge", "spread", "restart", "finish", "retire", "over"}
+	for _, saved := range []string{"idle", "bridge", "restart"} {
+		for i, restored := range stages {
+			if i > slices.Index(stages, saved) {
+				rows = append(rows, restoring{saved, restored, false})
 			}
-			t.Run("saved in "+saved+", restored in "+restored, func(t *testing.T) {
-				t.Parallel()
-				synctest.Test(t, func(t *testing.T) {
-					m := meshes(t)[1]
-					installed := map[string]mesh{"east": m, "west": m}
-					c := adopting(t, uint64(row), installed)
-					c.adopt(installed)
-					a, _ := c.loop.MovesTo()
-					if a.Certificate == nil { // as certd init does
-						c.end()
-						c.ceremony()
-						c.start()
-						time.Sleep(5 * time.Minute)
-					}
-					backup := ""
-					if saved == "idle" {
-						backup = c.backup()
-					}
-					c.begin()
-					if saved == "bridge" {
-						time.Sleep(time.Duration(1+c.chance.IntN(9)) * time.Minute)
-						backup = c.backup()
-					}
-					if restored == "over" {
+			if i%2 == 0 || restored == "over" {
+				rows = append(rows, restoring{saved, restored, true})
+			}
+		}
+	}
+	for row, r := range rows {
+		if thinned(row, len(rows)) {
+			continue
+		}
+		t.Run(fmt.Sprintf("saved in %s, restored in %s, of another change: %t", r.saved, r.restored, r.again), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				m := meshes(t)[1]
+				installed := map[string]mesh{"east": m, "west": m}
+				c := adopting(t, uint64(row), installed)
+				c.adopt(installed)
+				a, _ := c.loop.MovesTo()
+				if a.Certificate == nil { // as certd init does
+					c.end()
+					c.ceremony()
+					c.start()
+					time.Sleep(5 * time.Minute)
+				}
+				to := func(stage string) {
+					if stage == "over" {
 						c.until("idle", 12*day)
 						time.Sleep(day)
-					} else {
-						c.until(restored, 10*day)
+					} else if stage != "idle" {
+						c.until(stage, 10*day)
 					}
 					time.Sleep(time.Duration(1+c.chance.IntN(9)) * time.Minute)
-					c.restore(backup)
-					c.start()
-					time.Sleep(10 * time.Minute)
-					c.sound()
-					c.until("idle", 14*day)
-					time.Sleep(day)
-					c.stands("g1")
-					c.end()
-				})
+				}
+				if r.saved != "idle" {
+					c.begin()
+				}
+				to(r.saved)
+				backup, leads := c.backup(), "g1"
+				if r.saved == "idle" {
+					c.begin()
+				}
+				if r.again {
+					to("over")
+					c.begin()
+					leads = "g2"
+				}
+				to(r.restored)
+				c.restore(backup)
+				c.start()
+				time.Sleep(10 * time.Minute)
+				c.sound()
+				c.until("idle", 14*day)
+				time.Sleep(day)
+				c.stands(leads)
+				c.end()
 			})
-		}
+		})
 	}
 }
 

@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -183,8 +184,8 @@ func (f Fleet) recovered(a Anchor, v View, now time.Time) (out Outcome, err erro
 		}
 		return out, nil
 	}
-	older, newest := f.anchor(c.From), f.anchor(c.To)
-	if c.adopts() || older == nil || newest == nil {
+	older, newest := f.anchor(cmp.Or(c.From, c.To)), f.anchor(cmp.Or(c.To, c.From)) // one, where meshes are brought to it or back
+	if older == nil || newest == nil {
 		return out, nil
 	}
 	if generationOf(older.ID) > generationOf(newest.ID) {
@@ -195,7 +196,7 @@ func (f Fleet) recovered(a Anchor, v View, now time.Time) (out Outcome, err erro
 		if out.Change = (&Change{}); beside != nil {
 			change(beside, &a)
 		}
-		for _, x := range []*Anchor{older, newest} {
+		for _, x := range slices.Compact([]*Anchor{older, newest}) {
 			if x != beside {
 				out.forget(*x, c, now)
 			}

@@ -26,7 +26,7 @@ func TestWhatAnUnknownAnchorTells(t *testing.T) {
 	}
 	for _, row := range []struct {
 		knows       []int
-		from, to    int // of the change that the journal knows; 0: it knows of none
+		from, to    int // of the change that the journal knows; both 0: it knows of none, one: what meshes came with
 		compromised bool
 		shows       []int // by the cluster's bundle
 		unknown     int
@@ -49,13 +49,18 @@ func TestWhatAnUnknownAnchorTells(t *testing.T) {
 		{knows: []int{2, 3}, from: 2, to: 3, shows: []int{1}, unknown: 1, retired: "g1", left: true},
 		{knows: []int{1, 3}, from: 1, to: 3, shows: []int{1, 2}, unknown: 2, retired: "g2", left: true},
 		{knows: []int{2, 3}, from: 2, to: 3, shows: []int{1, 3}, unknown: 1, retired: "g1"},
+		{knows: []int{1}, to: 1, shows: []int{1, 2}, unknown: 2, want: "g1>g2"},
+		{knows: []int{1}, to: 1, shows: []int{2}, unknown: 2, want: "over", forgotten: "g1"},
+		{knows: []int{1}, from: 1, shows: []int{1, 2}, unknown: 2, want: "g1>g2"},
+		{knows: []int{2}, to: 2, shows: []int{1}, unknown: 1, retired: "g1", left: true},
 	} {
 		f := Fleet{Policy: FleetPolicy{Fleet: "acme", KeyPrefix: "acme"}}
 		for _, n := range row.knows {
 			f.Anchors = append(f.Anchors, all[n])
 		}
-		if row.from > 0 {
-			f.Change = &Change{From: generationID(row.from), To: generationID(row.to), Stage: StageSpread, Back: row.from > row.to, Compromised: row.compromised}
+		if row.from+row.to > 0 {
+			ids := []string{"", generationID(1), generationID(2), generationID(3)}
+			f.Change = &Change{From: ids[row.from], To: ids[row.to], Stage: StageSpread, Back: row.from > row.to, Compromised: row.compromised}
 		}
 		var shown []*Anchor
 		for _, n := range row.shows {
