@@ -40,6 +40,17 @@ func extension(c *x509.Certificate, id asn1.ObjectIdentifier) (e pkix.Extension,
 // one that it was given (the root of Vault's PKI engine). It does not ask
 // whether it is valid now.
 func CheckAnchor(c *x509.Certificate) error {
+	if err := checkAnchorForm(c); err != nil {
+		return err
+	}
+	if err := c.CheckSignatureFrom(c); err != nil {
+		return fmt.Errorf("trust anchor %q: it is not signed by its own key: %w", c.Subject.CommonName, err)
+	}
+	return nil
+}
+
+// checkAnchorForm is CheckAnchor but for the signature.
+func checkAnchorForm(c *x509.Certificate) error {
 	if err := cmp.Or(checkAnchorKind(c), checkCA(c)); err != nil {
 		return fmt.Errorf("trust anchor %q: %w", c.Subject.CommonName, err)
 	}
@@ -50,9 +61,6 @@ func CheckAnchor(c *x509.Certificate) error {
 		return fmt.Errorf("trust anchor %q: it was issued by %q, and not by itself", c.Subject.CommonName, c.Issuer.CommonName)
 	case len(c.AuthorityKeyId) > 0 && !bytes.Equal(c.AuthorityKeyId, c.SubjectKeyId):
 		return fmt.Errorf("trust anchor %q: its authority key identifier is not its own", c.Subject.CommonName)
-	}
-	if err := c.CheckSignatureFrom(c); err != nil {
-		return fmt.Errorf("trust anchor %q: it is not signed by its own key: %w", c.Subject.CommonName, err)
 	}
 	return nil
 }

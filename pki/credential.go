@@ -3,7 +3,6 @@ package pki
 import (
 	"bytes"
 	"crypto"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
@@ -147,9 +146,13 @@ func probe(key crypto.Signer, issuer *x509.Certificate, id Identity) (*x509.Cert
 		ExtKeyUsage:        []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		SignatureAlgorithm: x509.ECDSAWithSHA256,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, issuer, leafKey.Public(), key)
+	text, err := toBeSigned(template, issuer, leafKey.Public(), key.Public())
+	if err != nil {
+		return nil, fmt.Errorf("build a leaf to try the issuer: %w", err)
+	}
+	leaf, err := signText(text, key)
 	if err != nil {
 		return nil, fmt.Errorf("sign a leaf to try the issuer: %w", err)
 	}
-	return x509.ParseCertificate(der)
+	return leaf, nil
 }

@@ -145,8 +145,8 @@ func TestNothingWrongIsSignedOrUsed(t *testing.T) {
 		{"another anchor's key", nil, countingSigner{Signer: newKey("P-256")}, "not that of anchor", 0},
 		{"a key of another kind", nil, countingSigner{Signer: newKey("P-384")}, "not ECDSA P-256", 0},
 		{"a signer that fails", nil, countingSigner{Signer: a.key, spoil: func([]byte) ([]byte, error) { return nil, errSealed }}, "sealed", 1},
-		{"a signer that answers nonsense", nil, countingSigner{Signer: a.key, spoil: func(s []byte) ([]byte, error) { s[len(s)-1] ^= 1; return s, nil }}, "signature", 1},
-		{"a signer that answers nothing", nil, countingSigner{Signer: a.key, spoil: func([]byte) ([]byte, error) { return nil, nil }}, "signature", 1},
+		{"a signer that answers nonsense", nil, countingSigner{Signer: a.key, spoil: func(s []byte) ([]byte, error) { s[len(s)-1] ^= 1; return s, nil }}, "verification failure", 1},
+		{"a signer that answers nothing", nil, countingSigner{Signer: a.key, spoil: func([]byte) ([]byte, error) { return nil, nil }}, "verification failure", 1},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
