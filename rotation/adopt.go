@@ -410,6 +410,7 @@ func (r *Reconciler) recordAdoption(m *member, a Adopted, ad Adoption, actor, re
 	r.remember(m, in, out)
 	m.mu.Lock()
 	m.record.Target = m.observed.Target
+	r.company.turned(m)
 	m.mu.Unlock()
 	r.log.Info("cluster taken over", "cluster", m.name, "anchor", a.Anchor.ID, "issuer_not_after", a.Issuer.NotAfter, "actor", actor)
 	r.mu.Lock()

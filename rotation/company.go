@@ -2,22 +2,18 @@ package rotation
 
 import (
 	"fmt"
+	"sync"
 	"time"
 )
 
-// company is what all clusters say together. Each pass asks, so it is made anew only once
-// one of them says something else than before.
+// company is what all configured clusters say together. Each pass asks; a cluster that says
+// something else than before changes its own part alone, since at a start each of them does.
 type company struct {
-	turn            uint64
-	targets         map[string][]placed // by what each turned out to be
-	unseen          int                 // how many were never looked at
-	agree, disagree int                 // API servers, with certd's clock
-}
-
-// placed is a cluster and where its objects are.
-type placed struct {
-	name string
-	objects
+	mu              sync.Mutex // taken after a member's, where both are
+	said            map[*member]bearing
+	targets         map[string]map[*member]objects // by what each turned out to be, and where its objects are
+	unseen          int                            // how many were never looked at
+	agree, disagree int                            // API servers, with certd's clock
 }
 
 // bearing is what one cluster says for that.
@@ -39,39 +35,71 @@ func (m *member) bearing() bearing {
 	return b
 }
 
-// turned has the company made anew if m, whose mu the caller holds, says something else
-// than it did.
-func (r *Reconciler) turned(m *member, did bearing) {
-	if m.bearing() != did {
-		r.turns.Add(1)
+// join has m, whose mu the caller holds, in the company as it is now, be it there or not.
+func (c *company) join(m *member) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.drop(m)
+	c.add(m)
+}
+
+// leave has m in the company no more.
+func (c *company) leave(m *member) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.drop(m)
+}
+
+// turned has the company know if m, whose mu the caller holds, says something else than it
+// did. One that is no longer configured says nothing.
+func (c *company) turned(m *member) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if said, there := c.said[m]; there && said != m.bearing() {
+		c.drop(m)
+		c.add(m)
 	}
 }
 
-func (r *Reconciler) together() *company {
-	turn := r.turns.Load() // before anything is read: what turns meanwhile makes it anew once more
-	if c := r.company.Load(); c != nil && c.turn == turn {
-		return c
+// add is for who holds both locks, drop for who holds the company's.
+func (c *company) add(m *member) {
+	if c.said == nil {
+		c.said, c.targets = map[*member]bearing{}, map[string]map[*member]objects{}
 	}
-	c := &company{turn: turn, targets: map[string][]placed{}}
-	for _, m := range r.all() {
-		m.mu.Lock()
-		b, at := m.bearing(), placed{m.name, m.policy.objects()}
-		m.mu.Unlock()
-		switch b.clock {
-		case 1:
-			c.agree++
-		case -1:
-			c.disagree++
-		}
-		if b.unseen {
-			c.unseen++
-		}
-		if b.target != "" {
-			c.targets[b.target] = append(c.targets[b.target], at)
-		}
+	b := m.bearing()
+	c.said[m] = b
+	c.count(b, 1)
+	if b.target == "" {
+		return
 	}
-	r.company.Store(c)
-	return c
+	if c.targets[b.target] == nil {
+		c.targets[b.target] = map[*member]objects{}
+	}
+	c.targets[b.target][m] = m.policy.objects()
+}
+
+func (c *company) drop(m *member) {
+	b, there := c.said[m]
+	if !there {
+		return
+	}
+	delete(c.said, m)
+	c.count(b, -1)
+	if delete(c.targets[b.target], m); len(c.targets[b.target]) == 0 {
+		delete(c.targets, b.target)
+	}
+}
+
+func (c *company) count(b bearing, by int) {
+	switch b.clock {
+	case 1:
+		c.agree += by
+	case -1:
+		c.disagree += by
+	}
+	if b.unseen {
+		c.unseen += by
+	}
 }
 
 // others says what the other clusters mean for m, which was looked at: which of them has
@@ -86,7 +114,9 @@ func (r *Reconciler) others(m *member, now time.Time) (twin string, unseen bool)
 	r.mu.Lock()
 	begun := r.begun
 	r.mu.Unlock()
-	c := r.together()
+	c := &r.company
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	waits := c.unseen
 	if own.unseen {
 		waits--
@@ -95,8 +125,8 @@ func (r *Reconciler) others(m *member, now time.Time) (twin string, unseen bool)
 	if own.target == "" {
 		return "", unseen
 	}
-	for _, o := range c.targets[own.target] {
-		if o.name != m.name && at.sameObjects(o.objects) && (twin == "" || o.name < twin) {
+	for o, there := range c.targets[own.target] {
+		if o.name != m.name && at.sameObjects(there) && (twin == "" || o.name < twin) {
 			twin = o.name
 		}
 	}
@@ -106,7 +136,9 @@ func (r *Reconciler) others(m *member, now time.Time) (twin string, unseen bool)
 // clockDoubt says why certd's own clock is not to be trusted, "" if there is
 // no reason: most of the API servers that were seen disagree with it.
 func (r *Reconciler) clockDoubt() string {
-	c := r.together()
+	c := &r.company
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.disagree <= c.agree {
 		return ""
 	}

@@ -104,9 +104,8 @@ type Reconciler struct {
 	pausing   sync.Mutex // held while pauses are recorded
 	renewing  sync.Mutex // held while an anchor is renewed, or its change begins or moves on
 	begun     time.Time  // when Run began, or a configuration brought a cluster
-	// together reads these.
-	turns   atomic.Uint64
-	company atomic.Pointer[company]
+	company   company
+	ready     []ranked // room for due
 	// pendings are intents of clusters that are not configured now.
 	pendings []PendingIntent
 }
@@ -270,6 +269,7 @@ func (r *Reconciler) Apply(p FleetPolicy, clusters map[string]Cluster) error {
 		if keep[name] == m {
 			continue
 		}
+		r.company.leave(m)
 		if m.stopWatch != nil {
 			m.stopWatch()
 			m.stopWatch = nil
@@ -283,11 +283,11 @@ func (r *Reconciler) Apply(p FleetPolicy, clusters map[string]Cluster) error {
 		m := keep[cp.Cluster]
 		m.mu.Lock()
 		m.policy = cp
+		r.company.join(m)
 		m.mu.Unlock()
 		m.changed()
 	}
 	r.policy, r.members, r.pendings = p, keep, pendings
-	r.turns.Add(1)
 	r.adopt()
 	r.poke()
 	return nil
@@ -358,7 +358,6 @@ func (r *Reconciler) Run(ctx context.Context) error {
 				defer free()
 				r.pass(ctx, hand, m)
 				r.release(m)
-				r.poke() // its slot may be given back already: when it is due again is for the loop to know
 			})
 		}
 		if r.careDue(r.wall()) {
@@ -473,7 +472,7 @@ func (r *Reconciler) due(at clockReading) (due []*member, next time.Time) {
 	}
 	// The others' turn comes when a slot is given back, which wakes the loop.
 	free := max(0, r.atOnce-r.slots)
-	var ready []ranked
+	ready := r.ready[:0]
 	for _, m := range r.members {
 		begin := m.next
 		if !m.busy && begin.Before(now.Add(sickPause)) { // no pause is longer
@@ -497,6 +496,8 @@ func (r *Reconciler) due(at clockReading) (due []*member, next time.Time) {
 		due = append(due, m.member)
 	}
 	r.slots += len(due)
+	clear(ready) // it holds no cluster that goes
+	r.ready = ready
 	return due, next
 }
 
@@ -525,7 +526,8 @@ func mostUrgent(all []ranked, n int) []ranked {
 }
 
 // slot is held by the pass that due has begun, until it ends or has had it for
-// long enough.
+// long enough. Either wakes the loop, and the first gives the slot back; when the
+// cluster is due again is for the loop to know.
 func (r *Reconciler) slot() (free func()) {
 	var once sync.Once
 	give := func() {
@@ -533,8 +535,8 @@ func (r *Reconciler) slot() (free func()) {
 			r.mu.Lock()
 			r.slots--
 			r.mu.Unlock()
-			r.poke()
 		})
+		r.poke()
 	}
 	timer := time.AfterFunc(slotFor, give)
 	return func() { timer.Stop(); give() }
@@ -778,7 +780,7 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 	now := r.wall()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	defer r.turned(m, m.bearing())
+	defer r.company.turned(m)
 	m.lookedAt = begun.wall
 	if err != nil {
 		if m.obsErr == nil {
@@ -860,7 +862,7 @@ func (r *Reconciler) reread(ctx context.Context, m *member, object string) error
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	defer r.turned(m, m.bearing())
+	defer r.company.turned(m)
 	m.observed = &o
 	m.trail = m.trail.after(&o, m.policy, m.certificates, r.wall())
 	return nil
