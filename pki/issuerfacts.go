@@ -141,7 +141,7 @@ func ReadProved(data map[string][]byte, id Identity, before *Proof) IssuerFacts 
 		return f
 	}
 	if proved && slices.EqualFunc(certs, was.Chain, (*x509.Certificate).Equal) {
-		f.held = was.held // the same chain, under the same leaf
+		f.Chain, f.held = was.Chain, was.held // the same chain, under the same leaf
 	}
 	f.Complete = completeIssuer(data, certs)
 	same := func(a, b string) bool { return len(data[b]) == 0 || bytes.Equal(data[a], data[b]) }

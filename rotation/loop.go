@@ -106,6 +106,7 @@ type Reconciler struct {
 	begun     time.Time  // when Run began, or a configuration brought a cluster
 	company   company
 	ready     []ranked // room for due
+	bundles   sharedBundles
 	// pendings are intents of clusters that are not configured now.
 	pendings []PendingIntent
 }
@@ -239,7 +240,7 @@ func (r *Reconciler) Apply(p FleetPolicy, clusters map[string]Cluster) error {
 		}
 		m := r.members[cp.Cluster]
 		if m == nil || m.cluster != c {
-			m = newMember(c, cp)
+			m = newMember(c, cp, &r.bundles)
 			r.begun = r.wall()
 			var err error
 			if m.record, err = r.journal.Cluster(cp.Cluster); err != nil {
@@ -794,7 +795,7 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 	if m.obsErr != nil {
 		r.log.Info("cluster seen again", "cluster", m.name)
 	}
-	o.bundles = m.bundles
+	o.keep(m.bundles)
 	m.observed, m.obsErr, m.lookFails, m.seenAt = &o, nil, 0, begun
 	m.record.LastContact, m.record.Error = now, ""
 	if !m.record.elsewhere(&o, fleet) {
@@ -863,6 +864,7 @@ func (r *Reconciler) reread(ctx context.Context, m *member, object string) error
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	defer r.company.turned(m)
+	o.keep(m.bundles)
 	m.observed = &o
 	m.trail = m.trail.after(&o, m.policy, m.certificates, r.wall())
 	return nil

@@ -141,8 +141,8 @@ func (m *member) policyNow() Policy {
 }
 
 // newMember knows nothing yet but what the configuration says.
-func newMember(c Cluster, p Policy) *member {
-	return &member{bundles: newHeld[string, readBundle](mostBundles), name: p.Cluster, cluster: c, policy: p, repairs: map[lane][]time.Time{}, failures: map[lane]*StepFailure{}, raced: map[lane]int{},
+func newMember(c Cluster, p Policy, shared *sharedBundles) *member {
+	return &member{bundles: newReadBundles(shared), name: p.Cluster, cluster: c, policy: p, repairs: map[lane][]time.Time{}, failures: map[lane]*StepFailure{}, raced: map[lane]int{},
 		signed: map[lane][]time.Time{}, evidence: map[string]WebhookEvidence{}, requests: map[Target]*Request{}}
 }
 

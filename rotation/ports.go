@@ -247,17 +247,6 @@ type Observation struct {
 	bundles *readBundles // of the cluster
 }
 
-// readBundles are bundles that were read in one cluster, by their text.
-type readBundles = held[string, readBundle]
-
-// mostBundles bounds what is kept for one cluster.
-const mostBundles = 16
-
-type readBundle struct {
-	bundle pki.Bundle
-	err    error
-}
-
 // serial is the issuer's, "" where there is none, or none that can be read.
 func (o *Observation) serial() string {
 	if len(o.IssuerFacts.Chain) == 0 {
@@ -273,10 +262,7 @@ func (o *Observation) behind() time.Duration { return max(0, -o.ClockSkew) }
 
 // readBundle is pki.ReadBundle.
 func (o *Observation) readBundle(text []byte) (pki.Bundle, error) {
-	r := o.bundles.get(string(text), func() (r readBundle) {
-		r.bundle, r.err = pki.ReadBundle(text)
-		return r
-	})
+	r := o.bundles.read(text)
 	return r.bundle, r.err
 }
 
