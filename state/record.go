@@ -298,9 +298,15 @@ func checkField(name, value string) error {
 // looksLikeKey finds PEM, and PKCS#8 in base64 as it begins for P-256, P-384
 // and RSA.
 func looksLikeKey[T string | []byte](text T) bool {
-	s := string(text)
-	for _, mark := range []string{"PRIVATE KEY", "MIGHAgEAMBMGByqGSM49", "MIG2AgEAMBAGByqGSM49", "MIIEvgIBADANBgkqhkiG9w0BAQEF", "MIIEvQIBADANBgkqhkiG9w0BAQEF"} {
-		if strings.Contains(s, mark) {
+	for _, mark := range [...]string{"PRIVATE KEY", "MIGHAgEAMBMGByqGSM49", "MIG2AgEAMBAGByqGSM49", "MIIEvgIBADANBgkqhkiG9w0BAQEF", "MIIEvQIBADANBgkqhkiG9w0BAQEF"} {
+		found := false
+		switch text := any(text).(type) { // a record is not copied to be searched
+		case string:
+			found = strings.Contains(text, mark)
+		case []byte:
+			found = bytes.Contains(text, []byte(mark))
+		}
+		if found {
 			return true
 		}
 	}
