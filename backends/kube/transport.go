@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"strings"
 	"sync"
 	"time"
 )
@@ -165,7 +166,10 @@ func (s *shortened) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func isWatch(r *http.Request) bool { return r.URL.Query().Get("watch") != "" }
+// isWatch asks each request, and parses none: in a value of a query, = is escaped.
+func isWatch(r *http.Request) bool {
+	return strings.HasPrefix(r.URL.RawQuery, "watch=") || strings.Contains(r.URL.RawQuery, "&watch=")
+}
 
 type itemsKey struct{}
 
