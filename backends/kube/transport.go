@@ -72,11 +72,13 @@ type oneDial struct {
 
 	mu    sync.Mutex
 	there chan struct{} // closed while there is a connection
+	began time.Time     // when the last one was begun by who did not wait, or not any longer
 }
 
 // connectionWaits is how long others wait for a connection that somebody makes, and no more
 // than a quarter of the time there is: behind one address may stand several servers, one of
-// which is gone. Where a thousand clusters are greeted at once, handshakes take seconds.
+// which is gone. Where a thousand clusters are greeted at once, handshakes take seconds: one
+// of those who have waited makes another connection, and the rest wait as long once more.
 const connectionWaits = 4 * time.Second
 
 func newOneDial(next http.RoundTripper) *oneDial {
@@ -94,12 +96,19 @@ func (o *oneDial) RoundTrip(r *http.Request) (*http.Response, error) {
 		if end, ok := r.Context().Deadline(); ok {
 			enough = min(enough, time.Until(end)/4)
 		}
-		select {
-		case <-there:
-		case o.ahead <- struct{}{}:
-			defer func() { <-o.ahead }()
-		case <-time.After(enough):
-		case <-r.Context().Done():
+		for again := true; ; again = false {
+			select {
+			case <-there:
+			case o.ahead <- struct{}{}:
+				defer func() { <-o.ahead }()
+				o.begins(0)
+			case <-time.After(enough):
+				if !o.begins(enough) && again {
+					continue
+				}
+			case <-r.Context().Done():
+			}
+			break
 		}
 		if err := r.Context().Err(); err != nil { // whatever else has happened by then
 			if r.Body != nil {
@@ -130,6 +139,18 @@ func (o *oneDial) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 	}
 	return resp, err
+}
+
+// begins says whether a connection is to be begun now, and takes note of it: the last one was
+// begun that long ago.
+func (o *oneDial) begins(after time.Duration) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if time.Since(o.began) < after {
+		return false
+	}
+	o.began = time.Now()
+	return true
 }
 
 // WrappedRoundTripper lets client-go find the transport whose connections

@@ -126,3 +126,34 @@ func TestAConnectionIsNotWaitedForForEver(t *testing.T) {
 		time.Sleep(2 * time.Hour)
 	})
 }
+
+// Where handshakes are slow, since many clusters are greeted at once, a second connection is
+// made, and not one by each who waits; and nobody waits longer than half the time there is.
+func TestASlowConnectionIsNotMadeByAllWhoWait(t *testing.T) {
+	for _, c := range []struct {
+		dial   time.Duration
+		begun  int32 // after three seconds
+		beyond int32 // and after four and a half
+	}{{3 * time.Second, 2, 2}, {time.Hour, 2, 12}} {
+		synctest.Test(t, func(t *testing.T) {
+			server := &answering{dial: c.dial}
+			o := newOneDial(server)
+			for range 12 {
+				ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+				t.Cleanup(cancel)
+				go asked(t, ctx, o, "https://api/x")
+			}
+			time.Sleep(3 * time.Second)
+			synctest.Wait()
+			if n := server.dials.Load(); n != c.begun {
+				t.Errorf("a handshake takes %s: %d connections were begun in three seconds, want %d", c.dial, n, c.begun)
+			}
+			time.Sleep(1500 * time.Millisecond)
+			synctest.Wait()
+			if n := server.dials.Load(); n != c.beyond {
+				t.Errorf("a handshake takes %s: %d connections were begun in four and a half seconds, want %d", c.dial, n, c.beyond)
+			}
+			time.Sleep(2 * time.Hour)
+		})
+	}
+}
