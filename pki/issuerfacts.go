@@ -3,6 +3,7 @@ package pki
 import (
 	"bytes"
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
@@ -118,7 +119,7 @@ func ReadProved(data map[string][]byte, id Identity, before *Proof) IssuerFacts 
 	}
 	crtName, keyName := IssuerNames(data, id.Scheme)
 	crt, key := data[crtName], data[keyName]
-	switch f.Chain, _ = ReadCertificates(crt); {
+	switch f.Chain, _ = readBlocks(crt); {
 	case len(crt) == 0:
 		f.Problem = "it holds no certificate (" + crtName + ")"
 		return f
@@ -136,14 +137,17 @@ func ReadProved(data map[string][]byte, id Identity, before *Proof) IssuerFacts 
 	}
 	f.Chain = certs
 	was, proved := before.about(certs[0], id)
-	if f.Probe, err = probeWith(key, certs[0], id, was.Probe); err != nil {
+	probe, canonical, err := probeWith(key, certs[0], id, was.Probe)
+	if err != nil {
 		f.Problem = fmt.Sprintf("%s and %s: %v", crtName, keyName, err)
 		return f
 	}
+	defer clear(canonical)
+	f.Probe = probe
 	if proved && slices.EqualFunc(certs, was.Chain, (*x509.Certificate).Equal) {
 		f.Chain, f.held = was.Chain, was.held // the same chain, under the same leaf
 	}
-	f.Complete = completeIssuer(data, certs)
+	f.Complete = completeIssuer(data, certs, canonical)
 	same := func(a, b string) bool { return len(data[b]) == 0 || bytes.Equal(data[a], data[b]) }
 	f.Readable = len(data["tls.crt"]) > 0 && len(data["tls.key"]) > 0 && len(data["ca.crt"]) > 0 && same("tls.crt", "crt.pem") && same("tls.key", "key.pem")
 	return f
@@ -167,11 +171,12 @@ func (f IssuerFacts) With(chain ...*x509.Certificate) IssuerFacts {
 }
 
 // probeWith tries the key on a leaf and forgets it. Where it is known to have signed one,
-// since it is the issuer's, that is the leaf.
-func probeWith(text []byte, issuer *x509.Certificate, id Identity, known *x509.Certificate) (*x509.Certificate, error) {
+// since it is the issuer's, that is the leaf. canonical is the key as certd writes it, nil
+// where certd would write none of its kind; whoever asks wipes it.
+func probeWith(text []byte, issuer *x509.Certificate, id Identity, known *x509.Certificate) (leaf *x509.Certificate, canonical []byte, err error) {
 	key, err := parseKey(text)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	k, ok := key.(*ecdsa.PrivateKey)
 	if ok {
@@ -179,31 +184,31 @@ func probeWith(text []byte, issuer *x509.Certificate, id Identity, known *x509.C
 	}
 	switch {
 	case !samePublic(issuer.PublicKey, key.Public()):
-		return nil, errors.New("the key is not that of the first certificate")
+		return nil, nil, errors.New("the key is not that of the first certificate")
 	case !ok:
-		return nil, errors.New("an RSA key: linkerd-identity would load it and then fail to sign every leaf")
+		return nil, nil, errors.New("an RSA key: linkerd-identity would load it and then fail to sign every leaf")
 	case !issuer.IsCA:
-		return nil, errors.New("the first certificate is not a CA's")
+		return nil, nil, errors.New("the first certificate is not a CA's")
 	case issuer.KeyUsage != 0 && issuer.KeyUsage&x509.KeyUsageCertSign == 0:
-		return nil, errors.New("the certificate may not sign others (its key usage lacks keyCertSign): linkerd-identity would load it, and its leaves be refused")
+		return nil, nil, errors.New("the certificate may not sign others (its key usage lacks keyCertSign): linkerd-identity would load it, and its leaves be refused")
 	}
-	if known != nil {
-		return known, nil
+	if leaf = known; leaf == nil {
+		if leaf, err = probe(k, issuer, id); err != nil {
+			return nil, nil, err
+		}
 	}
-	return probe(k, issuer, id)
+	if k.Curve == elliptic.P256() {
+		canonical = PrivateKey{k}.PKCS8PEM()
+	}
+	return leaf, canonical, nil
 }
 
-// completeIssuer says whether the Secret is as certd writes it.
-func completeIssuer(data map[string][]byte, chain []*x509.Certificate) bool {
-	key, err := ParsePrivateKey(data["tls.key"])
-	if err != nil {
-		return false
-	}
-	defer key.Wipe()
-	wantCrt, wantKey := EncodeCertificates(chain...), key.PKCS8PEM()
-	defer clear(wantKey)
-	return bytes.Equal(data["tls.crt"], wantCrt) && bytes.Equal(data["crt.pem"], wantCrt) &&
-		bytes.Equal(data["tls.key"], wantKey) && bytes.Equal(data["key.pem"], wantKey)
+// completeIssuer says whether the Secret is as certd writes it: chain and key, which were
+// read of one pair of names, under both in their canonical form.
+func completeIssuer(data map[string][]byte, chain []*x509.Certificate, key []byte) bool {
+	crt := EncodeCertificates(chain...)
+	return len(key) > 0 && bytes.Equal(data["tls.crt"], crt) && bytes.Equal(data["crt.pem"], crt) &&
+		bytes.Equal(data["tls.key"], key) && bytes.Equal(data["key.pem"], key)
 }
 
 // Verify says whether leaves of this issuer verify under b at a time, by Go's

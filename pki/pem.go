@@ -118,6 +118,15 @@ func blockType(t string) string {
 // choke on. It never returns key material. Without problems the text is
 // canonical but for a missing last newline.
 func ReadCertificates(text []byte) (certs []*x509.Certificate, problems []string) {
+	certs, problems = readBlocks(text)
+	if _, err := parseStrict(text); err != nil {
+		problems = append(problems, err.Error())
+	}
+	return certs, problems
+}
+
+// readBlocks is ReadCertificates but for the form of the text.
+func readBlocks(text []byte) (certs []*x509.Certificate, problems []string) {
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type != certificateBlock {
 			problems = append(problems, "there is a "+blockType(block.Type))
@@ -129,9 +138,6 @@ func ReadCertificates(text []byte) (certs []*x509.Certificate, problems []string
 			continue
 		}
 		certs = append(certs, c)
-	}
-	if _, err := parseStrict(text); err != nil {
-		problems = append(problems, err.Error())
 	}
 	return certs, problems
 }
