@@ -746,7 +746,7 @@ func (f Fleet) retired(views map[string]View, now time.Time) (gone []Anchor) {
 	c := f.Change
 	if !c.adopts() {
 		a := *f.anchor(c.From)
-		a.RetiredAt = now
+		a.RetiredAt, a.Compromised = now, c.Compromised
 		return []Anchor{a}
 	}
 	if c.Back { // the fleet's own anchor is there for the next try

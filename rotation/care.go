@@ -223,7 +223,7 @@ func (f Fleet) recovered(a Anchor, v View, now time.Time) (out Outcome, err erro
 // the key of is not to be learnt anew.
 func (out *Outcome) forget(a Anchor, c *Change, now time.Time) {
 	if c.Compromised && a.ID == c.From {
-		a.RetiredAt = now
+		a.RetiredAt, a.Compromised = now, true
 		out.Retired = append(out.Retired, a)
 		return
 	}
@@ -239,6 +239,30 @@ func (f Fleet) newestIn(o *Observation) (newest *Anchor) {
 		}
 	}
 	return newest
+}
+
+// undone is the anchor that the fleet was changed from, and that a cluster shows again: pods may
+// trust nothing else by now, so that it takes a change to lead it away. Nil if it shows none, or
+// is to be led away at once, since others may have the key.
+func (f Fleet) undone(v View, o *Observation) (gone *Anchor) {
+	if f.Change != nil || f.Active() == nil || f.stays(v) {
+		return nil
+	}
+	for _, a := range f.shownBy(o) {
+		if !a.RetiredAt.IsZero() && !a.keyless() && !a.Compromised && (gone == nil || generationOf(a.ID) > generationOf(gone.ID)) {
+			gone = a
+		}
+	}
+	return gone
+}
+
+// changeAnew begins the change from an anchor that was retired to the one in use once more. The
+// caller holds renewing.
+func (r *Reconciler) changeAnew(from Anchor, why string) error {
+	from.RetiredAt = time.Time{}
+	now := r.wall()
+	c := Change{From: from.ID, To: r.fleet().Active().ID, Stage: StageBridge, Actor: "certd", Reason: why, StartedAt: now, StageAt: now}
+	return r.putChange(Intent{Step: StepTrustChange, Actor: c.Actor, Reason: why, Anchor: c.To}, Outcome{Detail: "stage " + string(c.Stage), Change: &c, Anchor: &from})
 }
 
 // shownBy are the anchors that are known of those in a cluster's bundle, beside its issuer, and

@@ -212,6 +212,8 @@ type Anchor struct {
 	Formerly  *x509.Certificate
 	CreatedAt time.Time
 	RetiredAt time.Time // zero while in use
+	// Compromised: it was retired since others may have its key.
+	Compromised bool
 }
 
 // CertificateRecord is one certificate certd has had signed, or has met.

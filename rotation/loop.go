@@ -89,6 +89,7 @@ type Reconciler struct {
 	foreign   map[string]time.Time // anchors of clusters that are not the fleet's, by SHA-256, and when that was found
 	epoch     uint64
 	seen      uint64 // the largest epoch before this one, or of another certd's, that is known of
+	before    uint64 // seen, as this daemon found it
 	members   map[string]*member
 	findings  map[string]Finding // about the fleet, by id
 	cycleAt   time.Time
@@ -193,6 +194,7 @@ func NewReconciler(o Options) (*Reconciler, error) {
 	// before it.
 	if r.epoch, err = o.Journal.RaiseEpoch(uint64(r.wall().Unix())); err == nil {
 		r.seen, err = o.Journal.SawEpoch(r.epoch)
+		r.before = r.seen
 	}
 	if err != nil {
 		return nil, fmt.Errorf("raise the epoch: %w", err)
@@ -910,8 +912,8 @@ func (r *Reconciler) learn(ctx context.Context, m *member, o *Observation) (know
 // overtaken takes note of what another certd has written, be it before this one was started or
 // since. The one that is started next starts above it: a clock that was years ahead makes an
 // epoch that the time of no other start comes up to. And a change of the trust anchor goes
-// through its stages anew, since what was proved of them may have come undone; where a mirror
-// hands it on, it is as the other has left it.
+// through its stages anew, since what was proved of them may have come undone, also one that
+// is over where a cluster shows it; where a mirror hands it on, it is as the other has left it.
 func (r *Reconciler) overtaken(m *member, o *Observation) error {
 	f := r.fleet()
 	for _, marks := range []Marks{o.Bundle.Marks, o.Issuer.Marks} {
@@ -923,17 +925,24 @@ func (r *Reconciler) overtaken(m *member, o *Observation) error {
 	m.mu.Lock()
 	m.epoch = max(m.epoch, seen)
 	m.mu.Unlock()
-	news := func() bool {
+	news := func() (news bool, undone *Anchor) {
 		r.mu.Lock()
-		defer r.mu.Unlock()
-		return seen > r.seen && seen != r.epoch && seen < lastEpoch
+		another := seen > r.before && seen != r.epoch && seen < lastEpoch
+		news = another && seen > r.seen
+		r.mu.Unlock()
+		if another {
+			undone = f.undone(m.view(), o)
+		}
+		return news, undone
 	}
-	if !news() {
+	if is, undone := news(); !is && undone == nil {
 		return nil
 	}
 	r.renewing.Lock()
 	defer r.renewing.Unlock()
-	if f = r.fleet(); !news() {
+	f = r.fleet()
+	is, undone := news()
+	if !is && undone == nil {
 		return nil
 	}
 	var err error
@@ -944,6 +953,8 @@ func (r *Reconciler) overtaken(m *member, o *Observation) error {
 		in := Intent{Step: StepTrustChange, Actor: "certd", Anchor: cmp.Or(c.To, c.From),
 			Reason: fmt.Sprintf("another certd wrote to %s (epoch %d): what was proved may have come undone", m.name, seen)}
 		err = r.putChange(in, Outcome{Detail: "stage " + string(again.Stage), Change: &again})
+	case undone != nil:
+		err = r.changeAnew(*undone, fmt.Sprintf("another certd wrote to %s (epoch %d), which shows %s again", m.name, seen, undone.ID))
 	case c == nil && to != nil && f.keeps(m.view()):
 		err = r.resumeAdopting(*to, fmt.Sprintf("another certd wrote to %s (epoch %d), which came with an anchor and shows %s as well", m.name, seen, to.ID), r.wall())
 	}

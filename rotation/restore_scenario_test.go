@@ -252,6 +252,51 @@ func TestAnotherCertdHasUndoneTheChange(t *testing.T) {
 	}
 }
 
+// Another certd, with a journal from amid a change of the trust anchor, turns it around after the
+// first has ended it. The change begins anew: pods trust the old anchor alone again.
+func TestAnotherCertdHasUndoneAChangeThatIsOver(t *testing.T) {
+	t.Parallel()
+	for row, undone := range []string{"to the bridge", "partly", "wholly"} {
+		t.Run(undone, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newChanging(t, uint64(row), "east", "west")
+				c.begin()
+				c.until("retire", 12*day)
+				backup, first := c.backup(), c.dir
+				c.until("idle", 12*day)
+				c.dir = journalDir(t)
+				c.restore(backup)
+				c.start()
+				if _, err := c.loop.SteerChange(rotation.ChangeRollback, nil, "kim@cli", "drill"); err != nil {
+					t.Fatal(err)
+				}
+				switch undone {
+				case "wholly":
+					c.until("idle", 12*day)
+				case "partly":
+					c.until("restart", 12*day)
+					time.Sleep(time.Duration(c.chance.IntN(240)) * time.Minute)
+				default:
+					time.Sleep(time.Hour)
+				}
+				c.end()
+				c.dir = first
+				c.start()
+				time.Sleep(10 * time.Minute)
+				c.sound()
+				if r := c.rotation(); r.Stage != "bridge" || r.From != "g1" {
+					t.Errorf("%+v", r)
+				}
+				c.until("idle", 14*day)
+				time.Sleep(day)
+				c.stands("g2")
+				c.end()
+			})
+		})
+	}
+}
+
 // While bundles turn, somebody puts an issuer back that is from before the change. Leaves of it verify
 // under the old anchor alone, so that no bundle may lose that before they have ended.
 func TestAnIssuerFromBeforeTheChangeIsPutBack(t *testing.T) {

@@ -72,6 +72,7 @@ type anchorRecord struct {
 	Formerly    []byte    `json:"formerly,omitempty"`    // DER, since schema 2
 	CreatedAt   time.Time `json:"createdAt,omitzero"`
 	RetiredAt   time.Time `json:"retiredAt,omitzero"`
+	Compromised bool      `json:"compromised,omitempty"` // since schema 8
 }
 
 // webhookCARecord begins with its cluster, and goes on like an anchor.
@@ -220,7 +221,7 @@ func utc(t time.Time) time.Time { return t.Round(0).UTC() }
 
 func fromAnchor(a rotation.Anchor) anchorRecord {
 	r := anchorRecord{ID: a.ID, Key: a.Key, Backend: a.Backend, Exportable: a.Exportable, Imported: a.Imported,
-		CheckedAt: utc(a.CheckedAt), CreatedAt: utc(a.CreatedAt), RetiredAt: utc(a.RetiredAt)}
+		CheckedAt: utc(a.CheckedAt), CreatedAt: utc(a.CreatedAt), RetiredAt: utc(a.RetiredAt), Compromised: a.Compromised}
 	if a.Certificate != nil {
 		r.Certificate = a.Certificate.Raw
 	}
@@ -232,7 +233,7 @@ func fromAnchor(a rotation.Anchor) anchorRecord {
 
 func (r anchorRecord) anchor() (rotation.Anchor, error) {
 	a := rotation.Anchor{ID: r.ID, Key: r.Key, Backend: r.Backend, Exportable: r.Exportable, Imported: r.Imported,
-		CheckedAt: r.CheckedAt, CreatedAt: r.CreatedAt, RetiredAt: r.RetiredAt}
+		CheckedAt: r.CheckedAt, CreatedAt: r.CreatedAt, RetiredAt: r.RetiredAt, Compromised: r.Compromised}
 	if r.Certificate == nil {
 		return a, nil
 	}
