@@ -125,7 +125,8 @@ func (r *Reconciler) relearn(m *member, o *Observation) (known bool) {
 }
 
 // relearnHome finds out that a cluster has been brought to the fleet's anchor since the journal
-// that was restored: its mark is gone, and nothing of what it came with is to be seen.
+// that was restored: its mark is gone, and nothing of what it came with, or was left behind with,
+// is to be seen.
 func (r *Reconciler) relearnHome(m *member, o *Observation) (known bool) {
 	m.mu.Lock()
 	came := m.record.Adopted != ""
@@ -142,7 +143,9 @@ func (r *Reconciler) relearnHome(m *member, o *Observation) (known bool) {
 	home := f.home(v)
 	in := Intent{Step: StepRecover, Cluster: m.name, Actor: "certd", Anchor: home.ID, Reason: "it has been brought to the fleet's anchor, and the journal is from before that"}
 	out := Outcome{Result: OK, Left: map[string]Adoption{m.name: *v.Record.broughtHome()}}
-	if !slices.ContainsFunc(slices.Collect(maps.Values(r.views())), func(o View) bool {
+	if f.leftBehind(v) {
+		out.Left[m.name] = Adoption{}
+	} else if !slices.ContainsFunc(slices.Collect(maps.Values(r.views())), func(o View) bool {
 		return o.Policy.Cluster != m.name && f.stays(o) && f.home(o).ID == home.ID
 	}) {
 		gone := *home
@@ -160,9 +163,10 @@ func (r *Reconciler) relearnHome(m *member, o *Observation) (known bool) {
 }
 
 // broughtHome says whether a cluster shows nothing of the anchor that the journal takes it to have
-// come with and kept, but an issuer under another that is known.
+// come with and kept, or to have been left behind with, but an issuer under another that is known.
+// One that is being brought along from that comes to show nothing of it, too.
 func (f Fleet) broughtHome(v View, o *Observation) bool {
-	return f.keeps(v) && o.Bundle.Exists && !slices.Contains(f.shownBy(o), f.home(v)) && len(f.signersOf(o.IssuerFacts.Chain)) > 0
+	return (f.keeps(v) || f.leftBehind(v) && f.Change == nil) && o.Bundle.Exists && !slices.Contains(f.shownBy(o), f.home(v)) && len(f.signersOf(o.IssuerFacts.Chain)) > 0
 }
 
 // anchorWith is the generation that has the key of a certificate, nil if none has.

@@ -120,6 +120,9 @@ func (r *Reconciler) recoverAnchors(ctx context.Context, m *member, strangers []
 		if err != nil {
 			return fmt.Errorf("recover anchor %q seen in %s: %w", c.Subject.CommonName, m.name, err)
 		}
+		if key == nil && f.mayBeOurs(c, m.view()) {
+			return fmt.Errorf("recover anchor %q, which the issuer in %s is under: the key backend does not have its key: %w", c.Subject.CommonName, m.name, ErrKeyNotFound)
+		}
 		if key == nil {
 			r.mu.Lock()
 			r.foreign[pki.Fingerprint(c)] = r.wall()
@@ -135,6 +138,15 @@ func (r *Reconciler) recoverAnchors(ctx context.Context, m *member, strangers []
 		}
 	}
 	return nil
+}
+
+// mayBeOurs says whether an anchor whose key is not there is none that anybody can have put into a
+// bundle: the journal knows nothing of the cluster, whose issuer bears the fleet's mark and is
+// under it first. Without it, linkerd-identity would not start.
+func (f Fleet) mayBeOurs(c *x509.Certificate, v View) bool {
+	o := v.Observed
+	return len(v.Certificates) == 0 && o.Issuer.Marks.Fleet == f.Policy.Fleet && o.Bundle.Marks.Adopted != pki.Fingerprint(c) &&
+		len(o.IssuerFacts.Chain) > 0 && o.IssuerFacts.Chain[0].CheckSignatureFrom(c) == nil
 }
 
 // recoverAnchor enters one, and what it tells of the change that is under way.

@@ -204,6 +204,43 @@ func TestARestoredJournalKnowsNotWhoWasLeftBehind(t *testing.T) {
 	})
 }
 
+// A journal is restored that is from before a cluster was brought along which the others had been
+// changed without: nothing is begun for it, and it is known to have what they have.
+func TestARestoredJournalKnowsNotWhoWasBroughtAlong(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChanging(t, 16, "east", "north", "west")
+		c.begin()
+		c.clusters["west"].SetFaults(func(memory.Call) memory.ClusterFault { return memory.ClusterFault{Err: rotation.ErrUnavailable} })
+		for _, stage := range []string{"retire", "idle"} {
+			if _, err := c.loop.SteerChange(rotation.ChangeAdvance, []string{"west"}, "lee@cli", "it burnt"); err != nil {
+				t.Fatal(err)
+			}
+			c.alone(stage)
+		}
+		backup := c.backup()
+		c.clusters["west"].SetFaults(nil)
+		time.Sleep(6 * time.Minute)
+		c.alone("idle")
+		time.Sleep(day)
+		c.mesh.ForgetViolations()
+		before := c.clusters["west"].Writes()
+		c.restore(backup)
+		c.start()
+		for range 60 {
+			time.Sleep(time.Minute)
+			if r := c.rotation(); r.Phase != "idle" {
+				t.Fatalf("%+v", r)
+			}
+		}
+		if got := c.clusters["west"].Writes(); !maps.Equal(got, before) {
+			t.Errorf("writes %v, before %v", got, before)
+		}
+		c.stands("g2")
+		c.end()
+	})
+}
+
 // Amid a change of the trust anchor, another certd goes on with a backup elsewhere, and its people
 // turn the change around. The first one is started again, which knows nothing of that: what it
 // has proved of a stage has come undone, and it goes through all of them anew.

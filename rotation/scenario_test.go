@@ -373,6 +373,63 @@ func TestALostJournalDoesNotTakeAStrangersAnchor(t *testing.T) {
 	})
 }
 
+// Of anchors that are retired, people destroy the keys: who lost the journal learns the one in
+// use all the same.
+func TestALostJournalAndADestroyedKey(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChanging(t, 17, "east", "west")
+		c.begin()
+		c.until("idle", 12*day)
+		c.end()
+		c.keys.SetFaults(func(_ memory.KeyCall, key string) (f memory.KeyFault) {
+			if key == "acme-anchor-1" {
+				f.Err = rotation.ErrKeyNotFound
+			}
+			return f
+		})
+		c.dir = journalDir(t)
+		c.start()
+		time.Sleep(8 * day)
+		c.stands("g2")
+		c.end()
+	})
+}
+
+// Amid a change of the trust anchor the journal is lost, and the key that the issuers are under
+// first with it: it is not taken for a stranger's, and nothing is written before it is back.
+func TestALostJournalAndALostKey(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChanging(t, 18, "east", "west")
+		c.begin()
+		c.until("restart", 12*day)
+		c.end()
+		writes, revisions := c.traces()
+		c.keys.SetFaults(func(_ memory.KeyCall, key string) (f memory.KeyFault) {
+			if key == "acme-anchor-2" {
+				f.Err = rotation.ErrKeyNotFound
+			}
+			return f
+		})
+		c.dir = journalDir(t)
+		c.start()
+		time.Sleep(time.Hour)
+		if now, rev := c.traces(); now != writes || rev != revisions {
+			t.Errorf("writes: %s, before %s; %s, before %s", now, writes, rev, revisions)
+		}
+		if !slices.ContainsFunc(c.loop.Status().Findings, func(f rotation.Finding) bool { return f.ID == "AnchorNotRecovered" }) {
+			t.Errorf("findings %+v", c.loop.Status().Findings)
+		}
+		c.keys.SetFaults(nil)
+		c.until("bridge", time.Hour)
+		c.until("idle", 14*day)
+		time.Sleep(day)
+		c.stands("g2")
+		c.end()
+	})
+}
+
 // A journal that was restored from a backup knows of fewer starts than the
 // clusters do; certd goes on all the same.
 func TestAJournalRestoredFromABackup(t *testing.T) {
