@@ -825,7 +825,7 @@ func (p Proxies) lacking(a *Anchor) (pods int) {
 func (f Fleet) nextStage(progress map[string]Progress, takesPart map[string]bool, longest time.Duration, now time.Time) (next Change, why string, waiting []string) {
 	c := *f.Change
 	next = c
-	lacking, late := []string{}, []string{}
+	lacking, late, lateAt := []string{}, []string{}, time.Time{}
 	canaryThere, canaryGone := false, false
 	for _, p := range f.Policy.Clusters {
 		name := p.Cluster
@@ -838,7 +838,7 @@ func (f Fleet) nextStage(progress map[string]Progress, takesPart map[string]bool
 			canaryThere, canaryGone = pr.Waits == "", !pr.Alone
 		}
 		if current && !pr.Late.IsZero() && takesPart[name] && !c.excepts(name) {
-			late = append(late, fmt.Sprintf("%s: since %s", name, clock(pr.Late)))
+			late, lateAt = append(late, fmt.Sprintf("%s: since %s", name, clock(pr.Late))), latest(lateAt, pr.Late)
 		}
 		switch {
 		case !takesPart[name]: // it has what the change leads to, or waits for its own
@@ -866,6 +866,10 @@ func (f Fleet) nextStage(progress map[string]Progress, takesPart map[string]bool
 	}
 	if c.Stage == StageSpread && len(late) > 0 && !c.Compromised { // no bundle is to lose the old anchor before they have ended
 		return to(StageBridge, "leaves live that verify under "+c.from()+" alone, since the issuer had not two certificates before ("+strings.Join(late, ", ")+")")
+	}
+	if c.Stage == StageBridge && !c.ProvedAt.IsZero() && lateAt.After(c.ProvedAt) {
+		next.ProvedAt = time.Time{}
+		return next, "leaves live again that verify under " + c.from() + " alone (" + strings.Join(late, ", ") + ")", waiting
 	}
 	if c.Held {
 		return c, "", append([]string{"certd trust resume"}, waiting...)

@@ -365,3 +365,28 @@ func TestAnIssuerFromBeforeTheChangeIsPutBack(t *testing.T) {
 		c.end()
 	})
 }
+
+// The same in the bridge, once every cluster had an issuer with two certificates, and the wait for
+// the last leaf from before had begun: it begins anew.
+func TestAnIssuerFromBeforeTheChangeIsPutBackInTheBridge(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChanging(t, 32, "east", "west")
+		old := c.clusters["west"].Data(rotation.IssuerObject)
+		c.begin()
+		for c.rotation().ProvedAt == nil {
+			time.Sleep(time.Minute)
+		}
+		time.Sleep(leaf / 2)
+		c.clusters["west"].Edit(rotation.IssuerObject, "velero", func(data map[string][]byte, _ *rotation.Marks) { maps.Copy(data, old) })
+		back := time.Now()
+		c.until("spread", 10*day)
+		if d := time.Since(back); d < leaf {
+			t.Errorf("bundles turn after %s, and leaves live for %s", d, leaf)
+		}
+		c.until("idle", 12*day)
+		time.Sleep(day)
+		c.leads("g2")
+		c.end()
+	})
+}
