@@ -114,9 +114,13 @@ func (r *Reconciler) keyOutcome(a Anchor, err error) {
 // hold the key that belongs to it, under the name certd gives its keys.
 func (r *Reconciler) recoverAnchors(ctx context.Context, m *member, strangers []*x509.Certificate) error {
 	f := r.fleet()
+	known := 0
+	for _, a := range f.Anchors {
+		known = max(known, generationOf(a.ID))
+	}
 	var found []Anchor
 	for _, c := range strangers {
-		n, key, err := findKey(ctx, r.signer.keys, c.PublicKey, func(n int) string { return anchorKeyName(f.Policy.KeyPrefix, n) })
+		n, key, err := findKey(ctx, r.signer.keys, c.PublicKey, known, func(n int) string { return anchorKeyName(f.Policy.KeyPrefix, n) })
 		if err != nil {
 			return fmt.Errorf("recover anchor %q seen in %s: %w", c.Subject.CommonName, m.name, err)
 		}
@@ -253,15 +257,21 @@ func (f Fleet) newestIn(o *Observation) (newest *Anchor) {
 	return newest
 }
 
-// undone is the anchor that the fleet was changed from, and that a cluster shows again: pods may
-// trust nothing else by now, so that it takes a change to lead it away. Nil if it shows none, or
-// is to be led away at once, since others may have the key.
-func (f Fleet) undone(v View, o *Observation) (gone *Anchor) {
+// undoneFor is for how long an anchor that was retired is used again where another certd has gone
+// back to it.
+const undoneFor = 30 * 24 * time.Hour
+
+// undone is the anchor that the fleet was changed from, and that a cluster's issuer is under again:
+// pods may trust nothing else by now, so that it takes a change to lead it away. Nil if there is
+// none, or it is to be led away at once, since others may have the key. Whoever may write to one
+// cluster can put a certificate and marks there: what all clusters then trust again is no more
+// than what was trusted until lately, and what has signed there.
+func (f Fleet) undone(v View, o *Observation, now time.Time) (gone *Anchor) {
 	if f.Change != nil || f.Active() == nil || f.stays(v) {
 		return nil
 	}
-	for _, a := range f.shownBy(o) {
-		if !a.RetiredAt.IsZero() && !a.keyless() && !a.Compromised && (gone == nil || generationOf(a.ID) > generationOf(gone.ID)) {
+	for _, a := range f.signersOf(o.IssuerFacts.Chain) {
+		if !a.RetiredAt.IsZero() && now.Sub(a.RetiredAt) < undoneFor && !a.keyless() && !a.Compromised && (gone == nil || generationOf(a.ID) > generationOf(gone.ID)) {
 			gone = a
 		}
 	}

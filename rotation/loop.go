@@ -931,7 +931,7 @@ func (r *Reconciler) overtaken(m *member, o *Observation) error {
 		news = another && seen > r.seen
 		r.mu.Unlock()
 		if another {
-			undone = f.undone(m.view(), o)
+			undone = f.undone(m.view(), o, r.wall())
 		}
 		return news, undone
 	}

@@ -1,6 +1,8 @@
 package rotation
 
 import (
+	"context"
+	"crypto"
 	"fmt"
 	"slices"
 	"strings"
@@ -94,6 +96,50 @@ func TestWhatAnUnknownAnchorTells(t *testing.T) {
 		slices.Sort(out.Forgotten)
 		if change != row.want || strings.Join(out.Forgotten, " ") != row.forgotten || strings.Join(retired, " ") != row.retired || out.Left["eu"].Anchor != map[bool]string{true: all[row.unknown].ID}[row.left] {
 			t.Errorf("%+v: change %q, forgotten %v, retired %v, left behind %+v", row, change, out.Forgotten, retired, out.Left)
+		}
+	}
+}
+
+// absentKeys has none of the keys that it is asked for, but those named.
+type absentKeys struct {
+	Keys
+	there []string
+	asked int
+}
+
+func (k *absentKeys) OpenKey(_ context.Context, name string, _ crypto.PublicKey) (Key, error) {
+	k.asked++
+	switch i := slices.Index(k.there, name); {
+	case i < 0:
+		return nil, ErrKeyNotFound
+	case i < len(k.there)-1:
+		return nil, ErrKeyUnfit // another anchor's
+	}
+	return keyring{}, nil
+}
+
+// The key of an anchor that the journal does not know is found beside those that were destroyed,
+// and what is made up is asked for a few times only.
+func TestWhichNamesAKeyIsLookedForUnder(t *testing.T) {
+	for _, row := range []struct {
+		there []string // in the order of their generations: the last is the one
+		known int      // newest generation that the journal knows
+		found int
+		asked int
+	}{
+		{there: []string{"g1"}, found: 1, asked: 1},
+		{there: []string{"g1", "g2"}, found: 2, asked: 2},
+		{there: []string{"g9"}, found: 9, asked: 9},
+		{there: []string{"g2", "g9"}, known: 7, found: 9, asked: 9},
+		{there: []string{"g2", "g5", "g8"}, known: 1, found: 8, asked: 8},
+		{there: []string{"g2", "g7"}, known: 1, found: 0, asked: 6},
+		{known: 3, found: 0, asked: 7},
+		{found: 0, asked: maxGenerations},
+	} {
+		keys := &absentKeys{there: row.there}
+		n, key, err := findKey(t.Context(), keys, nil, row.known, generationID)
+		if err != nil || n != row.found || (key != nil) != (n > 0) || keys.asked != row.asked {
+			t.Errorf("%+v: found %d after %d, %v", row, n, keys.asked, err)
 		}
 	}
 }

@@ -334,6 +334,33 @@ func TestAnotherCertdHasUndoneAChangeThatIsOver(t *testing.T) {
 	}
 }
 
+// Whoever may write to one cluster, and has no key, does not make the fleet trust an anchor again
+// that was retired.
+func TestARetiredAnchorIsNotUsedAgainForItsCertificate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChanging(t, 9, "east", "west")
+		old := c.bundleOf("east")
+		c.begin()
+		c.until("idle", 12*day)
+		time.Sleep(day)
+		c.clusters["east"].Edit(rotation.BundleObject, "certd", func(data map[string][]byte, m *rotation.Marks) {
+			data["ca-bundle.crt"] = append([]byte(old), data["ca-bundle.crt"]...)
+			m.Epoch++
+		})
+		for range 60 {
+			time.Sleep(time.Minute)
+			if r := c.rotation(); r.Phase != "idle" {
+				t.Fatalf("%+v", r)
+			}
+			if strings.Contains(c.bundleOf("west"), strings.TrimSpace(old)) {
+				t.Fatal("west trusts it again")
+			}
+		}
+		c.end()
+	})
+}
+
 // While bundles turn, somebody puts an issuer back that is from before the change. Leaves of it verify
 // under the old anchor alone, so that no bundle may lose that before they have ended.
 func TestAnIssuerFromBeforeTheChangeIsPutBack(t *testing.T) {

@@ -289,7 +289,7 @@ func (r *Reconciler) recoverWebhookCAs(ctx context.Context, m *member, f Fleet, 
 		if pki.CheckAnchor(c) != nil {
 			continue
 		}
-		n, key, err := findKey(ctx, r.webhook.keys, c.PublicKey, func(n int) string { return webhookKeyName(f.Policy.KeyPrefix, m.name, n) })
+		n, key, err := findKey(ctx, r.webhook.keys, c.PublicKey, 0, func(n int) string { return webhookKeyName(f.Policy.KeyPrefix, m.name, n) })
 		if err != nil {
 			return found, fmt.Errorf("recover webhook CA %q seen in %s: %w", c.Subject.CommonName, m.name, err)
 		}
@@ -320,18 +320,27 @@ func (r *Reconciler) enter(in Intent, out Outcome) error {
 	return r.journal.Finish(id, out)
 }
 
-// findKey looks which generation's key belongs to a public key; a nil Key: none
-// of those that are there.
-func findKey(ctx context.Context, keys Keys, public crypto.PublicKey, name func(n int) string) (n int, key Key, err error) {
-	for n := 1; n <= maxGenerations; n++ {
+// findKey looks which generation's key belongs to a public key; a nil Key: none of those
+// that are there. People destroy keys of what is retired, so that one that is not there
+// ends nothing; but some in a row do, after the newest generation that is known (0: none
+// is). Certificates that somebody makes up are not to keep the key backend busy.
+func findKey(ctx context.Context, keys Keys, public crypto.PublicKey, known int, name func(n int) string) (n int, key Key, err error) {
+	const inARow = 4
+	absent := 0
+	for n := 1; n <= maxGenerations && (known == 0 || absent < inARow); n++ {
 		key, err := keys.OpenKey(ctx, name(n), public)
 		switch {
 		case err == nil:
 			return n, key, nil
-		case errors.Is(err, ErrKeyNotFound): // people destroy those of anchors that are retired
+		case errors.Is(err, ErrKeyNotFound):
+			if n > known {
+				absent++
+			}
+			continue
 		case !errors.Is(err, ErrKeyUnfit):
 			return 0, nil, fmt.Errorf("open key %s: %w", name(n), err)
 		}
+		absent = 0
 	}
 	return 0, nil, nil
 }
