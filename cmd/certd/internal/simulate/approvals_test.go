@@ -1,6 +1,8 @@
 package simulate
 
 import (
+	"cmp"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -20,6 +22,8 @@ type approvals struct {
 	asked   string // who has it lead where it does
 	by      string // who has approved; "": nobody
 	given   int
+	tries   bool // somebody is going to try to approve
+	other   bool // the journal is not the one that it was
 }
 
 // needApproval has every fourth fleet ask for a second person. What goes wrong in the
@@ -31,12 +35,37 @@ func (h *hard) needApproval(p *rotation.FleetPolicy) {
 	}
 }
 
-// somebody is who turns a change around.
+// somebody is who begins a change, or turns it around, as the journal has it: by number where the
+// system's user directory does not answer.
 func (h *hard) somebody() string {
 	if h.approvals.chance == nil {
 		return people[0]
 	}
-	return people[h.approvals.chance.IntN(len(people))]
+	return h.approvals.person().Actor
+}
+
+func (a *approvals) person() rotation.Person {
+	who := known(people[a.chance.IntN(len(people))])
+	if a.chance.IntN(8) == 0 {
+		who.Actor = who.ByID
+	}
+	return who
+}
+
+// known is one of the people, as the system knows them while its user directory answers.
+func known(name string) rotation.Person {
+	return rotation.Person{Actor: name, ByID: fmt.Sprintf("uid%d@cli", slices.Index(people, name))}
+}
+
+// same says whether two actors of the journal are one person.
+func same(actor, other string) bool {
+	named := func(actor string) string {
+		if i := slices.IndexFunc(people, func(name string) bool { return known(name).ByID == actor }); i >= 0 {
+			return people[i]
+		}
+		return actor
+	}
+	return named(actor) == named(other)
 }
 
 func (a *approvals) intends(id uint64, in rotation.Intent) {
@@ -55,36 +84,77 @@ func (h *hard) notes(id uint64, was *rotation.Change, out rotation.Outcome) {
 	switch {
 	case was == nil || was.Back != c.Back:
 		a.asked, a.by = in.Actor, ""
-	case c.Stage == "" && len(out.Retired) > 0 && a.by == "" && !h.torn: // the other journal may have it
+	case c.Stage == "" && len(out.Retired) > 0 && a.by == "" && h.other == nil: // the other journal may have it
 		h.wrong("%s is retired, and nobody has approved that; %s asked for it", out.Retired[0].ID, a.asked)
 	case c.Stage == "":
-		a.given++
-	case was.Stage != c.Stage:
+		if a.by != "" {
+			a.given++
+		}
+	case was.Stage != c.Stage, strings.HasPrefix(in.Reason, string(rotation.ChangeAdvance)+" without"):
 		a.by = ""
 	case strings.Contains(in.Reason, "may be retired"):
-		if in.Actor == a.asked && !h.torn || c.Stage != rotation.StageRetire {
+		if same(in.Actor, a.asked) && h.other == nil || c.Stage != rotation.StageRetire {
 			h.wrong("%s approves of what %s has asked for, in stage %s", in.Actor, a.asked, c.Stage)
 		}
 		a.by = in.Actor
 	}
 }
 
-// approve has people try to approve, at random times and not all of them rightly.
-func (h *hard) approve() {
+// remembered judges a journal that is opened: an approval is still there, unless it is another
+// journal, which counts as it is.
+func (h *hard) remembered() {
 	a := &h.approvals
-	if a.chance == nil || h.over {
+	if a.chance == nil {
 		return
 	}
-	h.at(h.now.Add(time.Duration(a.chance.ExpFloat64()*float64(90*time.Minute))), h.approve)
-	if h.deaf() || h.idle() {
+	c, err := h.journal.Change()
+	if err != nil {
+		h.wrong("%v", err)
 		return
 	}
-	r := h.loop.Status().Trust.Rotation
-	h.approves(people[a.chance.IntN(len(people))], []string{r.From, r.From, r.From, r.To}[a.chance.IntN(4)])
+	by := ""
+	if c != nil && c.Approval != nil {
+		by = c.Approval.Actor
+	}
+	switch {
+	case a.other:
+		if a.other, a.by = false, by; c != nil {
+			a.asked = cmp.Or(c.TurnedBy, c.Actor)
+		}
+	case c != nil && by != a.by && h.other == nil:
+		h.wrong("by the journal %q has approved, and it was %q", by, a.by)
+	}
 }
 
-func (h *hard) approves(who, what string) {
-	_, err := h.loop.Approve(what, rotation.Person{Actor: who, ByID: "uid" + string(rune('0'+slices.Index(people, who))) + "@cli"}, "drill", false)
-	h.say("%s approves that %s is retired: %t", who, what, err == nil)
+// approve has people try to approve while the trust anchor is changed, at random times and not
+// all of them rightly.
+func (h *hard) approve() {
+	a := &h.approvals
+	if a.chance == nil || a.tries || h.over || h.deaf() || h.idle() {
+		return
+	}
+	a.tries = true
+	every := 12 * time.Hour
+	if h.haste > 0 {
+		every = 90 * time.Minute
+	}
+	h.at(h.now.Add(time.Duration(a.chance.ExpFloat64()*float64(every))), func() {
+		a.tries = false
+		if h.over || h.deaf() || h.idle() {
+			return
+		}
+		r := h.loop.Status().Trust.Rotation
+		if a.by != "" && a.chance.IntN(6) == 0 {
+			name, _ := h.anyCluster()
+			h.goWithout(name) // who approved, had others in mind
+			return
+		}
+		h.approves(a.person(), []string{r.From, r.From, r.From, r.To}[a.chance.IntN(4)])
+	})
+}
+
+func (h *hard) approves(who rotation.Person, what string) {
+	_, err := h.loop.Approve(what, who, "drill", false)
+	h.say("%s approves that %s is retired: %t", who.Actor, what, err == nil)
 	h.stirAll()
 }

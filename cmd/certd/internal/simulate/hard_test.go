@@ -56,14 +56,14 @@ type hard struct {
 	first     string         // whose issuer has first given up the second in this change, "": none has; and when
 	firstAt   time.Time
 	without   map[string]bool // clusters that a change goes on without, by a person's word
-	keyless   bool            // the clusters came with an anchor whose key is nowhere
-	came      []byte          // the bundle that has it alone
+	keyless   bool            // the clusters came with an anchor whose key certd does not have
 	torn      bool            // two certds have each had a change of their own, in this one
 	turns     int             // how often a change may yet be turned around; negative: it does not matter
 	approvals approvals
-	trace     []string // the last of what happened
-	sum       hash.Hash
-	bad       []string
+	membership
+	trace []string // the last of what happened
+	sum   hash.Hash
+	bad   []string
 }
 
 // died is what a process that is killed leaves on the stack.
@@ -181,6 +181,7 @@ func (h *hard) init(t testing.TB, seed uint64) {
 	h.t, h.seed, h.chance, h.epochs, h.sum, h.ways = t, seed, rand.New(rand.NewPCG(seed, 0)), map[string]uint64{}, sha256.New(), map[string]*mortalCluster{}
 	h.ill, h.faults.only, h.copies = map[string]*illness{}, chosen(), t.TempDir()
 	h.certs, h.without, h.turns = map[string]int{}, map[string]bool{}, -1
+	h.apart, h.came = map[string]*memory.Mesh{}, map[string]*origin{}
 }
 
 func newHard(t testing.TB, seed uint64) *hard {
@@ -198,6 +199,8 @@ func newHard(t testing.TB, seed uint64) *hard {
 		}
 	}
 	p.Trust.Restarts = seed%3 != 0
+	h.needApproval(&p)
+	h.comesLate(p)
 	h.enter(p)
 	return h
 }
@@ -215,14 +218,18 @@ func (h *hard) enter(p rotation.FleetPolicy) {
 		h.t.Fatal(err)
 	}
 	if h.keyless {
-		h.found(w)
+		o := newOrigin(h.t, w.now)
+		for _, p := range w.policy.Clusters {
+			h.come(w, p, o)
+			h.serve(w, p)
+		}
 	}
 	h.takePart(w)
 }
 
 // takePart begins certd's life in a world, in which it may die from the first moment on.
 func (h *hard) takePart(w *world) {
-	h.world = w
+	h.world, h.whole = w, w.policy
 	clear(h.ways)
 	w.journalOf = func(j rotation.Journal) rotation.Journal { return mortalJournal{j, h} }
 	w.clusterOf = func(name string, c *memory.Cluster) rotation.Cluster {
@@ -235,6 +242,10 @@ func (h *hard) takePart(w *world) {
 		c.Entitle()
 	}
 	w.mesh.Entitle(h.clockError())
+	if h.late != "" {
+		h.policy.Clusters = slices.DeleteFunc(slices.Clone(h.whole.Clusters), func(p rotation.Policy) bool { return p.Cluster == h.late })
+		h.link(h.late, false)
+	}
 	h.survive(func() {
 		if err := w.begin(); err != nil {
 			h.t.Fatal(err)
@@ -243,7 +254,11 @@ func (h *hard) takePart(w *world) {
 }
 
 func (h *hard) anyCluster() (string, *memory.Cluster) {
-	name := h.policy.Clusters[h.chance.IntN(len(h.policy.Clusters))].Cluster
+	all := h.policy.Clusters
+	if !h.taken {
+		all = slices.DeleteFunc(slices.Clone(all), func(p rotation.Policy) bool { return p.Cluster == h.late })
+	}
+	name := all[h.chance.IntN(len(all))].Cluster
 	return name, h.clusters[name]
 }
 
@@ -253,7 +268,7 @@ func (h *hard) afflict() {
 	if !h.faults.strike(faultyCalls) {
 		share = 0
 	}
-	for i, p := range h.policy.Clusters {
+	for i, p := range h.whole.Clusters {
 		chance := rand.New(rand.NewPCG(h.seed, uint64(10+i)))
 		h.clusters[p.Cluster].SetFaults(func(call memory.Call) memory.ClusterFault {
 			if h.away[p.Cluster].After(h.now) {
@@ -312,7 +327,7 @@ func (h *hard) afflict() {
 		h.at(h.now.Add(d), h.rise)
 	})
 	h.sometimes("lost", 400*day, func() {
-		if h.loop == nil || h.keyless && !h.wouldBeFound() {
+		if h.loop == nil || !h.wouldBeFound() {
 			return
 		}
 		h.die("the journal is lost")
@@ -322,13 +337,13 @@ func (h *hard) afflict() {
 		if err := os.MkdirAll(h.dir, 0o700); err != nil {
 			h.t.Fatal(err)
 		}
-		h.lost = true
+		h.lost, h.approvals.other = true, true
 		h.at(h.now.Add(time.Minute), h.rise)
 	})
 	h.sometimes("hands", 30*day, func() {
 		name, c := h.anyCluster()
 		object := []string{rotation.BundleObject, rotation.IssuerObject}[h.chance.IntN(2)]
-		if h.chance.IntN(3) == 0 && !(h.keyless && object == rotation.IssuerObject) { // nobody could make another
+		if h.chance.IntN(3) == 0 && !(h.came[name] != nil && object == rotation.IssuerObject) { // nobody could make another
 			h.say("%s: %s is deleted", name, object)
 			c.Delete(object)
 			return
@@ -397,6 +412,9 @@ func (h *hard) afflict() {
 	h.afflictAddresses(longest)
 	h.afflictKeys(longest)
 	h.afflictJournals(longest)
+	if h.haste == 0 {
+		h.afflictMembership()
+	}
 }
 
 func (h *hard) die(format string, args ...any) {
@@ -415,6 +433,7 @@ func (h *hard) rise() {
 		h.wrong("the journal is not opened: %v", err)
 		return
 	}
+	h.remembered()
 	switch err := h.begin(); {
 	case errors.Is(err, state.ErrFull): // who watches over it starts it again
 		h.die("certd does not start: %v", err)
@@ -430,12 +449,12 @@ func (h *hard) beginChange() {
 	}
 	h.say("the trust anchor is to be changed")
 	next, adopts := h.loop.MovesTo()
-	err := h.loop.CheckChange()
+	who, err := h.somebody(), h.loop.CheckChange()
 	if err == nil && (!adopts || next.Certificate == nil) {
-		next, err = (rotation.Ceremony{Journal: h.journal, Creator: h.keys, Signer: h.keys, Policy: h.policy, Actor: "lee@cli", Reason: "drill", Say: func(string, ...any) {}}).Next(h.ctx)
+		next, err = (rotation.Ceremony{Journal: h.journal, Creator: h.keys, Signer: h.keys, Policy: h.policy, Actor: who, Reason: "drill", Say: func(string, ...any) {}}).Next(h.ctx)
 	}
 	if err == nil {
-		err = h.loop.BeginChange(next, "lee@cli", "drill", false)
+		err = h.loop.BeginChange(next, who, "drill", false)
 	}
 	if err == nil && next.Certificate.NotBefore.After(h.now.Add(h.mayDiffer())) {
 		h.wrong("anchor %s is not valid before %s", next.ID, next.Certificate.NotBefore)
@@ -465,13 +484,17 @@ func (h *hard) leaveBehind() {
 		if h.over || h.loop == nil || h.idle() || !h.away[name].After(h.now) {
 			return
 		}
-		_, err := h.loop.SteerChange(rotation.ChangeAdvance, []string{name}, "lee@cli", "drill")
-		h.say("somebody goes on without %s: %t", name, err == nil)
-		if err == nil {
-			h.without[name] = true
-			h.stirAll()
-		}
+		h.goWithout(name)
 	})
+}
+
+func (h *hard) goWithout(name string) {
+	_, err := h.loop.SteerChange(rotation.ChangeAdvance, []string{name}, "lee@cli", "drill")
+	h.say("somebody goes on without %s: %t", name, err == nil)
+	if err == nil {
+		h.without[name] = true
+		h.stirAll()
+	}
 }
 
 func (h *hard) stirAll() {
@@ -563,21 +586,30 @@ func (h *hard) survive(do func()) {
 // look judges what came of it.
 func (h *hard) look() {
 	h.attend()
-	for _, v := range h.mesh.ForgetViolations() {
-		// Whoever goes on without a cluster is told that it is cut off for a while.
-		if v.By == memory.ByCertd && v.Between && len(h.without) > 0 {
-			continue
-		}
-		if v.By == memory.ByCertd || v.By == memory.ByTime {
-			h.wrong("%s", v)
-		}
-	}
+	h.approve()
+	h.linkThoseAtHome()
+	h.judgeMeshes()
 	if (len(h.without) > 0 || h.torn) && h.loop != nil && h.other == nil && h.idle() {
 		clear(h.without)
 		h.torn = false
 	}
-	for _, p := range h.policy.Clusters {
+	for _, p := range h.whole.Clusters {
 		for _, v := range h.clusters[p.Cluster].ForgetViolations() {
+			if v.By == memory.ByCertd || v.By == memory.ByTime {
+				h.wrong("%s", v)
+			}
+		}
+	}
+}
+
+// judgeMeshes judges what has come of calls between workloads.
+func (h *hard) judgeMeshes() {
+	for _, m := range h.meshes() {
+		for _, v := range m.ForgetViolations() {
+			// Whoever goes on without a cluster is told that it is cut off for a while.
+			if v.By == memory.ByCertd && v.Between && len(h.without) > 0 {
+				continue
+			}
 			if v.By == memory.ByCertd || v.By == memory.ByTime {
 				h.wrong("%s", v)
 			}
@@ -629,7 +661,7 @@ func (h *hard) calm() {
 	h.over = true
 	clear(h.away)
 	clear(h.ill)
-	for _, p := range h.policy.Clusters {
+	for _, p := range h.whole.Clusters {
 		h.unmask(p.Cluster)
 	}
 	h.machine.ahead, h.machine.still, h.clocks.next = 0, time.Time{}, nil
@@ -639,13 +671,19 @@ func (h *hard) calm() {
 		h.advance(h.now.Add(10 * time.Second)) // nobody is begun anew within the second
 	}
 	h.rise()
-	for _, p := range h.policy.Clusters {
+	for _, p := range h.whole.Clusters {
 		h.clusters[p.Cluster].SetClockSkew(0)
+		if p.Cluster != h.late || h.came[h.late] != nil || h.taken {
+			h.configure(p.Cluster)
+		}
 	}
 	for range 60 {
 		h.startLast()
 		h.stirAll()
 		if h.idle() {
+			if h.late != "" && h.watched(h.late) {
+				_ = h.adopt(h.late) // it is tried again
+			}
 			if _, adopts := h.loop.MovesTo(); adopts { // it was turned around
 				h.beginChange()
 			}
@@ -656,7 +694,7 @@ func (h *hard) calm() {
 			}
 			if a := h.loop.Status().Trust.Rotation.Approval; a != nil && a.By == "" {
 				for _, who := range people {
-					h.approves(who, a.Of)
+					h.approves(known(who), a.Of)
 				}
 			}
 		}
@@ -713,8 +751,10 @@ func (h *hard) leftBehind() {
 	if r, err := h.journal.Verify(); err != nil || r.BadSeq != 0 {
 		h.wrong("the chain does not hold: %+v, %v", r, err)
 	}
-	for _, r := range h.mesh.Broken() {
-		h.wrong("in the end %s", r)
+	for _, m := range h.meshes() {
+		for _, r := range m.Broken() {
+			h.wrong("in the end %s", r)
+		}
 	}
 	if !h.lost {
 		h.accounted()
@@ -747,7 +787,7 @@ func (h *hard) settle() {
 	h.over = false
 	h.look()
 	h.bad = slices.DeleteFunc(h.bad, func(s string) bool { return strings.Contains(s, "no endpoints available") })
-	for _, p := range h.policy.Clusters {
+	for _, p := range h.whole.Clusters {
 		h.clusters[p.Cluster].Notify(func() { h.writes(p.Cluster) })
 	}
 }
@@ -791,9 +831,11 @@ func TestHardLives(t *testing.T) {
 		h.report(t)
 		run.Add("simulated years", uint64(h.now.Sub(begin)/(365*day)))
 		run.Add("changes of the trust anchor", uint64(h.changes))
+		run.Add("approved", uint64(h.approvals.given))
+		run.Add("meshes brought home", uint64(h.homes))
 		run.Add("times killed", uint64(h.deaths))
 		run.Add("signatures", uint64(len(h.keys.Signatures())))
-		t.Logf("seed %d, %d changes, killed %d times, %d signatures, %s", seed, h.changes, h.deaths, len(h.keys.Signatures()), hex.EncodeToString(h.sum.Sum(nil))[:12])
+		t.Logf("seed %d, %d changes, %d approved, %d brought home, killed %d times, %d signatures, %s", seed, h.changes, h.approvals.given, h.homes, h.deaths, len(h.keys.Signatures()), hex.EncodeToString(h.sum.Sum(nil))[:12])
 		if t.Failed() {
 			break
 		}

@@ -2,59 +2,106 @@ package simulate
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/hex"
+	"encoding/pem"
 	"maps"
+	"math/big"
 	"runtime/debug"
 	"testing"
 	"time"
 
 	"certd.internal/.ci/scoreboard"
+	"certd.internal/backends/memory"
 	"certd.internal/pki"
 	"certd.internal/rotation"
 )
 
-// found is what meshes had before certd came: one anchor, whose key is nowhere, and an issuer
-// of each cluster's own.
-func (h *hard) found(w *world) {
-	root, err := pki.GenerateKey()
+func newOrigin(t testing.TB, now time.Time) *origin {
+	var err error
+	o := &origin{}
+	if o.root, err = pki.GenerateKey(); err != nil {
+		t.Fatal(err)
+	}
+	if o.anchor, err = pki.SelfSignAnchor(now.Add(-30*day), pki.AnchorProfile{CommonName: "root.linkerd.cluster.local", Lifetime: 3650 * day}, o.root); err != nil {
+		t.Fatal(err)
+	}
+	if o.bundle, err = pki.NewBundle(o.anchor); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// come is what a mesh has before certd comes: an anchor whose key certd does not get, and an
+// issuer of its own.
+func (h *hard) come(w *world, p rotation.Policy, o *origin) {
+	h.came[p.Cluster] = o
+	w.clusters[p.Cluster].Edit(rotation.BundleObject, "installer", func(d map[string][]byte, _ *rotation.Marks) { d["ca-bundle.crt"] = o.bundle.PEM() })
+	h.issue(w, p, o)
+}
+
+// issue has the owners of a mesh give it an issuer under the anchor that it came with.
+func (h *hard) issue(w *world, p rotation.Policy, o *origin) {
+	template, err := pki.NewIssuerTemplate(w.now, pki.IssuerProfile{Namespace: p.Namespace, TrustDomain: p.TrustDomain, Lifetime: 365 * day, Backdate: time.Hour}, o.anchor)
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	anchor, err := pki.SelfSignAnchor(w.now.Add(-30*day), pki.AnchorProfile{CommonName: "root.linkerd.cluster.local", Lifetime: 3650 * day}, root)
+	key, err := pki.GenerateKey()
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	bundle, err := pki.NewBundle(anchor)
+	issuer, err := pki.SignIssuer(template, o.anchor, key.PublicKey(), o.root)
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	h.came = bundle.PEM()
-	for _, p := range w.policy.Clusters {
-		template, err := pki.NewIssuerTemplate(w.now, pki.IssuerProfile{Namespace: p.Namespace, TrustDomain: p.TrustDomain, Lifetime: 365 * day, Backdate: time.Hour}, anchor)
+	data := map[string][]byte{"tls.crt": pki.EncodeCertificates(issuer), "tls.key": key.PKCS8PEM(), "ca.crt": o.bundle.PEM()}
+	w.clusters[p.Cluster].Edit(rotation.IssuerObject, "installer", func(d map[string][]byte, _ *rotation.Marks) { maps.Copy(d, data) })
+}
+
+// serve has a mesh's webhooks come with what Helm makes: a certificate each that is its own
+// caBundle.
+func (h *hard) serve(w *world, p rotation.Policy) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for _, spec := range p.Webhooks.Specs {
+		if !ownPart(spec) {
+			continue
+		}
+		name := spec.Service + "." + p.Namespace + ".svc"
+		template := &x509.Certificate{SerialNumber: big.NewInt(w.now.Unix()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, NotBefore: w.now.Add(-time.Hour), NotAfter: w.now.Add(365 * day),
+			KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 		if err != nil {
 			h.t.Fatal(err)
 		}
-		key, err := pki.GenerateKey()
-		if err != nil {
-			h.t.Fatal(err)
-		}
-		issuer, err := pki.SignIssuer(template, anchor, key.PublicKey(), root)
-		if err != nil {
-			h.t.Fatal(err)
-		}
-		data := map[string][]byte{"tls.crt": pki.EncodeCertificates(issuer), "tls.key": key.PKCS8PEM(), "ca.crt": bundle.PEM()}
-		c := w.clusters[p.Cluster]
-		c.Edit(rotation.BundleObject, "installer", func(d map[string][]byte, _ *rotation.Marks) { d["ca-bundle.crt"] = bundle.PEM() })
-		c.Edit(rotation.IssuerObject, "installer", func(d map[string][]byte, _ *rotation.Marks) { maps.Copy(d, data) })
+		crt := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+		secret := map[string][]byte{"tls.crt": crt, "tls.key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})}
+		w.clusters[p.Cluster].InstallWebhook(spec, memory.WebhookInstall{Ignore: spec.Check == rotation.CheckInjected, CABundle: crt, Secret: secret})
 	}
 }
 
-// adopt has somebody take the clusters over.
-func (h *hard) adopt() {
+// adopt has somebody take a cluster over.
+func (h *hard) adopt(name string) error {
+	_, err := h.loop.Adopt(name, "lee@cli", "drill", false)
+	h.say("%s is taken over: %t", name, err == nil)
+	return err
+}
+
+// adoptAll has somebody take the clusters over, in peace.
+func (h *hard) adoptAll() {
 	h.over = true
 	for _, p := range h.policy.Clusters {
-		_, err := h.loop.Adopt(p.Cluster, "lee@cli", "drill", false)
-		if h.say("%s is taken over: %t", p.Cluster, err == nil); err != nil {
+		if err := h.adopt(p.Cluster); err != nil {
 			h.wrong("%s is not taken over: %v", p.Cluster, err)
 		}
 	}
@@ -69,11 +116,12 @@ func (h *hard) adopt() {
 // has been deleted, that a cluster came with another.
 func (h *hard) wouldBeFound() bool {
 	shown := false
-	for _, c := range h.clusters {
-		if c.Data(rotation.BundleObject) == nil {
+	for name, c := range h.clusters {
+		o := h.came[name]
+		if o != nil && c.Data(rotation.BundleObject) == nil {
 			return false
 		}
-		shown = shown || !bytes.Equal(c.Data(rotation.IssuerObject)["ca.crt"], h.came)
+		shown = shown || o == nil || !bytes.Equal(c.Data(rotation.IssuerObject)["ca.crt"], o.bundle.PEM())
 	}
 	return shown
 }
@@ -85,10 +133,9 @@ func hardAdoption(t testing.TB, seed uint64) *hard {
 	h := newHardChange(t, seed, true)
 	defer h.close()
 	h.settle()
-	h.adopt()
+	h.adoptAll()
 	h.afflict()
 	h.at(h.now.Add(time.Duration(h.chance.IntN(60))*time.Minute), h.beginChange)
-	h.approve()
 	if h.chance.IntN(4) == 0 {
 		h.at(h.now.Add(time.Duration(h.chance.IntN(90))*time.Minute), h.leaveBehind)
 	}

@@ -50,7 +50,7 @@ func (h *hard) afflictJournals(longest time.Duration) {
 			if _, err := state.Restore(h.dir, h.backup(), h.options(), "lee@cli", "drill", false); err != nil {
 				h.wrong("the journal is not restored: %v", err)
 			}
-			h.lost = true
+			h.lost, h.approvals.other = true, true
 			h.rise()
 		})
 	})
@@ -137,7 +137,7 @@ func (h *hard) part(firstStays bool) {
 			h.wrong("the journal is not closed: %v", err)
 		}
 	}
-	h.other = nil
+	h.other, h.approvals.other = nil, true
 	if err := gone.stop(); err != nil {
 		h.wrong("the journal is not closed: %v", err)
 	}

@@ -154,7 +154,8 @@ func (d *daemon) open(fleet string) (err error) {
 // begin has certd start, with the journal open.
 func (w *world) begin() error { return w.start(w.daemon) }
 
-func (w *world) start(d *daemon) (err error) {
+// backends are the clusters, as certd reaches them.
+func (w *world) backends() map[string]rotation.Cluster {
 	clusters := map[string]rotation.Cluster{}
 	for name, c := range w.clusters {
 		clusters[name] = c
@@ -162,6 +163,10 @@ func (w *world) start(d *daemon) (err error) {
 			clusters[name] = w.clusterOf(name, c)
 		}
 	}
+	return clusters
+}
+
+func (w *world) start(d *daemon) (err error) {
 	var journal rotation.Journal = d.journal
 	if w.journalOf != nil {
 		journal = w.journalOf(journal)
@@ -169,7 +174,7 @@ func (w *world) start(d *daemon) (err error) {
 	for _, p := range w.policy.Clusters {
 		w.stir(p.Cluster)
 	}
-	d.loop, err = rotation.NewReconciler(rotation.Options{Journal: journal, Keys: w.keys, Policy: w.policy, Clusters: clusters, Log: w.log, AtOnce: max(1, len(clusters)), Resync: seldom, Tried: w.tried, Trying: w.trying, Monotonic: d.monotonic})
+	d.loop, err = rotation.NewReconciler(rotation.Options{Journal: journal, Keys: w.keys, Policy: w.policy, Clusters: w.backends(), Log: w.log, AtOnce: max(1, len(w.clusters)), Resync: seldom, Tried: w.tried, Trying: w.trying, Monotonic: d.monotonic})
 	return err
 }
 
