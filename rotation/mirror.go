@@ -101,6 +101,7 @@ type mirroredAnchor struct {
 	Formerly    []byte    `json:"formerly,omitempty"`    // DER
 	CreatedAt   time.Time `json:"createdAt,omitzero"`
 	RetiredAt   time.Time `json:"retiredAt,omitzero"`
+	Compromised bool      `json:"compromised,omitempty"`
 }
 
 // mirroredCluster is a cluster that is certd's.
@@ -110,7 +111,7 @@ type mirroredCluster struct {
 }
 
 func mirrorAnchor(a Anchor, cluster string) mirroredAnchor {
-	m := mirroredAnchor{Cluster: cluster, ID: a.ID, Key: a.Key, Backend: a.Backend, Imported: a.Imported, CreatedAt: a.CreatedAt, RetiredAt: a.RetiredAt}
+	m := mirroredAnchor{Cluster: cluster, ID: a.ID, Key: a.Key, Backend: a.Backend, Imported: a.Imported, CreatedAt: a.CreatedAt, RetiredAt: a.RetiredAt, Compromised: a.Compromised}
 	if a.Certificate != nil {
 		m.Certificate = a.Certificate.Raw
 	}
@@ -121,7 +122,7 @@ func mirrorAnchor(a Anchor, cluster string) mirroredAnchor {
 }
 
 func (m mirroredAnchor) anchor() (a Anchor, err error) {
-	a = Anchor{ID: m.ID, Key: m.Key, Backend: m.Backend, Imported: m.Imported, CreatedAt: m.CreatedAt, RetiredAt: m.RetiredAt}
+	a = Anchor{ID: m.ID, Key: m.Key, Backend: m.Backend, Imported: m.Imported, CreatedAt: m.CreatedAt, RetiredAt: m.RetiredAt, Compromised: m.Compromised}
 	for _, c := range []struct {
 		der  []byte
 		into **x509.Certificate
@@ -576,7 +577,7 @@ func (m mirroredAnchor) news(ctx context.Context, keys Keys, known []Anchor, now
 	case was.RetiredAt.Equal(a.RetiredAt):
 		return nil, nil
 	}
-	was.RetiredAt = a.RetiredAt
+	was.RetiredAt, was.Compromised = a.RetiredAt, a.Compromised
 	return &was, nil
 }
 

@@ -326,21 +326,17 @@ func (r *Reconciler) enter(in Intent, out Outcome) error {
 // is). Certificates that somebody makes up are not to keep the key backend busy.
 func findKey(ctx context.Context, keys Keys, public crypto.PublicKey, known int, name func(n int) string) (n int, key Key, err error) {
 	const inARow = 4
-	absent := 0
-	for n := 1; n <= maxGenerations && (known == 0 || absent < inARow); n++ {
+	last := known // that is there, or may be
+	for n := 1; n <= maxGenerations && (known == 0 || n <= last+inARow); n++ {
 		key, err := keys.OpenKey(ctx, name(n), public)
 		switch {
 		case err == nil:
 			return n, key, nil
-		case errors.Is(err, ErrKeyNotFound):
-			if n > known {
-				absent++
-			}
-			continue
-		case !errors.Is(err, ErrKeyUnfit):
+		case errors.Is(err, ErrKeyUnfit):
+			last = max(last, n)
+		case !errors.Is(err, ErrKeyNotFound):
 			return 0, nil, fmt.Errorf("open key %s: %w", name(n), err)
 		}
-		absent = 0
 	}
 	return 0, nil, nil
 }
