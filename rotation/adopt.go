@@ -798,7 +798,7 @@ func (f Fleet) left(views map[string]View, progress map[string]Progress, now tim
 			all[name] = Adoption{}
 		case c.adopts() && !c.Back && f.stays(v) && !f.without(name) && f.stillHome(f.home(v), views):
 			all[name] = *v.Record.broughtHome()
-		case c.adopts() || f.stays(v) || there || from == nil:
+		case c.adopts() || f.stays(v) || there || from == nil || v.neverOurs(f.Policy.Fleet):
 		default:
 			old, err := f.with(v, from)
 			if err == nil {
@@ -807,6 +807,13 @@ func (f Fleet) left(views map[string]View, progress map[string]Progress, now tim
 		}
 	}
 	return all
+}
+
+// neverOurs says whether all that was ever seen of a cluster is a mesh of another origin, which
+// nobody has had taken over.
+func (v View) neverOurs(fleet string) bool {
+	o := v.Observed
+	return !v.Record.Enrolled && o != nil && (o.Bundle.Exists || o.Issuer.Exists) && o.Bundle.Marks.Fleet != fleet && o.Issuer.Marks.Fleet != fleet
 }
 
 // welcome brings a cluster along that the others were changed without, now that it

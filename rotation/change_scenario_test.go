@@ -750,6 +750,53 @@ func TestAChangeGoesOnWithoutACluster(t *testing.T) {
 	})
 }
 
+// A mesh of another origin that is listed amid a change, and that this goes on without, can be taken
+// over afterwards as any other: it never had the anchor that the others had.
+func TestAMeshIsListedAmidAChange(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newChanging(t, 48, "east", "west")
+		m := meshes(t)[0]
+		north := memory.NewCluster(memory.ClusterConfig{Name: "north", Namespace: "linkerd", TrustDomain: "cluster.local", Existing: true,
+			Scheme: m.scheme(), Replicas: 2, Proxies: 3, LeafLifetime: leaf, Seed: 48})
+		m.install(north)
+		c.begin()
+		c.until("bridge", day)
+		p := c.policy
+		added := p.Clusters[0]
+		added.Cluster = "north"
+		p.Clusters = append(slices.Clone(p.Clusters), added)
+		if err := c.loop.Apply(p, map[string]rotation.Cluster{"east": c.clusters["east"], "west": c.clusters["west"], "north": north}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Minute)
+		for begun := time.Now(); c.rotation().Phase != "idle"; { // each stage asks for it
+			if time.Since(begun) > 10*day {
+				t.Fatalf("it does not end: %+v", c.rotation())
+			}
+			_, _ = c.loop.SteerChange(rotation.ChangeAdvance, []string{"north"}, "lee@cli", "drill")
+			time.Sleep(10 * time.Minute)
+			c.obey()
+			c.sound()
+		}
+		time.Sleep(day)
+		if s := c.cluster("north"); s.Mode != "watched" {
+			t.Errorf("it is %s: %+v", s.Mode, s.Findings)
+		}
+		if _, err := c.loop.Adopt("north", "lee@cli", "drill", false); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(5 * time.Minute)
+		if s := c.cluster("north"); s.Mode != "managed" || c.rotation().Phase != "idle" {
+			t.Errorf("afterwards it is %s: %+v, %+v", s.Mode, s.Findings, c.rotation())
+		}
+		if writes := north.Writes(); writes[rotation.BundleObject] != 1 {
+			t.Errorf("written %v", writes)
+		}
+		c.end()
+	})
+}
+
 // A cluster that is taken out of the configuration before a change of the trust anchor, or amid
 // one, and put back after it, has what it had: it is brought along from there.
 func TestAClusterIsTakenOutForAChange(t *testing.T) {
