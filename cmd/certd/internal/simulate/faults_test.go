@@ -318,7 +318,8 @@ func (h *hard) unmask(name string) {
 // impostor makes a cluster that is not the fleet's.
 func (h *hard) impostor(name string, p pose) *memory.Cluster {
 	policy := h.policy.Clusters[slices.IndexFunc(h.policy.Clusters, func(p rotation.Policy) bool { return p.Cluster == name })]
-	c := memory.NewCluster(memory.ClusterConfig{Name: name, Namespace: policy.Namespace, TrustDomain: policy.TrustDomain, Target: "impostor", Existing: true,
+	h.impostors++ // each is another
+	c := memory.NewCluster(memory.ClusterConfig{Name: name, Namespace: policy.Namespace, TrustDomain: policy.TrustDomain, Target: fmt.Sprint("impostor-", h.impostors), Existing: true,
 		Replicas: replicas, Proxies: pods, LeafLifetime: policy.LeafLifetime, LeafSkew: policy.ClockSkew, Lag: lag, Seed: h.seed,
 		Webhooks: policy.Webhooks.Specs, APILag: apiLag, Revision: 1_000_000_000_000, Clock: h.world})
 	if p == withNothing {

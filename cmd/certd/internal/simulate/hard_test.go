@@ -49,6 +49,7 @@ type hard struct {
 	faults    faults
 	clocks    clocks
 	ways      map[string]*mortalCluster // to each cluster
+	impostors int                       // how many clusters have answered that are not the fleet's
 	ill       map[string]*illness       // by key
 	took      bool                      // the write that the last intent was for, whatever certd was told of it
 	epochs    map[string]uint64
