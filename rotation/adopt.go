@@ -179,13 +179,25 @@ func (f Fleet) anchorWith(c *x509.Certificate) *Anchor {
 }
 
 // resumeAdopting begins anew a change that a lost journal no longer knows, or an older one not
-// yet: each stage can be gone through again. The caller holds renewing.
+// yet. The caller holds renewing.
 func (r *Reconciler) resumeAdopting(to Anchor, why string, now time.Time) error {
 	if r.fleet().Change != nil {
 		return nil
 	}
-	c := Change{To: to.ID, Stage: StageBridge, Actor: "certd", Reason: why, StartedAt: now, StageAt: now}
-	return r.putChange(Intent{Step: StepTrustChange, Actor: "certd", Reason: c.Reason, Anchor: to.ID}, Outcome{Detail: "stage " + string(c.Stage), Change: &c})
+	return r.changeAnew(nil, to.ID, why, now)
+}
+
+// changeAnew begins a change once more, as each stage can be gone through again: from an anchor
+// that was retired (nil: from what meshes came with). The caller holds renewing.
+func (r *Reconciler) changeAnew(from *Anchor, to, why string, now time.Time) error {
+	c := Change{To: to, Stage: StageBridge, Actor: "certd", Reason: why, StartedAt: now, StageAt: now}
+	out := Outcome{Detail: "stage " + string(c.Stage), Change: &c}
+	if from != nil {
+		a := *from
+		a.RetiredAt = time.Time{}
+		c.From, out.Anchor = a.ID, &a
+	}
+	return r.putChange(Intent{Step: StepTrustChange, Actor: c.Actor, Reason: why, Anchor: to}, out)
 }
 
 // adopts says whether the change brings clusters that were taken over to the

@@ -278,15 +278,6 @@ func (f Fleet) undone(v View, o *Observation, now time.Time) (gone *Anchor) {
 	return gone
 }
 
-// changeAnew begins the change from an anchor that was retired to the one in use once more. The
-// caller holds renewing.
-func (r *Reconciler) changeAnew(from Anchor, why string) error {
-	from.RetiredAt = time.Time{}
-	now := r.wall()
-	c := Change{From: from.ID, To: r.fleet().Active().ID, Stage: StageBridge, Actor: "certd", Reason: why, StartedAt: now, StageAt: now}
-	return r.putChange(Intent{Step: StepTrustChange, Actor: c.Actor, Reason: why, Anchor: c.To}, Outcome{Detail: "stage " + string(c.Stage), Change: &c, Anchor: &from})
-}
-
 // shownBy are the anchors that are known of those in a cluster's bundle, beside its issuer, and
 // over it.
 func (f Fleet) shownBy(o *Observation) []*Anchor {

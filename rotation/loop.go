@@ -954,7 +954,7 @@ func (r *Reconciler) overtaken(m *member, o *Observation) error {
 			Reason: fmt.Sprintf("another certd wrote to %s (epoch %d): what was proved may have come undone", m.name, seen)}
 		err = r.putChange(in, Outcome{Detail: "stage " + string(again.Stage), Change: &again})
 	case undone != nil:
-		err = r.changeAnew(*undone, fmt.Sprintf("another certd wrote to %s (epoch %d), which shows %s again", m.name, seen, undone.ID))
+		err = r.changeAnew(undone, f.Active().ID, fmt.Sprintf("another certd wrote to %s (epoch %d), which shows %s again", m.name, seen, undone.ID), r.wall())
 	case c == nil && to != nil && f.keeps(m.view()):
 		err = r.resumeAdopting(*to, fmt.Sprintf("another certd wrote to %s (epoch %d), which came with an anchor and shows %s as well", m.name, seen, to.ID), r.wall())
 	}

@@ -241,6 +241,36 @@ func TestARestoredJournalKnowsNotWhoWasBroughtAlong(t *testing.T) {
 	})
 }
 
+// turnedElsewhere has another certd go on with a backup, in a folder of its own, and its people
+// turn the change around.
+func (c *changing) turnedElsewhere(backup string) {
+	c.t.Helper()
+	c.dir = journalDir(c.t)
+	c.restore(backup)
+	c.start()
+	if _, err := c.loop.SteerChange(rotation.ChangeRollback, nil, "kim@cli", "drill"); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// backIn starts the first certd again, in its own folder: the change from g1 to g2 begins anew, and
+// comes to its end.
+func (c *changing) backIn(first string) {
+	c.t.Helper()
+	c.end()
+	c.dir = first
+	c.start()
+	time.Sleep(10 * time.Minute)
+	c.sound()
+	if r := c.rotation(); r.Stage != "bridge" || r.From != "g1" {
+		c.t.Errorf("%+v", r)
+	}
+	c.until("idle", 14*day)
+	time.Sleep(day)
+	c.stands("g2")
+	c.end()
+}
+
 // Amid a change of the trust anchor, another certd goes on with a backup elsewhere, and its people
 // turn the change around. The first one is started again, which knows nothing of that: what it
 // has proved of a stage has come undone, and it goes through all of them anew.
@@ -259,30 +289,14 @@ func TestAnotherCertdHasUndoneTheChange(t *testing.T) {
 					c.until(stage, 10*day)
 					time.Sleep(time.Duration(1+c.chance.IntN(9)) * time.Minute)
 					backup, first := c.backup(), c.dir
-					c.dir = journalDir(t)
-					c.restore(backup)
-					c.start()
-					if _, err := c.loop.SteerChange(rotation.ChangeRollback, nil, "kim@cli", "drill"); err != nil {
-						t.Fatal(err)
-					}
+					c.turnedElsewhere(backup)
 					if undone == "wholly" {
 						c.until("idle", 12*day)
 					} else {
 						c.until("spread", 12*day)
 						time.Sleep(time.Duration(c.chance.IntN(240)) * time.Minute)
 					}
-					c.end()
-					c.dir = first
-					c.start()
-					time.Sleep(10 * time.Minute)
-					c.sound()
-					if r := c.rotation(); r.Stage != "bridge" || r.From != "g1" {
-						t.Errorf("%+v", r)
-					}
-					c.until("idle", 14*day)
-					time.Sleep(day)
-					c.stands("g2")
-					c.end()
+					c.backIn(first)
 				})
 			})
 		}
@@ -302,12 +316,7 @@ func TestAnotherCertdHasUndoneAChangeThatIsOver(t *testing.T) {
 				c.until("retire", 12*day)
 				backup, first := c.backup(), c.dir
 				c.until("idle", 12*day)
-				c.dir = journalDir(t)
-				c.restore(backup)
-				c.start()
-				if _, err := c.loop.SteerChange(rotation.ChangeRollback, nil, "kim@cli", "drill"); err != nil {
-					t.Fatal(err)
-				}
+				c.turnedElsewhere(backup)
 				switch undone {
 				case "wholly":
 					c.until("idle", 12*day)
@@ -317,18 +326,7 @@ func TestAnotherCertdHasUndoneAChangeThatIsOver(t *testing.T) {
 				default:
 					time.Sleep(time.Hour)
 				}
-				c.end()
-				c.dir = first
-				c.start()
-				time.Sleep(10 * time.Minute)
-				c.sound()
-				if r := c.rotation(); r.Stage != "bridge" || r.From != "g1" {
-					t.Errorf("%+v", r)
-				}
-				c.until("idle", 14*day)
-				time.Sleep(day)
-				c.stands("g2")
-				c.end()
+				c.backIn(first)
 			})
 		})
 	}

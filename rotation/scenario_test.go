@@ -373,6 +373,16 @@ func TestALostJournalDoesNotTakeAStrangersAnchor(t *testing.T) {
 	})
 }
 
+// withoutKey has one key gone from the key backend.
+func (w *world) withoutKey(name string) {
+	w.keys.SetFaults(func(_ memory.KeyCall, key string) (f memory.KeyFault) {
+		if key == name {
+			f.Err = rotation.ErrKeyNotFound
+		}
+		return f
+	})
+}
+
 // Of anchors that are retired, people destroy the keys: who lost the journal learns the one in
 // use all the same.
 func TestALostJournalAndADestroyedKey(t *testing.T) {
@@ -382,12 +392,7 @@ func TestALostJournalAndADestroyedKey(t *testing.T) {
 		c.begin()
 		c.until("idle", 12*day)
 		c.end()
-		c.keys.SetFaults(func(_ memory.KeyCall, key string) (f memory.KeyFault) {
-			if key == "acme-anchor-1" {
-				f.Err = rotation.ErrKeyNotFound
-			}
-			return f
-		})
+		c.withoutKey("acme-anchor-1")
 		c.dir = journalDir(t)
 		c.start()
 		time.Sleep(8 * day)
@@ -406,12 +411,7 @@ func TestALostJournalAndALostKey(t *testing.T) {
 		c.until("restart", 12*day)
 		c.end()
 		writes, revisions := c.traces()
-		c.keys.SetFaults(func(_ memory.KeyCall, key string) (f memory.KeyFault) {
-			if key == "acme-anchor-2" {
-				f.Err = rotation.ErrKeyNotFound
-			}
-			return f
-		})
+		c.withoutKey("acme-anchor-2")
 		c.dir = journalDir(t)
 		c.start()
 		time.Sleep(time.Hour)
