@@ -706,9 +706,12 @@ func gainsLife(p RenewalPolicy, ca, leaf *x509.Certificate, now time.Time) bool 
 }
 
 // settledAt is when every API server goes by the caBundle as it is now. Where
-// nothing that is served works anyhow, there is nothing to wait for.
+// nothing that is served works anyhow, there is nothing to wait for; what
+// nobody has seen may work.
 func (wd *WebhookDecision) settledAt(v View, now time.Time) time.Time {
-	works := false
+	works := wd.evidence.At.IsZero() || slices.ContainsFunc(wd.evidence.Replicas, func(r WebhookReplica) bool {
+		return len(r.Served) == 0 && (r.Ready || r.Owner.Kind == "") // without an owner, it may stand for replicas that could not be listed
+	})
 	for _, chain := range wd.maybeServed() {
 		works = works || now.Before(chain[0].NotAfter)
 	}

@@ -181,10 +181,24 @@ func TestDecideWebhooks(t *testing.T) {
 			b.w.Secret, b.w.Facts, b.view.Evidence = ObjectState{}, pki.ServingFacts{}, nil
 			b.trust()
 		}, StepWebhookTrust, injectorConfig, ""},
-		{"where nothing was served there is nothing to wait for", hours(1), func(b *hookBench) {
+		{"where nothing is served there is nothing to wait for", hours(1), func(b *hookBench) {
+			b.w.Secret, b.w.Facts = ObjectState{}, pki.ServingFacts{}
+			b.w.Objects[0].WrittenAt = hours(1)
+			b.evidence(func(ev *WebhookEvidence) { ev.Replicas = nil })
+		}, StepRepairWebhook, injectorSecret, ""},
+		{"without a Secret, replicas may serve what they had: nobody has looked", hours(1), func(b *hookBench) {
 			b.w.Secret, b.w.Facts, b.view.Evidence = ObjectState{}, pki.ServingFacts{}, nil
 			b.w.Objects[0].WrittenAt = hours(1)
-		}, StepRepairWebhook, injectorSecret, ""},
+		}, "", "", ""},
+		{"without a Secret, a replica that cannot be seen may serve what it had", hours(1), func(b *hookBench) {
+			b.w.Secret, b.w.Facts = ObjectState{}, pki.ServingFacts{}
+			b.w.Objects[0].WrittenAt = hours(1)
+			b.evidence(func(ev *WebhookEvidence) {
+				for i := range ev.Replicas {
+					ev.Replicas[i].Served = nil
+				}
+			})
+		}, "", "", ""},
 
 		// Renewal.
 		{"it is due, but its firing has not come", day(12.9), nil, "", "", ""},
