@@ -56,7 +56,8 @@ func (c *Cluster) identity(ctx context.Context) *rotation.Identity {
 		}
 	})
 	wg.Go(func() {
-		pods, podErr = c.core.Pods(c.cfg.Namespace).List(ctx, metav1.ListOptions{LabelSelector: identitySelector, Limit: maxReplicas})
+		// Pods that are over stay for long where they were evicted, and would fill the list.
+		pods, podErr = c.core.Pods(c.cfg.Namespace).List(ctx, metav1.ListOptions{LabelSelector: identitySelector, FieldSelector: notOver, Limit: maxReplicas})
 	})
 	wg.Wait()
 	if depErr != nil && !apierrors.IsNotFound(depErr) {
@@ -66,6 +67,9 @@ func (c *Cluster) identity(ctx context.Context) *rotation.Identity {
 		hidden = append(hidden, c.fail(call{verb: "list", resource: "pods", in: c.cfg.Namespace}, podErr).Error())
 	} else {
 		id.Replicas = c.replicas(ctx, pods.Items)
+		if pods.Continue != "" {
+			id.Replicas = append(id.Replicas, rotation.Replica{Pod: identityDeployment, Evidence: fmt.Sprintf("more than %d of its pods are not looked at", maxReplicas), At: time.Now()})
+		}
 	}
 	if len(hidden) > 0 && len(id.Replicas) == 0 {
 		id.Replicas = []rotation.Replica{{Pod: identityDeployment, Evidence: strings.Join(hidden, "; "), At: time.Now()}}

@@ -61,7 +61,7 @@ func (c *Cluster) ProbeWebhooks(ctx context.Context, webhooks []rotation.Webhook
 // webhookReplicas asks each pod behind the Service. What prevents that becomes a
 // replica with a reason, so that it counts as unknown and not as absent.
 func (c *Cluster) webhookReplicas(ctx context.Context, w rotation.WebhookSpec) []rotation.WebhookReplica {
-	pods, port, err := c.behind(ctx, w)
+	pods, port, all, err := c.behind(ctx, w)
 	if err != nil {
 		return []rotation.WebhookReplica{{Pod: cmp.Or(w.Service, w.Name), Evidence: err.Error(), At: time.Now()}}
 	}
@@ -71,42 +71,42 @@ func (c *Cluster) webhookReplicas(ctx context.Context, w rotation.WebhookSpec) [
 		wg.Go(func() { found[i] = c.webhookReplica(ctx, w, &pods[i], port) })
 	}
 	wg.Wait()
+	if !all {
+		found = append(found, rotation.WebhookReplica{Pod: w.Service, Evidence: fmt.Sprintf("more than %d of its pods are not looked at", maxWebhookReplicas), At: time.Now()})
+	}
 	return found
 }
 
-// behind finds the pods of the Service, those that are over left out. One that
-// is terminating still serves who is connected, so it counts.
-func (c *Cluster) behind(ctx context.Context, w rotation.WebhookSpec) ([]corev1.Pod, intstr.IntOrString, error) {
-	var port intstr.IntOrString
+// behind finds the pods of the Service, those that are over left out; all says whether
+// these are all of them. One that is terminating still serves who is connected, so it counts.
+func (c *Cluster) behind(ctx context.Context, w rotation.WebhookSpec) (pods []corev1.Pod, port intstr.IntOrString, all bool, err error) {
 	seen := c.sight(w.Name)
 	if w.Service == "" || w.Namespace == "" {
-		return nil, port, fmt.Errorf("it is called by URL (%.100q), which does not tell what runs behind it", seen.url)
+		return nil, port, false, fmt.Errorf("it is called by URL (%.100q), which does not tell what runs behind it", seen.url)
 	}
 	at := ref{"services", w.Namespace, w.Service}
 	s, err := c.core.Services(at.in).Get(ctx, at.name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		return nil, port, fmt.Errorf("its Service %s in namespace %s does not exist", at.name, at.in)
+		return nil, port, false, fmt.Errorf("its Service %s in namespace %s does not exist", at.name, at.in)
 	case err != nil:
-		return nil, port, c.fail(at.call("get"), err)
+		return nil, port, false, c.fail(at.call("get"), err)
 	case len(s.Spec.Selector) == 0:
-		return nil, port, fmt.Errorf("its Service %s in namespace %s selects no pods", at.name, at.in)
+		return nil, port, false, fmt.Errorf("its Service %s in namespace %s selects no pods", at.name, at.in)
 	}
 	called := cmp.Or(seen.port, servicePort)
 	i := slices.IndexFunc(s.Spec.Ports, func(p corev1.ServicePort) bool { return p.Port == called })
 	if i < 0 {
-		return nil, port, fmt.Errorf("its Service %s in namespace %s has no port %d, which the API server calls", at.name, at.in, called)
+		return nil, port, false, fmt.Errorf("its Service %s in namespace %s has no port %d, which the API server calls", at.name, at.in, called)
 	}
 	if port = s.Spec.Ports[i].TargetPort; port == (intstr.IntOrString{}) {
 		port = intstr.FromInt32(called)
 	}
-	list, err := c.core.Pods(at.in).List(ctx, metav1.ListOptions{LabelSelector: labels.SelectorFromSet(s.Spec.Selector).String(), Limit: maxWebhookReplicas})
+	list, err := c.core.Pods(at.in).List(ctx, metav1.ListOptions{LabelSelector: labels.SelectorFromSet(s.Spec.Selector).String(), FieldSelector: notOver, Limit: maxWebhookReplicas})
 	if err != nil {
-		return nil, port, c.fail(call{verb: "list", resource: "pods", in: at.in}, err)
+		return nil, port, false, c.fail(call{verb: "list", resource: "pods", in: at.in}, err)
 	}
-	return slices.DeleteFunc(list.Items, func(p corev1.Pod) bool {
-		return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
-	}), port, nil
+	return list.Items, port, list.Continue == "", nil
 }
 
 func (c *Cluster) webhookReplica(ctx context.Context, w rotation.WebhookSpec, pod *corev1.Pod, target intstr.IntOrString) rotation.WebhookReplica {
