@@ -548,14 +548,22 @@ func (v View) deliveredSince(at, notAfter time.Time) bool {
 }
 
 // drain is how long leaves may live on after every replica of linkerd-identity
-// has turned to another issuer: by the clocks of the replica and of whoever
-// verifies.
+// has turned to another issuer, by whatever it was told while they were signed.
 func (v View) drain() time.Duration {
 	var leaf, skew time.Duration
 	if v.Observed != nil {
 		leaf, skew = observedLimits(v.Observed)
 	}
-	return max(leaf, v.Policy.LeafLifetime) + 2*max(skew, v.Policy.ClockSkew) + 2*cmp.Or(v.Policy.ClockError, MaxClockSkew)
+	for _, t := range v.Record.Terms {
+		leaf, skew = max(leaf, t.Lifetime), max(skew, t.Skew)
+	}
+	return v.Policy.drain(leaf, skew)
+}
+
+// drain is how long leaves may live on that were signed by such terms, or those of the
+// policy where these are longer: by the clocks of the replica and of whoever verifies.
+func (p Policy) drain(leaf, skew time.Duration) time.Duration {
+	return max(leaf, p.LeafLifetime) + 2*max(skew, p.ClockSkew) + 2*cmp.Or(p.ClockError, MaxClockSkew)
 }
 
 // restarted asks for pods that hold exactly the new anchor, Linkerd's own

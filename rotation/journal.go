@@ -252,6 +252,8 @@ type ClusterRecord struct {
 	AdoptedIssuer []byte
 	AdoptedBundle []byte
 	AdoptedAt     time.Time
+	// Terms are those by which leaves may live there; none: those of the policy.
+	Terms []LeafTerms
 	// Status is the cluster's part of the last report, as JSON, for `status`
 	// when no daemon runs. The journal does not look into it.
 	Status []byte

@@ -799,7 +799,7 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 	}
 	o.keep(m.bundles)
 	m.observed, m.obsErr, m.lookFails, m.seenAt = &o, nil, 0, begun
-	m.record.LastContact, m.record.Error = now, ""
+	m.record.LastContact, m.record.Error, m.record.Terms = now, "", m.record.told(&o, m.policy, now)
 	if !m.record.elsewhere(&o, fleet) {
 		if was := m.record.Target; was != "" && was != o.Target {
 			m.record.TargetSince, m.moved = now, true

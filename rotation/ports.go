@@ -270,8 +270,8 @@ func (o *Observation) readBundle(text []byte) (pki.Bundle, error) {
 // is empty and Deployed false.
 type Identity struct {
 	Deployed     bool
-	LeafLifetime time.Duration // -identity-issuance-lifetime, 0 if not given
-	ClockSkew    time.Duration // -identity-clock-skew-allowance, 0 if not given
+	LeafLifetime time.Duration // the longest by which a replica may sign; 0: not known
+	ClockSkew    time.Duration // that it adds at both ends of it, likewise
 	Scheme       string        // -identity-scheme, "" if not given
 	// OwnRoots: its Deployment mounts no ConfigMap with the bundle, so that it has its
 	// anchors from elsewhere.

@@ -340,7 +340,7 @@ func (j *Journal) Cluster(name string) (rotation.ClusterRecord, error) {
 	if err != nil {
 		return rotation.ClusterRecord{}, err
 	}
-	return rotation.ClusterRecord(r), nil
+	return r.cluster(), nil
 }
 
 // Clusters implements [rotation.Journal].
@@ -352,7 +352,7 @@ func (j *Journal) Clusters() ([]rotation.ClusterRecord, error) {
 			if err := t.read(bucketClusters, key, value, &r); err != nil {
 				return err
 			}
-			all = append(all, rotation.ClusterRecord(r))
+			all = append(all, r.cluster())
 			return nil
 		})
 	})

@@ -332,7 +332,7 @@ func TestSaveClusterReplacesAndIdleIsFree(t *testing.T) {
 			commits++
 		}
 	}})
-	rec := rotation.ClusterRecord{Name: "eu", Enrolled: true, Target: "t", LastContact: noon.In(time.FixedZone("CET", 3600))}
+	rec := rotation.ClusterRecord{Name: "eu", Enrolled: true, Target: "t", LastContact: noon.In(time.FixedZone("CET", 3600)), Terms: []rotation.LeafTerms{{Lifetime: time.Hour, Until: noon}}}
 	for range 3 {
 		ok(t, j.SaveCluster(rec))
 	}

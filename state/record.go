@@ -174,7 +174,15 @@ type clusterRecord struct {
 	AdoptedIssuer []byte    `json:"adoptedIssuer,omitempty"`
 	AdoptedBundle []byte    `json:"adoptedBundle,omitempty"`
 	AdoptedAt     time.Time `json:"adoptedAt,omitzero"`
-	Status        []byte    `json:"status,omitempty"`
+	// Since schema 8.
+	Terms  []termsRecord `json:"terms,omitempty"`
+	Status []byte        `json:"status,omitempty"`
+}
+
+type termsRecord struct {
+	Lifetime time.Duration `json:"lifetimeNs"`
+	Skew     time.Duration `json:"skewNs"`
+	Until    time.Time     `json:"until,omitzero"`
 }
 
 type signedRecord struct {
@@ -259,9 +267,21 @@ func fromCertificate(c rotation.CertificateRecord) certificateRecord {
 }
 
 func fromCluster(c rotation.ClusterRecord) clusterRecord {
-	r := clusterRecord(c)
-	r.LastContact, r.Error, r.AdoptedAt, r.TargetSince = utc(c.LastContact), clip(c.Error), utc(c.AdoptedAt), utc(c.TargetSince)
+	r := clusterRecord{Name: c.Name, Enrolled: c.Enrolled, Target: c.Target, TargetSince: utc(c.TargetSince), LastContact: utc(c.LastContact), Error: clip(c.Error),
+		Adopted: c.Adopted, AdoptedIssuer: c.AdoptedIssuer, AdoptedBundle: c.AdoptedBundle, AdoptedAt: utc(c.AdoptedAt), Status: c.Status}
+	for _, t := range c.Terms {
+		r.Terms = append(r.Terms, termsRecord{t.Lifetime, t.Skew, utc(t.Until)})
+	}
 	return r
+}
+
+func (r clusterRecord) cluster() rotation.ClusterRecord {
+	c := rotation.ClusterRecord{Name: r.Name, Enrolled: r.Enrolled, Target: r.Target, TargetSince: r.TargetSince, LastContact: r.LastContact, Error: r.Error,
+		Adopted: r.Adopted, AdoptedIssuer: r.AdoptedIssuer, AdoptedBundle: r.AdoptedBundle, AdoptedAt: r.AdoptedAt, Status: r.Status}
+	for _, t := range r.Terms {
+		c.Terms = append(c.Terms, rotation.LeafTerms(t))
+	}
+	return c
 }
 
 // Limits on what one record takes up. What a cluster sends must not be able

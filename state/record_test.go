@@ -51,7 +51,8 @@ func TestFileFormat(t *testing.T) {
 	step(t, j, rotation.Intent{Step: rotation.StepPause, Cluster: "eu", Actor: "lee@cli", Reason: "drill"},
 		rotation.Outcome{Result: rotation.OK, Pauses: &[]rotation.Pause{{At: noon, Actor: "lee@cli", Reason: "drill"}, {Cluster: "eu", At: noon, Until: noon.Add(time.Hour), Actor: "lee@cli", Reason: "drill"}}})
 	must[uint64](t)(j.Begin(rotation.Intent{Step: rotation.StepStart, Actor: "certd", Reason: "start"}))
-	ok(t, j.SaveCluster(rotation.ClusterRecord{Name: "us", Target: "uid", TargetSince: noon, LastContact: noon, Error: "down", Status: []byte("{}")}))
+	ok(t, j.SaveCluster(rotation.ClusterRecord{Name: "us", Target: "uid", TargetSince: noon, LastContact: noon, Error: "down",
+		Terms: []rotation.LeafTerms{{Lifetime: 48 * time.Hour, Skew: 20 * time.Second}, {Lifetime: 72 * time.Hour, Until: noon}}, Status: []byte("{}")}))
 
 	ok(t, j.Notify(NotifyChange{
 		Put:       []Notice{{Cluster: "eu", Finding: "IssuerExpired", Severity: rotation.StateCritical, Message: "<ended>", Since: noon, Told: []string{"pager"}, Summed: []string{"soc"}}},

@@ -3,6 +3,7 @@ package kube
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,7 +52,7 @@ func (c *Cluster) identity(ctx context.Context) *rotation.Identity {
 		var d *appsv1.Deployment
 		if d, depErr = c.apps.Deployments(c.cfg.Namespace).Get(ctx, identityDeployment, metav1.GetOptions{}); depErr == nil {
 			id.Deployed = true
-			id.LeafLifetime, id.ClockSkew, id.Scheme = arguments(d.Spec.Template.Spec)
+			goesBy(id, d.Spec.Template.Spec)
 			id.OwnRoots = !mountsBundle(d.Spec.Template.Spec)
 		}
 	})
@@ -66,6 +67,9 @@ func (c *Cluster) identity(ctx context.Context) *rotation.Identity {
 	if podErr != nil {
 		hidden = append(hidden, c.fail(call{verb: "list", resource: "pods", in: c.cfg.Namespace}, podErr).Error())
 	} else {
+		for i := range pods.Items { // amid a rollout some are told otherwise than the Deployment says
+			goesBy(id, pods.Items[i].Spec)
+		}
 		id.Replicas = c.replicas(ctx, pods.Items)
 		if pods.Continue != "" {
 			id.Replicas = append(id.Replicas, rotation.Replica{Pod: identityDeployment, Evidence: fmt.Sprintf("more than %d of its pods are not looked at", maxReplicas), At: time.Now()})
@@ -89,16 +93,30 @@ func (c *Cluster) logHidden(hidden string) {
 	}
 }
 
-// arguments reads the two durations and the scheme that linkerd-identity was told;
-// zero if it was not.
+// goesBy takes note of what a linkerd-identity is told: of how long leaves live, the most of all
+// of them; of the scheme, what the first one says.
+func goesBy(id *rotation.Identity, spec corev1.PodSpec) {
+	leafLifetime, clockSkew, scheme := arguments(spec)
+	id.LeafLifetime, id.ClockSkew, id.Scheme = max(id.LeafLifetime, leafLifetime), max(id.ClockSkew, clockSkew), cmp.Or(id.Scheme, scheme)
+}
+
+// What linkerd-identity goes by where it is told nothing, or what it cannot read: of that it
+// logs a warning (linkerd2, controller/cmd/identity/main.go).
+const (
+	usualLeafLifetime = 24 * time.Hour
+	usualClockSkew    = 20 * time.Second
+)
+
+// arguments reads the two durations and the scheme that linkerd-identity goes by; zero where
+// there is none.
 func arguments(spec corev1.PodSpec) (leafLifetime, clockSkew time.Duration, scheme string) {
 	for _, container := range spec.Containers {
 		if container.Name != identityContainer {
 			continue
 		}
 		args := append(append([]string(nil), container.Command...), container.Args...)
-		leafLifetime = duration(args, "identity-issuance-lifetime")
-		clockSkew = duration(args, "identity-clock-skew-allowance")
+		leafLifetime = cmp.Or(duration(args, "identity-issuance-lifetime"), usualLeafLifetime)
+		clockSkew = cmp.Or(duration(args, "identity-clock-skew-allowance"), usualClockSkew)
 		for _, value := range values(args, "identity-scheme") {
 			scheme = value
 		}
@@ -116,14 +134,12 @@ func mountsBundle(spec corev1.PodSpec) bool {
 	})
 }
 
-// duration is the last value of a flag that is one.
+// duration is the last value of a flag, 0 if that is none.
 func duration(args []string, name string) (found time.Duration) {
 	for _, value := range values(args, name) {
-		if d, err := time.ParseDuration(value); err == nil && d > 0 {
-			found = d
-		}
+		found, _ = time.ParseDuration(value)
 	}
-	return found
+	return max(0, found)
 }
 
 // values finds a flag the way package flag reads it: one dash or two, the value

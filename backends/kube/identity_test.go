@@ -176,15 +176,52 @@ func TestArguments(t *testing.T) {
 		{"two dashes", []string{"--identity-issuance-lifetime=1h"}, time.Hour},
 		{"the value in the next word", []string{"-identity-issuance-lifetime", "2h"}, 2 * time.Hour},
 		{"twice: the last counts", []string{"-identity-issuance-lifetime=1h", "-identity-issuance-lifetime=3h"}, 3 * time.Hour},
-		{"not given", []string{"-log-level=info"}, 0},
-		{"no duration", []string{"-identity-issuance-lifetime=soon"}, 0},
-		{"without its value", []string{"-identity-issuance-lifetime"}, 0},
-		{"a longer name", []string{"-identity-issuance-lifetime-max=1h"}, 0},
+		{"not given", []string{"-log-level=info"}, 24 * time.Hour},
+		{"no duration", []string{"-identity-issuance-lifetime=soon"}, 24 * time.Hour},
+		{"no duration of Go's", []string{"-identity-issuance-lifetime=30d"}, 24 * time.Hour},
+		{"twice: the last counts, although it is none", []string{"-identity-issuance-lifetime=1h", "-identity-issuance-lifetime=30d"}, 24 * time.Hour},
+		{"without its value", []string{"-identity-issuance-lifetime"}, 24 * time.Hour},
+		{"a longer name", []string{"-identity-issuance-lifetime-max=1h"}, 24 * time.Hour},
 	} {
 		spec := corev1.PodSpec{Containers: []corev1.Container{{Name: "linkerd-proxy", Args: []string{"-identity-issuance-lifetime=9h"}}, {Name: "identity", Args: row.args}}}
 		if got, _, _ := arguments(spec); got != row.want {
 			t.Errorf("%s: %s; want %s", row.name, got, row.want)
 		}
+	}
+}
+
+// Leaves live for as long as any of the pods says: amid a rollout, some have the arguments
+// from before, and where the Deployment cannot be seen, they say it alone.
+func TestHowLongLeavesLive(t *testing.T) {
+	pod := func(name, lifetime string) corev1.Pod {
+		p := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.PodStatus{Phase: corev1.PodRunning}}
+		p.Spec.Containers = []corev1.Container{{Name: "identity", Args: []string{"identity", "-identity-issuance-lifetime=" + lifetime, "-identity-scheme=linkerd.io/tls"}}}
+		return p
+	}
+	gone, broken := status(404, "NotFound", "not found"), status(500, "InternalError", "etcdserver: request timed out")
+	for _, row := range []struct {
+		name       string
+		deployment http.HandlerFunc // nil: 12h
+		pods       []corev1.Pod
+		want       time.Duration
+		deployed   bool
+	}{
+		{"all say the same", nil, []corev1.Pod{pod("a", "12h")}, 12 * time.Hour, true},
+		{"a pod from before says longer", nil, []corev1.Pod{pod("a", "12h"), pod("b", "72h")}, 72 * time.Hour, true},
+		{"pods from before say shorter", nil, []corev1.Pod{pod("a", "1h")}, 12 * time.Hour, true},
+		{"the Deployment is not seen", broken, []corev1.Pod{pod("a", "48h")}, 48 * time.Hour, false},
+		{"the Deployment is gone", gone, []corev1.Pod{pod("a", "48h")}, 48 * time.Hour, false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			answers := map[string]http.HandlerFunc{"/pods": lists(t, row.pods...)}
+			if row.deployment != nil {
+				answers["/deployments/linkerd-identity"] = row.deployment
+			}
+			o, err := identityServer(t, answers).Observe(t.Context())
+			if err != nil || o.Identity.LeafLifetime != row.want || o.Identity.Deployed != row.deployed || o.Identity.Scheme != "linkerd.io/tls" {
+				t.Errorf("%+v, %v", o.Identity, err)
+			}
+		})
 	}
 }
 

@@ -368,6 +368,20 @@ func (c *Cluster) RestartIdentityReplica(replica int, stale bool) {
 	})
 }
 
+// SetLeaves has linkerd-identity told how long leaves live, as an upgrade of Linkerd does: all
+// its pods are replaced. Those that were signed before live on as they are.
+func (c *Cluster) SetLeaves(lifetime time.Duration) {
+	c.onLinkerd(func(l *linkerd, now time.Time) {
+		for _, r := range l.replicas {
+			l.retire(r.issuer, now)
+		}
+		l.cfg.LeafLifetime = lifetime
+		for _, r := range l.replicas {
+			l.renew(r, l.files, nil, now)
+		}
+	})
+}
+
 // DeafIdentity has a replica miss every further change of its files; the next
 // pod in its place hears again.
 func (c *Cluster) DeafIdentity(replica int) {

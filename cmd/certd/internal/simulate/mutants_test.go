@@ -38,9 +38,9 @@ const (
 )
 
 var mutants = []mutant{
-	{"a drain of seven tenths", []edit{{"rotation/change.go", "return max(leaf, v.Policy.LeafLifetime) + 2*max(skew, v.Policy.ClockSkew) + 2*cmp.Or(v.Policy.ClockError, MaxClockSkew)", "_ = cmp.Or(skew, v.Policy.ClockError)\n\treturn max(leaf, v.Policy.LeafLifetime) * 7 / 10"}}, []string{byChanges, byHardLives}},
+	{"a drain of seven tenths", []edit{{"rotation/change.go", "return max(leaf, p.LeafLifetime) + 2*max(skew, p.ClockSkew) + 2*cmp.Or(p.ClockError, MaxClockSkew)", "_ = cmp.Or(skew, p.ClockError)\n\treturn max(leaf, p.LeafLifetime) * 7 / 10"}}, []string{byChanges, byHardLives}},
 	{"no drain", []edit{{"rotation/change.go", "if at := two.Add(v.drain()); now.Before(at) {", "if at := two; now.Before(at) {"}}, []string{byChanges, byHardLives}},
-	{"clocks forgotten in the drain", []edit{{"rotation/change.go", "return max(leaf, v.Policy.LeafLifetime) + 2*max(skew, v.Policy.ClockSkew) + 2*cmp.Or(v.Policy.ClockError, MaxClockSkew)", "_ = cmp.Or(skew, v.Policy.ClockError)\n\treturn max(leaf, v.Policy.LeafLifetime)"}}, []string{byChanges, byHardLives}},
+	{"clocks forgotten in the drain", []edit{{"rotation/change.go", "return max(leaf, p.LeafLifetime) + 2*max(skew, p.ClockSkew) + 2*cmp.Or(p.ClockError, MaxClockSkew)", "_ = cmp.Or(skew, p.ClockError)\n\treturn max(leaf, p.LeafLifetime)"}}, []string{byChanges, byHardLives}},
 	{"linkerd-identity is not restarted before the order turns", []edit{{"rotation/change.go", "if old := g.outdated(v, w, now); old || g.held {", "if g.held {"}}, []string{byChanges, byHardLives}},
 	{"kubelets are taken to show a bundle at once", []edit{{"rotation/change.go", "return v.Observed.BundleWrittenAt.Add(projectionOf(v.Policy))", "return v.Observed.BundleWrittenAt"}}, []string{byChanges, byHardLives}},
 	{"an issuer is taken to be loaded when it was delivered", []edit{{"rotation/change.go", "return g.loaded(v, w.orderSince, now)\n}", "return true\n}"}}, []string{byChanges, byHardLives}},
