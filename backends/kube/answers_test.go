@@ -38,8 +38,13 @@ func fakeServer(t testing.TB, timeout time.Duration, handler http.HandlerFunc) *
 	t.Helper()
 	s := quietServer(handler)
 	t.Cleanup(s.Close)
+	return openFake(t, timeout, &api.Cluster{Server: s.URL, CertificateAuthorityData: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})})
+}
+
+func openFake(t testing.TB, timeout time.Duration, at *api.Cluster) *Cluster {
+	t.Helper()
 	cfg := api.NewConfig()
-	cfg.Clusters["c"] = &api.Cluster{Server: s.URL, CertificateAuthorityData: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})}
+	cfg.Clusters["c"] = at
 	cfg.AuthInfos["u"] = &api.AuthInfo{Token: "s3cr3t-t0ken"}
 	cfg.Contexts["x"] = &api.Context{Cluster: "c", AuthInfo: "u"}
 	cfg.CurrentContext = "x"

@@ -3,12 +3,17 @@ package kube
 import (
 	"bytes"
 	"context"
+	"encoding/pem"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"k8s.io/client-go/tools/clientcmd/api"
 )
 
 // endless is an answer that never ends.
@@ -43,16 +48,28 @@ func TestNoAnswerIsEndless(t *testing.T) {
 	}
 }
 
-// A header is bounded, too.
+// A header is bounded, too, also where the kubeconfig names the CA by its file, as a pod's own
+// service account does.
 func TestALargeHeaderIsRefused(t *testing.T) {
-	c := fakeServer(t, time.Second, func(w http.ResponseWriter, _ *http.Request) {
+	s := quietServer(func(w http.ResponseWriter, _ *http.Request) {
 		for i := range 30 {
 			w.Header().Set("X-"+strings.Repeat("a", i+1), strings.Repeat("y", 4000))
 		}
 	})
-	_, err := c.Observe(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "header") {
-		t.Errorf("error %v", err)
+	t.Cleanup(s.Close)
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+	file := filepath.Join(t.TempDir(), "ca.crt")
+	if err := os.WriteFile(file, ca, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, at := range map[string]*api.Cluster{
+		"the CA in the kubeconfig": {Server: s.URL, CertificateAuthorityData: ca},
+		"the CA in a file":         {Server: s.URL, CertificateAuthority: file},
+	} {
+		_, err := openFake(t, time.Second, at).Observe(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "header") {
+			t.Errorf("%s: error %v", name, err)
+		}
 	}
 }
 

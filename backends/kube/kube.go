@@ -121,7 +121,7 @@ func New(cfg Config, log *slog.Logger) (*Cluster, error) {
 		rc.Proxy = http.ProxyFromEnvironment // as by default; named, client-go makes a transport for this cluster alone
 	}
 	rc.Wrap(func(next http.RoundTripper) http.RoundTripper {
-		if own, ok := next.(*http.Transport); ok {
+		if own := transportOf(next); own != nil {
 			own.MaxResponseHeaderBytes = maxHeader
 			own.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: maxAnswer, MaxReceiveBufferPerConnection: maxUnread,
 				MaxDecoderHeaderTableSize: headerTable, MaxEncoderHeaderTableSize: headerTable}
@@ -157,6 +157,21 @@ func New(cfg Config, log *slog.Logger) (*Cluster, error) {
 		return nil, fmt.Errorf("cluster %s: %w", cfg.Cluster, err)
 	}
 	return c, nil
+}
+
+// transportOf is what makes the connections, nil where that is something of another kind.
+// Where a CA stands in a file, client-go wraps it, and clones it when the file changes.
+func transportOf(rt http.RoundTripper) *http.Transport {
+	for {
+		switch t := rt.(type) {
+		case *http.Transport:
+			return t
+		case net.RoundTripperWrapper:
+			rt = t.WrappedRoundTripper()
+		default:
+			return nil
+		}
+	}
 }
 
 // Close implements rotation.Cluster.
