@@ -603,7 +603,7 @@ func tryBridge(facts pki.IssuerFacts, home *x509.Certificate, now time.Time) err
 
 // Keeper is another program that is set up to write an object.
 type Keeper struct {
-	Kind      string // KeeperHelm, …
+	Kind      string // KeeperHelm, …; else the kind of the object's owner: "ExternalSecret"
 	Name      string
 	Namespace string
 }
@@ -615,8 +615,11 @@ const (
 	KeeperCert    = "cert-manager"
 	KeeperBundle  = "trust-manager"
 	KeeperArgo    = "Argo CD"
+	KeeperFlux    = "Flux"
 	KeeperUnseen  = "unseen" // whether there is one cannot be seen; Name says why
 	keeperRelease = "certd export helm-values"
+
+	KeeperClusterBundle = "trust-manager, by a ClusterBundle"
 )
 
 func (k Keeper) String() string {
@@ -627,13 +630,23 @@ func (k Keeper) String() string {
 		return fmt.Sprintf("cert-manager (Certificate %s)", k.Name)
 	case KeeperBundle:
 		return fmt.Sprintf("trust-manager (Bundle %s)", k.Name)
+	case KeeperClusterBundle:
+		return fmt.Sprintf("trust-manager (ClusterBundle %s)", k.Name)
 	case KeeperArgo:
 		return fmt.Sprintf("Argo CD (%s)", k.Name)
+	case KeeperFlux:
+		return fmt.Sprintf("Flux (Kustomization %s/%s)", k.Namespace, k.Name)
 	case KeeperUnseen:
 		return "nobody knows whom (" + k.Name + ")"
+	case KeeperCLI:
+		return "`" + k.Kind + "`, since Linkerd is installed without identity.externalCA"
 	}
-	return "`" + k.Kind + "`, since Linkerd is installed without identity.externalCA"
+	return fmt.Sprintf("its owner, %s %s", k.Kind, k.Name)
 }
+
+// orphans has kubectl delete an owner and leave what it owns: cert-manager may be told to own
+// its Secrets (enableCertificateOwnerRef), and the issuer's key is nowhere else.
+const orphans = " --cascade=orphan"
 
 // release is what to do so that it writes no more.
 func (k Keeper) release(namespace string) string {
@@ -645,13 +658,23 @@ func (k Keeper) release(namespace string) string {
 	case KeeperHelm, KeeperCLI:
 		return "upgrade Linkerd with the values of " + keeperRelease
 	case KeeperCert:
-		return fmt.Sprintf("kubectl -n %s delete certificate %s && kubectl -n %s annotate secret %s cert-manager.io/certificate-name-", namespace, name, namespace, IssuerObject)
+		return fmt.Sprintf("kubectl -n %s delete certificate %s%s && kubectl -n %s annotate secret %s cert-manager.io/certificate-name-", namespace, name, orphans, namespace, IssuerObject)
 	case KeeperBundle:
-		return fmt.Sprintf("kubectl delete bundles.trust.cert-manager.io %s   (certd puts the ConfigMap back at once)", name)
+		return fmt.Sprintf("kubectl delete bundles.trust.cert-manager.io %s%s && kubectl -n %s label configmap %s trust.cert-manager.io/bundle-", name, orphans, namespace, BundleObject)
+	case KeeperClusterBundle:
+		return fmt.Sprintf("kubectl delete clusterbundles.trust-manager.io %s%s && kubectl -n %s label configmap %s trust-manager.io/bundle- inject.trust-manager.io/bundle-name-", name, orphans, namespace, BundleObject)
+	case KeeperArgo:
+		return "take the object out of the application, with Prune=false before, so that it stays, and argocd.argoproj.io/tracking-id off it"
+	case KeeperFlux:
+		return "take the object out of the Kustomization, with prune disabled before, so that it stays, and kustomize.toolkit.fluxcd.io/name off it"
 	case KeeperUnseen:
 		return "let certd read ConfigMap linkerd-config: kubectl apply -f deploy/rbac/certd.yaml"
 	}
-	return "take the object out of the application"
+	kind := strings.ToLower(k.Kind)
+	if !plain(kind) {
+		kind = "KIND"
+	}
+	return fmt.Sprintf("kubectl -n %s delete %s %s%s", namespace, kind, name, orphans)
 }
 
 // follow keeps up with the owners of a cluster that has what it came with: they

@@ -190,7 +190,7 @@ func deleteRenewer(renewer string) string {
 		return ""
 	}
 	name, _, _ = strings.Cut(name, " ")
-	return "kubectl -n " + namespace + " delete " + strings.ToLower(kind) + " " + name
+	return "kubectl -n " + namespace + " delete " + strings.ToLower(kind) + " " + name + orphans
 }
 
 // judgeServed weighs the evidence of what the replicas serve.

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"time"
@@ -14,34 +15,48 @@ import (
 	"certd.internal/rotation"
 )
 
-// Annotations and a label by which other programs know what they look after.
+// Annotations and labels by which other programs know what they look after
+// (trust-manager: pkg/apis/trust/v1alpha1 and pkg/apis/trustmanager/v1alpha2).
 const (
 	helmRelease     = "meta.helm.sh/release-name"
 	helmNamespace   = "meta.helm.sh/release-namespace"
 	certificateName = "cert-manager.io/certificate-name"
 	trustBundle     = "trust.cert-manager.io/bundle"
+	clusterBundle   = "trust-manager.io/bundle"
+	injectedBundle  = "inject.trust-manager.io/bundle-name"
 	argoTracking    = "argocd.argoproj.io/tracking-id"
+	fluxName        = "kustomize.toolkit.fluxcd.io/name"
+	fluxNamespace   = "kustomize.toolkit.fluxcd.io/namespace"
 )
 
 // keeper finds who is set up to write an object, by the traces that they leave
 // on it. What a chart once owned and no longer renders still bears Helm's: that
 // it does so no more, Linkerd's own configuration tells (see installed).
 func keeper(m metav1.ObjectMeta) *rotation.Keeper {
-	switch a := m.Annotations; {
+	switch a, l := m.Annotations, m.Labels; {
 	case a[certificateName] != "":
 		return &rotation.Keeper{Kind: rotation.KeeperCert, Name: a[certificateName], Namespace: m.Namespace}
-	case m.Labels[trustBundle] != "":
-		return &rotation.Keeper{Kind: rotation.KeeperBundle, Name: m.Labels[trustBundle]}
+	case cmp.Or(l[clusterBundle], l[injectedBundle]) != "":
+		return &rotation.Keeper{Kind: rotation.KeeperClusterBundle, Name: cmp.Or(l[clusterBundle], l[injectedBundle])}
+	case l[trustBundle] != "":
+		return &rotation.Keeper{Kind: rotation.KeeperBundle, Name: l[trustBundle]}
 	case a[argoTracking] != "":
 		app, _, _ := strings.Cut(a[argoTracking], ":")
 		return &rotation.Keeper{Kind: rotation.KeeperArgo, Name: app}
-	case a[helmRelease] != "":
-		return &rotation.Keeper{Kind: rotation.KeeperHelm, Name: a[helmRelease], Namespace: a[helmNamespace]}
+	case l[fluxName] != "":
+		return &rotation.Keeper{Kind: rotation.KeeperFlux, Name: l[fluxName], Namespace: l[fluxNamespace]}
 	}
 	for _, o := range m.OwnerReferences {
-		if o.Kind == "Bundle" {
+		switch o.Kind {
+		case "Bundle":
 			return &rotation.Keeper{Kind: rotation.KeeperBundle, Name: o.Name}
+		case "ClusterBundle":
+			return &rotation.Keeper{Kind: rotation.KeeperClusterBundle, Name: o.Name}
 		}
+		return &rotation.Keeper{Kind: o.Kind, Name: o.Name, Namespace: m.Namespace}
+	}
+	if a := m.Annotations; a[helmRelease] != "" {
+		return &rotation.Keeper{Kind: rotation.KeeperHelm, Name: a[helmRelease], Namespace: a[helmNamespace]}
 	}
 	return nil
 }
