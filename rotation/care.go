@@ -108,6 +108,26 @@ func (r *Reconciler) keyOutcome(a Anchor, err error) {
 	}
 }
 
+// KeysAnswer tells what the key backend says of itself, which is asked while certd has no reason
+// to use a key, for hours at times; err is nil if it answers. That it answers is no proof that it
+// signs, so this takes back what it said itself: what a use of a key showed, another use takes back.
+func (r *Reconciler) KeysAnswer(err error) {
+	r.mu.Lock()
+	stands, there := r.findings["KeysUnavailable"]
+	ours := !there || stands.Message == r.keysSaid
+	if ours && err != nil {
+		r.keysSaid = err.Error()
+	}
+	r.mu.Unlock()
+	switch {
+	case !ours:
+	case err != nil:
+		r.Problem("KeysUnavailable", err)
+	case there:
+		r.Solved("KeysUnavailable")
+	}
+}
+
 // recoverAnchors learns the fleet's anchors from a bundle that bears its mark,
 // after the journal was lost, or an older one was restored. A certificate alone is no
 // proof, since anybody who may write to a cluster can put one there: the key backend must

@@ -97,7 +97,8 @@ type Reconciler struct {
 	caring    bool
 	nextPrune time.Time
 	keyFails  int
-	slots     int // taken
+	keysSaid  string // what the key backend last said of itself when it did not answer
+	slots     int    // taken
 	counts    sync.WaitGroup
 	beat      atomic.Pointer[time.Time]
 	alone     bool // Turn runs it: nothing is done beside

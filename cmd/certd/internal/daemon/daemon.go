@@ -287,8 +287,11 @@ func (d Daemon) Run(ctx context.Context, path string, dev bool) error {
 		}
 		served <- svc.web(log, counts, d.Revision).Serve(ctx, page)
 	}()
-	if page != nil && f.vault != nil {
-		go watchVault(ctx, f.vault.Health, counts)
+	if f.vault != nil {
+		go watchVault(ctx, f.vault.Health, func(err error) {
+			counts.VaultHealth(err == nil)
+			r.KeysAnswer(err)
+		})
 	}
 	told := make(chan struct{})
 	go func() {

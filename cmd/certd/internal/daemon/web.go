@@ -74,9 +74,9 @@ func (s *running) web(log *slog.Logger, counts *metrics.Recorder, revision strin
 // anybody and writes to no audit log.
 const askVaultEvery = time.Minute
 
-// watchVault has the metrics know whether Vault answers, until ctx ends: certd
-// itself may have no reason to ask it anything for hours.
-func watchVault(ctx context.Context, health func(context.Context) (vault.Health, error), counts *metrics.Recorder) {
+// watchVault tells whether Vault answers and is unsealed, until ctx ends: certd itself may
+// have no reason to ask it anything for hours.
+func watchVault(ctx context.Context, health func(context.Context) (vault.Health, error), told func(error)) {
 	tick := time.NewTicker(askVaultEvery)
 	defer tick.Stop()
 	for {
@@ -84,7 +84,10 @@ func watchVault(ctx context.Context, health func(context.Context) (vault.Health,
 		if ctx.Err() != nil {
 			return
 		}
-		counts.VaultHealth(err == nil && !h.Sealed)
+		if err == nil && h.Sealed {
+			err = errSealed
+		}
+		told(err)
 		select {
 		case <-ctx.Done():
 			return
@@ -92,6 +95,8 @@ func watchVault(ctx context.Context, health func(context.Context) (vault.Health,
 		}
 	}
 }
+
+var errSealed = errors.New("Vault is sealed, or not initialised: nothing can be signed, and certificates in use stay good until they end; unseal it (vault operator unseal)")
 
 func (s *running) bundlePEM(context.Context) ([]byte, error) {
 	known, err := s.known()

@@ -360,7 +360,11 @@ func TestVaultIsAskedForItsHealth(t *testing.T) {
 			t.Errorf("before it is asked: %s", got)
 		}
 		ctx, stop := context.WithCancel(t.Context())
-		go watchVault(ctx, health, counts)
+		s := live(t)
+		go watchVault(ctx, health, func(err error) {
+			counts.VaultHealth(err == nil)
+			s.reconciler.KeysAnswer(err)
+		})
 		for _, row := range []struct {
 			sentence string
 			health   vault.Health
@@ -377,6 +381,9 @@ func TestVaultIsAskedForItsHealth(t *testing.T) {
 			synctest.Wait()
 			if got := up(); got != row.want {
 				t.Errorf("%s: %s, want %s", row.sentence, got, row.want)
+			}
+			if st := s.reconciler.Status(); slices.ContainsFunc(st.Findings, func(f rotation.Finding) bool { return f.ID == "KeysUnavailable" }) != (row.want == "0") {
+				t.Errorf("%s: status finds %v", row.sentence, st.Findings)
 			}
 		}
 		stop()
