@@ -304,7 +304,7 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 		return d
 	case active == nil && f.stays(v): // it can be looked after all the same
 	case active == nil && ours:
-		d.find(StateWarning, "NoAnchor", "the journal knows no trust anchor, and the cluster bears this fleet's mark: the anchor is learnt from it as soon as the key backend answers", d.breaks(), "certd history")
+		d.find(StateWarning, "NoAnchor", anchorForgotten, d.breaks(), "certd check --category keys")
 		return d
 	case active == nil:
 		d.find(StateWarning, "NoAnchor", "there is no trust anchor yet", nil, "certd init")
@@ -355,6 +355,9 @@ func (c ClusterRecord) elsewhere(o *Observation, fleet string) bool {
 	return c.Enrolled && c.Target != "" && o.Target != c.Target && o.Version != "" && (o.Bundle.Exists || o.Issuer.Exists) &&
 		o.Bundle.Marks.Fleet != fleet && o.Issuer.Marks.Fleet != fleet
 }
+
+// anchorForgotten is what a cluster shows of a journal that was lost.
+const anchorForgotten = "the journal knows no trust anchor, and the cluster bears this fleet's mark: certd run learns the anchor from it as soon as the key backend answers"
 
 // lastEpoch is what no certd gets to: it is a second of the year 36812. Who can write to one
 // cluster must not have the numbers come to their end.

@@ -91,6 +91,9 @@ func JournalStatus(f Fleet, records []ClusterRecord, now time.Time) FleetStatus 
 
 // LiveStatus is what one look at each cluster shows, now, without a daemon.
 func LiveStatus(f Fleet, views []View, now time.Time) FleetStatus {
+	if f.Epoch == 0 { // no certd has run with this journal, or there is none: nobody is deposed
+		f.Epoch = lastEpoch - 1
+	}
 	s := newFleetStatus(f, now, "live")
 	for _, v := range views {
 		s.Clusters = append(s.Clusters, clusterStatus(f, v, Decide(f, v, now), now))
@@ -229,6 +232,11 @@ func (s *FleetStatus) Conclude() {
 	s.NothingBreaksBefore, s.FirstToBreak = nil, nil
 	if a := s.Trust.Active; a != nil {
 		s.breaksAt(Break{Kind: "anchor", Name: a.ID, At: a.NotAfter})
+	}
+	if slices.ContainsFunc(s.Clusters, func(c ClusterStatus) bool {
+		return slices.ContainsFunc(c.Findings, func(f Finding) bool { return f.ID == "NoAnchor" && f.Message == anchorForgotten })
+	}) { // then there is one
+		s.Findings = slices.DeleteFunc(s.Findings, func(f Finding) bool { return f.ID == "NoAnchor" })
 	}
 	all := slices.Clone(s.Findings)
 	tell(s.Findings)

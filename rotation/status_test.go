@@ -246,6 +246,28 @@ func TestAnUnusableIssuerBreaksNow(t *testing.T) {
 	}
 }
 
+// Without a journal nobody has been deposed by what certd itself wrote there, and the fleet is not
+// one that has no trust anchor yet.
+func TestLiveStatusWithoutAJournal(t *testing.T) {
+	b := newBench(t)
+	b.view.Record, b.view.Certificates = ClusterRecord{}, nil
+	s := LiveStatus(Fleet{Policy: b.fleet.Policy}, []View{b.view}, hours(1))
+	if len(s.Findings) > 0 {
+		t.Errorf("of the fleet: %v", s.Findings)
+	}
+	if f := s.Clusters[0].Findings; len(f) != 1 || f[0].ID != "NoAnchor" || !strings.Contains(f[0].Message, "certd run learns the anchor") {
+		t.Errorf("of the cluster: %v", f)
+	}
+	b.view.Observed.Issuer.Marks.Epoch = 1 << 40
+	if f := LiveStatus(Fleet{Policy: b.fleet.Policy}, []View{b.view}, hours(1)).Clusters[0].Findings; len(f) != 1 || f[0].ID != "Deposed" {
+		t.Errorf("an epoch that no certd gets to: %v", f)
+	}
+	b.view.Observed.Issuer.Marks.Epoch = 8
+	if f := LiveStatus(b.fleet, []View{b.view}, hours(1)).Clusters[0].Findings; len(f) != 1 || f[0].ID != "Deposed" {
+		t.Errorf("with the journal of an earlier certd: %v", f)
+	}
+}
+
 func TestTimesInStatusAreWholeSeconds(t *testing.T) {
 	b := newBench(t)
 	odd := hours(1).Add(123456789)

@@ -184,6 +184,27 @@ func TestRecover(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	// Whoever looks meanwhile is told what is lost, and of no second certd or fleet without an anchor.
+	if out, errs, code := s.certd("status", "--config", devConfig, "--live"); code != 2 || !strings.Contains(out, "JournalFailed") || !strings.Contains(out, "certd run") || strings.Contains(out, "another certd") || strings.Contains(out, "certd init") || errs != "" {
+		t.Errorf("status --live beside a damaged journal: exit %d\n%s%s", code, out, errs)
+	}
+	if out, _, _ := s.certd("check", "--config", devConfig); strings.Contains(out, "another certd") || strings.Contains(out, "certd init") {
+		t.Errorf("check beside a damaged journal:\n%s", out)
+	}
+	journal := filepath.Join(s.dir, devJournal)
+	if err := os.Rename(journal, journal+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if out, errs, code := s.certd("status", "--config", devConfig, "--live"); code != 1 || strings.Contains(out, "another certd") || strings.Contains(out, "certd init") || errs != "" {
+		t.Errorf("status --live without a journal: exit %d\n%s%s", code, out, errs)
+	}
+	if _, errs, code := s.certd("status", "--config", devConfig); code != 3 || !strings.Contains(errs, "goes on with certd run") {
+		t.Errorf("status without a journal: exit %d\n%s", code, errs)
+	}
+	if err := os.Rename(journal+".away", journal); err != nil {
+		t.Fatal(err)
+	}
+
 	if out := s.must("recover", "--config", devConfig, "--dry-run"); !strings.Contains(out, "east  looked at") || !strings.Contains(out, "anchors  g1 active") || !strings.Contains(out, "cannot be read") {
 		t.Errorf("the rehearsal says\n%s", out)
 	}

@@ -220,7 +220,14 @@ func (j *judgement) anchorExists() []verdict {
 	for _, c := range j.Clusters { // they say the same
 		j.settled(c.name(), "NoAnchor")
 	}
-	return []verdict{{result: Warning, say: "there is no trust anchor yet", hint: "certd init", runbook: "NoAnchor"}}
+	v := verdict{result: Warning, say: "there is no trust anchor yet", hint: "certd init", runbook: "NoAnchor"}
+	for _, f := range j.Findings { // a cluster may show that there was one
+		if f.ID == "NoAnchor" && f.Fix != v.hint {
+			v.say, v.hint = f.Message, f.Fix
+			break
+		}
+	}
+	return []verdict{v}
 }
 
 func (j *judgement) anchorKeys() []verdict {

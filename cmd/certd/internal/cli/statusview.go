@@ -160,7 +160,7 @@ func (v statusView) problems(problems []problem) []string {
 func (v statusView) trust() []string {
 	active := v.doc.Trust.Active
 	if active == nil && len(v.doc.Trust.Others) == 0 {
-		return []string{"TRUST", "  none     there is no trust anchor yet"}
+		return []string{"TRUST", "  none     no trust anchor is known"}
 	}
 	lines := []string{"TRUST"}
 	if active != nil {

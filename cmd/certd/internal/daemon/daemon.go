@@ -122,7 +122,8 @@ func readJournal(c *config.Config) (*state.Journal, string, error) {
 		return j, "no daemon answers; reading its journal in " + c.StateDir, nil
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, "", fmt.Errorf("no daemon answers, and there is no journal in %s: nothing is known of fleet %s; start with certd init and certd run, or correct stateDir (%w)", c.StateDir, c.Name, fs.ErrNotExist)
+		return nil, "", fmt.Errorf("no daemon answers, and there is no journal in %s, so nothing is known of fleet %s; a new fleet begins with certd init; one that has lost its journal goes on with certd run, "+
+			"which learns it from the clusters, and certd status --live looks at them now; or stateDir is not the right one (%w)", c.StateDir, c.Name, fs.ErrNotExist)
 	}
 	if !errors.Is(err, state.ErrLocked) {
 		return nil, "", err
@@ -135,7 +136,7 @@ func readJournal(c *config.Config) (*state.Journal, string, error) {
 }
 
 // Live asks the clusters themselves. A journal that cannot be read is done
-// without.
+// without, and named.
 func (d Daemon) Live(ctx context.Context, path string) (rotation.FleetStatus, error) {
 	c, err := d.Load(path)
 	if err != nil {
@@ -144,12 +145,16 @@ func (d Daemon) Live(ctx context.Context, path string) (rotation.FleetStatus, er
 	f := &fleet{log: d.Log(c.LogLevel, c.LogFormat), getenv: d.Getenv}
 	defer f.Close()
 	f.arrange(c)
-	if f.journal, _, err = readJournal(c); err != nil {
-		f.log.Warn("the journal cannot be read; what it knows of anchors and clusters is left out", "err", err)
+	var unread error
+	if f.journal, _, unread = readJournal(c); unread != nil {
 		f.journal = nil
 	}
 	st, err := f.live(ctx)
 	st.Version = d.Version
+	if unread != nil && !errors.Is(unread, fs.ErrNotExist) { // that there is none, the clusters show
+		st.Findings = append(st.Findings, rotation.Finding{ID: "JournalFailed", Severity: rotation.StateCritical, Message: unread.Error(), Fix: "certd history --verify"})
+		st.Conclude()
+	}
 	return st, err
 }
 
