@@ -416,6 +416,12 @@ func (h *hard) afflict() {
 	if h.haste == 0 {
 		h.afflictMembership()
 	}
+	h.sometimes("upgrade", 100*day, func() {
+		name, c := h.anyCluster()
+		leaf := h.policy.Clusters[0].LeafLifetime * time.Duration(1+h.chance.IntN(3))
+		h.say("%s: Linkerd is upgraded, and leaves live for %s", name, leaf)
+		c.SetLeaves(leaf)
+	})
 }
 
 func (h *hard) die(format string, args ...any) {

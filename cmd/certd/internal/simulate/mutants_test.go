@@ -100,6 +100,7 @@ var mutants = []mutant{
 	{"what another certd has undone counts as proved", []edit{{"rotation/loop.go", "case c != nil && !c.Compromised:\n\t\tagain := c.Again(r.wall())", "case c != nil && c.Compromised:\n\t\tagain := c.Again(r.wall())"}}, []string{"./rotation: TestAnotherCertdHasUndoneTheChange"}},
 	{"who is deposed forgets it", []edit{{"rotation/loop.go", "m.epoch = max(m.epoch, seen)", "m.epoch = 0"}}, []string{"./rotation: TestAnEpochOfTheFuture"}},
 	{"a pause lets certificates end", []edit{{"rotation/pause.go", "if over(d.caDates.MustRenewBy)", "if false && over(d.caDates.MustRenewBy)"}}, []string{"./rotation: Test.*Paused"}},
+	{"leaves from before an upgrade of Linkerd are forgotten", []edit{{"rotation/terms.go", "if now.Before(t.Until.Add(p.drain(t.Lifetime, t.Skew)))", "if now.Before(t.Until)"}}, []string{byChanges, byHardLives}},
 }
 
 // TestMutantsDie: line R6. It builds each mutant over the sources, and none may outlive a
