@@ -695,7 +695,7 @@ func (r *Reconciler) pass(ctx, hand context.Context, m *member) {
 			d.Step = "" // nothing to hurry for
 			break
 		}
-		if r.keepTarget(m) != nil {
+		if r.keepRecord(m) != nil {
 			d.Step = ""
 			d.wakeAt(now.Add(recoverAgain))
 			break
@@ -800,10 +800,13 @@ func (r *Reconciler) observe(ctx context.Context, m *member) error {
 	}
 	o.keep(m.bundles)
 	m.observed, m.obsErr, m.lookFails, m.seenAt = &o, nil, 0, begun
-	m.record.LastContact, m.record.Error, m.record.Terms = now, "", m.record.told(&o, m.policy, now)
+	m.record.LastContact, m.record.Error = now, ""
+	if told := m.record.told(&o, m.policy, now); !slices.Equal(told, m.record.Terms) {
+		m.record.Terms, m.unsaved = told, true
+	}
 	if !m.record.elsewhere(&o, fleet) {
 		if was := m.record.Target; was != "" && was != o.Target {
-			m.record.TargetSince, m.moved = now, true
+			m.record.TargetSince, m.unsaved = now, true
 		}
 		m.record.Target = o.Target
 	}

@@ -43,7 +43,7 @@ type member struct {
 	lookedAt     time.Time    // when the last look that has ended began
 	epoch        uint64       // the largest that was seen there
 	seenAt       clockReading // when the look began that observed is of
-	moved        bool         // another cluster has taken this one's place, and the journal does not know yet
+	unsaved      bool         // another cluster has taken this one's place, or leaves live otherwise, and the journal does not know yet
 	trail        Trail
 	errSince     time.Time
 	lookFails    int
@@ -467,7 +467,7 @@ func (r *Reconciler) saveStatus(m *member) {
 	v := m.view()
 	m.mu.Lock()
 	d, rec := m.decision, m.record
-	same := !m.moved && now.Sub(m.savedAt) < 10*r.resync && sameStatus(clusterState(f, v, d, now), m.saved)
+	same := !m.unsaved && now.Sub(m.savedAt) < 10*r.resync && sameStatus(clusterState(f, v, d, now), m.saved)
 	m.mu.Unlock()
 	if same && !r.has("JournalFailed") { // else it shows whether that is over
 		return
@@ -487,17 +487,23 @@ func (r *Reconciler) saveStatus(m *member) {
 	}
 	r.Solved("JournalFailed")
 	m.mu.Lock()
-	m.saved, m.savedAt, m.moved = s, now, m.moved && !m.record.TargetSince.Equal(rec.TargetSince)
+	m.saved, m.savedAt, m.unsaved = s, now, m.unsaved && !m.record.isIn(rec)
 	m.mu.Unlock()
 }
 
-// keepTarget has the journal know that another cluster has taken this one's place, before
-// anything is delivered to it: else that would count for the one that comes back.
-func (r *Reconciler) keepTarget(m *member) error {
+// isIn says whether saved has all of c that does not wait for the next status.
+func (c ClusterRecord) isIn(saved ClusterRecord) bool {
+	return c.TargetSince.Equal(saved.TargetSince) && slices.Equal(c.Terms, saved.Terms)
+}
+
+// keepRecord has the journal know that another cluster has taken this one's place, before
+// anything is delivered to it: else that would count for the one that comes back. And by
+// which terms leaves live there, before another issuer signs some.
+func (r *Reconciler) keepRecord(m *member) error {
 	m.mu.Lock()
-	moved, rec := m.moved, m.record
+	unsaved, rec := m.unsaved, m.record
 	m.mu.Unlock()
-	if !moved {
+	if !unsaved {
 		return nil
 	}
 	if err := r.journal.SaveCluster(rec); err != nil {
@@ -506,7 +512,7 @@ func (r *Reconciler) keepTarget(m *member) error {
 		return err
 	}
 	m.mu.Lock()
-	m.moved = false
+	m.unsaved = !m.record.isIn(rec)
 	m.mu.Unlock()
 	return nil
 }

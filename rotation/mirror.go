@@ -80,7 +80,8 @@ type mirrored struct {
 	Change     *Change           `json:"change,omitempty"`
 	Pauses     []Pause           `json:"pauses,omitempty"`
 	Clusters   []mirroredCluster `json:"clusters"`
-	Head       *mirroredHead     `json:"head,omitempty"` // of the journal that it was made from
+	Leaves     []LeafTerms       `json:"leaves,omitempty"` // by which leaves may live in some cluster
+	Head       *mirroredHead     `json:"head,omitempty"`   // of the journal that it was made from
 }
 
 // mirroredHead is the last entry of a journal: one that does not have it knows less than
@@ -412,6 +413,7 @@ func (f *Fence) document() (content, document []byte, err error) {
 		if c.Enrolled {
 			doc.Clusters = append(doc.Clusters, mirroredCluster{Name: c.Name, Adopted: c.Adopted})
 		}
+		doc.Leaves = joined(doc.Leaves, c.Terms)
 		cas, err := f.journal.WebhookCAs(c.Name)
 		if err != nil {
 			return nil, nil, err
@@ -542,6 +544,13 @@ func (f *Fence) recover(ctx context.Context, m mirrored) (n int, err error) {
 		}
 		if rec.Adopted != "" && mc.Adopted == "" { // the other way round, the cluster's marks tell
 			if err := enter(Intent{Reason: "nothing is left of what it came with", Cluster: mc.Name}, Outcome{Adopted: rec.broughtHome()}); err != nil {
+				return n, err
+			}
+		}
+		// Whichever cluster it was: leaves that have ended are waited for in vain, which breaks nothing.
+		if all := joined(rec.Terms, m.Leaves); !slices.Equal(all, rec.Terms) {
+			rec.Name, rec.Terms = mc.Name, all
+			if err := f.journal.SaveCluster(rec); err != nil {
 				return n, err
 			}
 		}

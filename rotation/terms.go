@@ -36,9 +36,37 @@ func (c ClusterRecord) told(o *Observation, p Policy, now time.Time) []LeafTerms
 			all = append(all, t)
 		}
 	}
+	return few(all)
+}
+
+// joined are the terms by which leaves may live in either of two places.
+func joined(all, others []LeafTerms) []LeafTerms {
+	all = slices.Clone(all)
+	for _, t := range others {
+		i := slices.IndexFunc(all, func(a LeafTerms) bool { return a.Lifetime == t.Lifetime && a.Skew == t.Skew })
+		if i < 0 {
+			all = append(all, t)
+		} else {
+			all[i] = eitherOf(all[i], t)
+		}
+	}
+	return few(all)
+}
+
+// few takes the last ones for one where there are more than are kept.
+func few(all []LeafTerms) []LeafTerms {
 	for len(all) > maxTerms {
-		a, b := all[len(all)-2], all[len(all)-1]
-		all = append(all[:len(all)-2], LeafTerms{max(a.Lifetime, b.Lifetime), max(a.Skew, b.Skew), latest(a.Until, b.Until)})
+		all[len(all)-2] = eitherOf(all[len(all)-2], all[len(all)-1])
+		all = all[:len(all)-1]
 	}
 	return slices.Clip(all)
+}
+
+// eitherOf are terms for as long, and until as late, as those of one of two.
+func eitherOf(a, b LeafTerms) LeafTerms {
+	until := latest(a.Until, b.Until)
+	if a.Until.IsZero() || b.Until.IsZero() {
+		until = time.Time{}
+	}
+	return LeafTerms{max(a.Lifetime, b.Lifetime), max(a.Skew, b.Skew), until}
 }

@@ -418,6 +418,9 @@ func (h *hard) afflict() {
 	}
 	h.sometimes("upgrade", 100*day, func() {
 		name, c := h.anyCluster()
+		if c.Data(rotation.BundleObject) == nil || c.Data(rotation.IssuerObject) == nil {
+			return // a rollout leaves the old pods until new ones have started
+		}
 		leaf := h.policy.Clusters[0].LeafLifetime * time.Duration(1+h.chance.IntN(3))
 		h.say("%s: Linkerd is upgraded, and leaves live for %s", name, leaf)
 		c.SetLeaves(leaf)
