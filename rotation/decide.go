@@ -326,7 +326,7 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 		d.Wanted = append(d.Wanted, d.Action)
 	}
 	pause := f.paused(v.Policy.Cluster, now)
-	if pause != nil {
+	if pause != nil || g.signed() {
 		d.renewBehindWhatWaits(v, g, now)
 	}
 	d.Wanted = append(d.Wanted, others...)

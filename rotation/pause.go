@@ -86,7 +86,9 @@ func (d *Decision) pause(f Fleet, v View, p Pause, now time.Time) {
 }
 
 // renewBehindWhatWaits wants the issuer renewed at its floor although something else is
-// to be done before: that waits while the cluster is paused, and the floor does not.
+// to be done before: that waits while the cluster is paused, and may bring nothing where it
+// is refused, or somebody undoes it again and again. The floor does not wait. An issuer under
+// the anchors of the one that is there loads wherever that one does.
 func (d *Decision) renewBehindWhatWaits(v View, g goal, now time.Time) {
 	by := d.Dates.MustRenewBy
 	if d.Step == "" || signsIssuer(d.Step) || d.Issuer == nil || g.keepsKey || by.IsZero() || now.Before(by) || g.shortest() == nil || !d.gains(v, g.shortest(), now) {
