@@ -115,6 +115,8 @@ func unready(v View, d Decision, now time.Time) string {
 		return "its bundle is not what certd published"
 	case d.Step != "":
 		return fmt.Sprintf("%s is to be done there first (%s)", d.Step, d.Why)
+	case v.undone(now) >= freeRepairs:
+		return fmt.Sprintf("bundle or issuer were changed by somebody else, and put right, %d times in the last hour: who does that would undo the change, too; certd history --cluster %s names them", v.undone(now), v.Policy.Cluster)
 	case d.Loaded != nil && d.Loaded.State == "no":
 		return fmt.Sprintf("linkerd-identity has not loaded the issuer that was delivered %s ago; where replicas have missed it, certd has them load it or start anew in a while: certd inspect %s/issuer", short(now.Sub(deliveredAt(d.Issuer, v))), v.Policy.Cluster)
 	}
@@ -131,6 +133,12 @@ func unready(v View, d Decision, now time.Time) string {
 		return fmt.Sprintf("%d of %d meshed pods trust other anchors than its bundle, and have to be restarted first", stale, p.Total())
 	}
 	return ""
+}
+
+// undone is how often in the last hour bundle or issuer were put right that somebody else
+// had changed.
+func (v View) undone(now time.Time) int {
+	return len(within(v.Repairs[lane{StepRepairBundle, BundleObject}], now, time.Hour)) + len(within(v.Repairs[lane{"", IssuerObject}], now, time.Hour))
 }
 
 // BeginChange takes a new anchor, made by Ceremony.Next, for the one in use.

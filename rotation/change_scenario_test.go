@@ -565,6 +565,34 @@ func TestAChangeDoesNotBeginWithOldProxies(t *testing.T) {
 	})
 }
 
+// A second writer would undo each stage of a change: it does not begin before that one is quiet.
+func TestAChangeDoesNotBeginBesideASecondWriter(t *testing.T) {
+	t.Parallel()
+	for _, object := range []string{rotation.BundleObject, rotation.IssuerObject} {
+		t.Run(object, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newChanging(t, 46, "east", "west")
+				for range 3 {
+					c.clusters["west"].Edit(object, "argocd-controller", func(data map[string][]byte, _ *rotation.Marks) {
+						for k := range data {
+							data[k] = []byte("mine")
+						}
+					})
+					time.Sleep(10 * time.Minute)
+				}
+				if err := c.loop.CheckChange(); !errors.Is(err, rotation.ErrNotNow) || !strings.Contains(err.Error(), "west: bundle or issuer were changed by somebody else, and put right, 3 times in the last hour") || strings.Contains(err.Error(), "east: ") {
+					t.Errorf("%v", err)
+				}
+				time.Sleep(time.Hour)
+				if err := c.loop.CheckChange(); err != nil {
+					t.Errorf("an hour later: %v", err)
+				}
+			})
+		})
+	}
+}
+
 // A replica of linkerd-identity that has missed an issuer holds a change up before it
 // begins, and that is said, until certd has helped it.
 func TestAStuckReplicaHoldsAChangeUp(t *testing.T) {

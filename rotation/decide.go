@@ -687,15 +687,18 @@ func within(times []time.Time, now time.Time, window time.Duration) []time.Time 
 	return recent
 }
 
-// repairAllowed is when the next repair may be made: three are free, then
+// freeRepairs is how many repairs of one thing are made in an hour without a wait.
+const freeRepairs = 3
+
+// repairAllowed is when the next repair may be made: behind the free ones
 // each waits twice as long as the one before, ten minutes at most.
 func repairAllowed(repairs []time.Time, now time.Time) (n int, at time.Time) {
-	const free, first, most = 3, 10 * time.Second, 10 * time.Minute
+	const first, most = 10 * time.Second, 10 * time.Minute
 	recent := within(repairs, now, time.Hour)
-	if len(recent) < free {
+	if len(recent) < freeRepairs {
 		return len(recent), now
 	}
-	wait := min(most, first<<min(len(recent)-free, 10))
+	wait := min(most, first<<min(len(recent)-freeRepairs, 10))
 	return len(recent), recent[len(recent)-1].Add(wait)
 }
 
