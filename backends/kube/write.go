@@ -72,7 +72,7 @@ func (c *Cluster) WriteBundle(ctx context.Context, w rotation.BundleWrite) (stri
 		return "", changed(at, w.Revision, have.ResourceVersion)
 	case payload.Same(configMapData(have), want) && marked(have.ObjectMeta, marks):
 		return have.ResourceVersion, nil
-	case have.Immutable != nil && *have.Immutable:
+	case have.Immutable != nil && *have.Immutable && !payload.Same(configMapData(have), want): // its marks may be written
 		return "", immutable(at)
 	}
 	apply := applycorev1.ConfigMap(at.name, at.in).WithResourceVersion(w.Revision).
@@ -169,7 +169,7 @@ func (c *Cluster) writeSecret(ctx context.Context, w secretWrite) (string, error
 	switch {
 	case payload.Same(have.Data, want) && marked(have.ObjectMeta, w.marks) && holds(have.Annotations, w.beside):
 		return have.ResourceVersion, nil
-	case have.Immutable != nil && *have.Immutable:
+	case have.Immutable != nil && *have.Immutable && !payload.Same(have.Data, want):
 		return "", immutable(w.at)
 	}
 	apply := applycorev1.Secret(w.at.name, w.at.in).WithResourceVersion(w.revision).
@@ -231,6 +231,10 @@ func changed(at ref, want, have string) error {
 	return fmt.Errorf("%s: it is at resourceVersion %s, not %s: %w", at.call("write"), have, want, rotation.ErrChanged)
 }
 
+// immutable says how the mark is taken off, which Kubernetes does not let anybody do in place.
+// Of an issuer that a mesh came with nobody else has the key, so that it must not be deleted
+// without being put back; and a kubelet does not look again at what a running pod has of it.
 func immutable(at ref) error {
-	return fmt.Errorf("%s: it is marked immutable; delete it, certd makes it anew: %w", at.call("write"), rotation.ErrDenied)
+	return fmt.Errorf("%s: it is marked immutable; put it back without that, and restart the pods that mount it: kubectl -n %s get %s %s -o json | jq 'del(.immutable)' | kubectl replace --force -f -: %w",
+		at.call("write"), at.in, at.resource, at.name, rotation.ErrDenied)
 }

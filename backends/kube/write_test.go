@@ -122,11 +122,21 @@ func TestLaterAppliesOwnTheFields(t *testing.T) {
 	}
 }
 
+// Of an immutable object the data stays; its label and annotations are put right all the same.
 func TestImmutableObjectIsNamed(t *testing.T) {
 	p := fill(t)
 	yes := true
-	p.secret(t, func(s *corev1.Secret) { s.Immutable = &yes })
-	p.configMap(t, func(m *corev1.ConfigMap) { m.Immutable = &yes })
+	p.secret(t, func(s *corev1.Secret) { s.Immutable, s.Labels = &yes, nil })
+	p.configMap(t, func(m *corev1.ConfigMap) { m.Immutable, m.Labels = &yes, nil })
+	o, err := p.c.Observe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = p.c.WriteBundle(t.Context(), rotation.BundleWrite{Revision: o.Bundle.Revision, Fleet: "acme", Epoch: 3, Bundle: p.anchors.Bundle(t)})
+	_, issuerErr := p.c.WriteIssuer(t.Context(), rotation.IssuerWrite{Revision: o.Issuer.Revision, Fleet: "acme", Epoch: 3, Serial: "1", Bundle: p.anchors.Bundle(t)})
+	if o, _ = p.c.Observe(t.Context()); err != nil || issuerErr != nil || !o.Bundle.Marks.Label || !o.Issuer.Marks.Label {
+		t.Errorf("%v, %v: bundle %+v, issuer %+v", err, issuerErr, o.Bundle.Marks, o.Issuer.Marks)
+	}
 	p.anchors = p.anchors.Second(t)
 	if err := p.publish(t); !errors.Is(err, rotation.ErrDenied) || strings.Count(err.Error(), "marked immutable") != 2 {
 		t.Errorf("error %v", err)
