@@ -348,12 +348,16 @@ func (g *goal) away(f Fleet, v View, w position, now time.Time, from, to *Anchor
 }
 
 // shown is when everybody in the cluster sees the bundle that is there, by the cluster's
-// clock. That it was never written by certd, or so long ago that nobody knows, is long enough.
+// clock. That it was written so long ago that nobody knows is long enough.
 func shown(v View) time.Time {
-	if v.Observed.BundleWrittenAt.IsZero() {
-		return time.Time{}
+	at := v.Observed.BundleWrittenAt
+	if others := v.Observed.Bundle.Writers; at.IsZero() && len(others) > 0 { // who wrote it as certd would have
+		at = others[0].At
 	}
-	return v.Observed.BundleWrittenAt.Add(projectionOf(v.Policy))
+	if at.IsZero() {
+		return at
+	}
+	return at.Add(projectionOf(v.Policy))
 }
 
 // spread turns a cluster from one anchor to the other. The order of the cases

@@ -16,6 +16,7 @@ type turn struct {
 	stage    Stage
 	bundle   string // "A", "AB" or "B"
 	bundleAt time.Time
+	rival    time.Time // when somebody else has written the bundle as it is there; zero: nobody has
 	issuer   string    // in the order of the file
 	issuerAt time.Time // since when there is such a one
 	twoAt    time.Time // when there was one with the same two, g1's first; zero: nobody remembers
@@ -132,6 +133,9 @@ func (c turn) bench(t *testing.T, now time.Time) *bench {
 	if !c.oneAt.IsZero() {
 		b.view.Certificates = append(b.view.Certificates, CertificateRecord{Cluster: "eu", Kind: "issuer", Serial: "01", Anchor: "g1", NotAfter: crt.NotAfter.Add(-time.Hour), SignedAt: c.oneAt, DeliveredAt: c.oneAt})
 	}
+	if !c.rival.IsZero() {
+		o.Bundle.Writers = []Writer{{"kubectl-edit", c.rival}}
+	}
 	o.Identity = &Identity{Deployed: true, LeafLifetime: c.leaf, OwnRoots: c.ownRoots}
 	for i := range 2 {
 		r := Replica{Pod: []string{"one", "two"}[i], Started: c.started, NotAfter: crt.NotAfter, Evidence: "metric", At: now}
@@ -182,6 +186,8 @@ func TestDecideInAChange(t *testing.T) {
 		{"a cluster that comes late gets a second certificate first", turn{stage: StageSpread, bundle: "A", issuer: "A", countAt: now}, StepIssuer, "AB", "both anchors"},
 		{"the bundle has not reached every node", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(moment), issuer: "AB", issuerAt: ago(day)}, "", "", "start anew"},
 		{"nor by the clock of a cluster that is behind", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(4 * moment), issuer: "AB", issuerAt: ago(day), skew: -2 * moment}, "", "", "start anew"},
+		{"nor one that somebody else has written", turn{stage: StageSpread, bundle: "AB", rival: ago(moment), issuer: "AB", issuerAt: ago(day)}, "", "", "start anew"},
+		{"identity started before that one had reached it", turn{stage: StageSpread, bundle: "AB", rival: ago(4 * moment), issuer: "AB", issuerAt: ago(day), started: ago(2 * moment)}, StepIdentityRestart, "", "start anew"},
 		{"identity started before the bundle had reached it", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(4 * moment), issuer: "AB", issuerAt: ago(day), started: ago(2 * moment)}, StepIdentityRestart, "", "start anew"},
 		{"identity knows both: the new one's certificate comes first", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(9 * moment), issuer: "AB", issuerAt: ago(day), started: ago(moment)}, StepIssuer, "BA", "start anew"},
 		{"the turned issuer is not everywhere yet", turn{stage: StageSpread, bundle: "AB", bundleAt: ago(9 * moment), issuer: "BA", issuerAt: ago(moment), started: ago(5 * moment)}, "", "", "each replica"},

@@ -42,7 +42,7 @@ var mutants = []mutant{
 	{"no drain", []edit{{"rotation/change.go", "if at := two.Add(v.drain()); now.Before(at) {", "if at := two; now.Before(at) {"}}, []string{byChanges, byHardLives}},
 	{"clocks forgotten in the drain", []edit{{"rotation/change.go", "return max(leaf, p.LeafLifetime) + 2*max(skew, p.ClockSkew) + 2*cmp.Or(p.ClockError, MaxClockSkew)", "_ = cmp.Or(skew, p.ClockError)\n\treturn max(leaf, p.LeafLifetime)"}}, []string{byChanges, byHardLives}},
 	{"linkerd-identity is not restarted before the order turns", []edit{{"rotation/change.go", "if old := g.outdated(v, w, now); old || g.held {", "if g.held {"}}, []string{byChanges, byHardLives}},
-	{"kubelets are taken to show a bundle at once", []edit{{"rotation/change.go", "return v.Observed.BundleWrittenAt.Add(projectionOf(v.Policy))", "return v.Observed.BundleWrittenAt"}}, []string{byChanges, byHardLives}},
+	{"kubelets are taken to show a bundle at once", []edit{{"rotation/change.go", "return at.Add(projectionOf(v.Policy))", "return at"}}, []string{byChanges, byHardLives}},
 	{"an issuer is taken to be loaded when it was delivered", []edit{{"rotation/change.go", "return g.loaded(v, w.orderSince, now)\n}", "return true\n}"}}, []string{byChanges, byHardLives}},
 	{"what a replica uses is not asked for", []edit{{"rotation/change.go", "case now.Sub(r.At) > evidenceAge || r.NotAfter.IsZero() || !v.deliveredSince(delivered, r.NotAfter):\n\t\t\tg.wait(\"%s is to load the issuer\", r.Pod)\n\t\t\treturn false", "case false:"}}, []string{byChanges, "./rotation: TestDecideInAChange"}},
 	{"pods that are stale are not waited for", []edit{{"rotation/change.go", "if stale == 0 || p.Err != nil {\n\t\treturn\n\t}", "if stale >= 0 {\n\t\treturn\n\t}"}}, []string{byChanges, byHardLives}},
