@@ -46,14 +46,15 @@ func keeper(m metav1.ObjectMeta) *rotation.Keeper {
 	case l[fluxName] != "":
 		return &rotation.Keeper{Kind: rotation.KeeperFlux, Name: l[fluxName], Namespace: l[fluxNamespace]}
 	}
-	for _, o := range m.OwnerReferences {
-		switch o.Kind {
+	if len(m.OwnerReferences) > 0 {
+		switch o := m.OwnerReferences[0]; o.Kind {
 		case "Bundle":
 			return &rotation.Keeper{Kind: rotation.KeeperBundle, Name: o.Name}
 		case "ClusterBundle":
 			return &rotation.Keeper{Kind: rotation.KeeperClusterBundle, Name: o.Name}
+		default:
+			return &rotation.Keeper{Kind: o.Kind, Name: o.Name, Namespace: m.Namespace}
 		}
-		return &rotation.Keeper{Kind: o.Kind, Name: o.Name, Namespace: m.Namespace}
 	}
 	if a := m.Annotations; a[helmRelease] != "" {
 		return &rotation.Keeper{Kind: rotation.KeeperHelm, Name: a[helmRelease], Namespace: a[helmNamespace]}
