@@ -138,9 +138,24 @@ func (a *App) run(ctx context.Context, args []string) int {
 	if a.poll == 0 {
 		a.poll = 2 * time.Second
 	}
+	out := &outlet{to: a.Stdout}
+	a.Stdout = out
 	root := a.root()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	if out.lost == nil {
+		return a.end(err)
+	}
+	if errors.Is(err, out.lost) {
+		err = nil
+	}
+	code := a.end(err)
+	a.report(fmt.Errorf("write the answer to standard output: %w; what is there of it is not whole", out.lost))
+	return max(code, exitFailed)
+}
+
+// end tells an error, and returns the exit code.
+func (a *App) end(err error) int {
 	if err == nil {
 		return exitOK
 	}
@@ -150,6 +165,21 @@ func (a *App) run(ctx context.Context, args []string) int {
 	}
 	a.report(err)
 	return codeOf(err)
+}
+
+// outlet is standard output, and remembers what of it was lost: whoever redirects it into a
+// file on a full disk is not told that all went well. (A closed pipe ends the process.)
+type outlet struct {
+	to   io.Writer
+	lost error
+}
+
+func (o *outlet) Write(p []byte) (int, error) {
+	n, err := o.to.Write(p)
+	if err != nil && o.lost == nil {
+		o.lost = err
+	}
+	return n, err
 }
 
 // codeOf is the exit code of an error that was told.
@@ -189,7 +219,7 @@ func (a *App) tell(lines ...string) {
 		b.WriteString(l)
 		b.WriteByte('\n')
 	}
-	_, _ = io.WriteString(a.Stdout, b.String()) // if it is closed, nobody is left to tell
+	_, _ = io.WriteString(a.Stdout, b.String()) // the outlet remembers an error
 }
 
 // aside prints lines that are not the answer to standard error.

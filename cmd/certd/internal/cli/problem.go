@@ -207,7 +207,11 @@ func (v style) runbook(lines []string, p problem) []string {
 // next is a line that says what to type.
 func (v style) next(command string) []string {
 	if strings.HasPrefix(command, "certd ") && v.config != "" && !strings.Contains(command, " --config ") {
-		command += " --config " + v.clean(v.config)
+		first, rest, piped := strings.Cut(command, " | ")
+		command = first + " --config " + v.clean(v.config)
+		if piped { // what it is piped into has no such flag
+			command += " | " + rest
+		}
 	}
 	arrow := v.plain("  → ")
 	return v.wrap(arrow, strings.Repeat(" ", cells(arrow)), command)

@@ -1,0 +1,60 @@
+package cli
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"time"
+)
+
+// fullDisk takes no more than room bytes.
+type fullDisk struct{ room int }
+
+var errFull = errors.New("no space left on device")
+
+func (d *fullDisk) Write(p []byte) (int, error) {
+	if len(p) > d.room {
+		return d.room, errFull
+	}
+	d.room -= len(p)
+	return len(p), nil
+}
+
+// An answer that could not be written is an error, told once, also where the command takes no
+// notice; a worse exit code stays.
+func TestALostAnswerIsAnError(t *testing.T) {
+	for _, row := range []struct {
+		args string
+		out  io.Writer
+		code int
+		told string
+	}{
+		{"version", io.Discard, 0, ""},
+		{"version", &fullDisk{room: 10}, 1, "write the answer to standard output: no space left on device"},
+		{"runbook KeysUnavailable", &fullDisk{room: 100}, 1, "no space left on device"},
+		{"--help", &fullDisk{}, 1, "no space left on device"},
+		{"completion bash", &fullDisk{room: 100}, 1, "no space left on device"},
+		{"version --nope", &fullDisk{}, 64, ""},
+	} {
+		var errs strings.Builder
+		a := &App{Stdin: strings.NewReader(""), Stdout: row.out, Stderr: &errs, Getenv: func(string) string { return "" }, Now: time.Now}
+		if code := a.run(t.Context(), strings.Fields(row.args)); code != row.code || !strings.Contains(errs.String(), row.told) || strings.Count(errs.String(), "no space") > 1 {
+			t.Errorf("%s: exit %d, %q", row.args, code, errs.String())
+		}
+	}
+}
+
+// What somebody is to type names the configuration where certd reads it, before any pipe.
+func TestTheConfigurationOfACommandToType(t *testing.T) {
+	for command, want := range map[string]string{
+		"certd status c1": "  → certd status c1 --config x.yaml",
+		"certd clusters rbac c1 | kubectl apply -f -": "  → certd clusters rbac c1 --config x.yaml | kubectl apply -f -",
+		"kubectl apply -f deploy/rbac/certd.yaml":     "  → kubectl apply -f deploy/rbac/certd.yaml",
+		"certd status --config y.yaml":                "  → certd status --config y.yaml",
+	} {
+		if got := strings.Join(style{config: "x.yaml"}.next(command), "\n"); got != want {
+			t.Errorf("%q: %q, want %q", command, got, want)
+		}
+	}
+}
