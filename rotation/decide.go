@@ -970,7 +970,7 @@ func (d *Decision) unreachable(v View, now time.Time) {
 	}
 	id, fix := "ClusterUnreachable", "certd inspect "+v.Policy.Cluster
 	if errors.Is(v.Err, ErrDenied) {
-		id, fix = "ClusterDenied", "kubectl apply -f deploy/rbac/certd.yaml"
+		id, fix = "ClusterDenied", "certd clusters test "+v.Policy.Cluster // credentials or rights
 	}
 	d.find(severity, id, fmt.Sprintf("could not be seen for %s: %v; %s", short(now.Sub(since)), v.Err, what), end, fix)
 	if v.Looks > 0 {

@@ -100,6 +100,15 @@ func (b *bench) minutely(now time.Time) {
 }
 
 // The rows of TestDecide change the bench so that their sentence is true.
+// A cluster may refuse the credentials or a verb: the command to type finds out which.
+func TestWhatToDoAboutADeniedCluster(t *testing.T) {
+	b := newBench(t)
+	b.view.Observed, b.view.Err, b.view.ErrSince = nil, ErrDenied, hours(1)
+	if f := Decide(b.fleet, b.view, hours(2)).Findings; len(f) != 1 || f[0].ID != "ClusterDenied" || f[0].Fix != "certd clusters test eu" {
+		t.Errorf("%v", f)
+	}
+}
+
 func TestDecide(t *testing.T) {
 	gone := func(o *ObjectState) { *o = ObjectState{} }
 	for _, row := range []struct {
