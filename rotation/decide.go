@@ -473,7 +473,7 @@ func (d *Decision) nextStep(f Fleet, v View, g goal, now time.Time) {
 	case !now.Before(d.Dates.MustRenewBy):
 		d.sign(StepIssuer, fmt.Sprintf("%s left, and the floor is %s", short(d.Issuer.NotAfter.Sub(now)), short(d.Issuer.NotAfter.Sub(d.Dates.MustRenewBy))))
 	case v.Request != nil:
-		d.sign(StepIssuer, "asked for: "+v.Request.Reason)
+		d.sign(StepIssuer, asked(v.Request.Reason))
 		d.Actor = v.Request.Actor
 	case !now.Before(d.Dates.NextRun) && v.Policy.Issuer.EveryFiring:
 		d.sign(StepIssuer, fmt.Sprintf("schedule %q fired at %s", v.Policy.Issuer.Schedule, clock(d.Dates.NextRun)))

@@ -100,6 +100,17 @@ func (b *bench) minutely(now time.Time) {
 }
 
 // The rows of TestDecide change the bench so that their sentence is true.
+// A request without a reason is told without a colon that leads nowhere.
+func TestWhatWasAskedFor(t *testing.T) {
+	for reason, want := range map[string]string{"drill": "asked for: drill", "": "asked for"} {
+		b := newBench(t)
+		b.view.Request = &Request{Actor: "lee@cli", Reason: reason}
+		if d := Decide(b.fleet, b.view, hours(1)); d.Step != StepIssuer || d.Why != want {
+			t.Errorf("%q: step %q, %q", reason, d.Step, d.Why)
+		}
+	}
+}
+
 // A cluster may refuse the credentials or a verb: the command to type finds out which.
 func TestWhatToDoAboutADeniedCluster(t *testing.T) {
 	b := newBench(t)

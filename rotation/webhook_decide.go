@@ -637,7 +637,15 @@ func (wd *WebhookDecision) trustSecretFirst(ca pki.CASet, secret string) (Action
 }
 
 // askedFor begins the reason of what a person wanted.
-const askedFor = "asked for: "
+const askedFor = "asked for"
+
+// asked is what a person wanted, with the reason that they gave, if they did.
+func asked(reason string) string {
+	if reason == "" {
+		return askedFor
+	}
+	return askedFor + ": " + reason
+}
 
 // wantsCertificate says why there has to be a new certificate, and by which
 // step; "" if there need not be one.
@@ -673,7 +681,7 @@ func (d *Decision) wantsCertificate(v View, wd *WebhookDecision, active *Webhook
 		}
 		return "", ""
 	case v.WebhookRequest != nil && wd.at.Before(v.WebhookRequest.At.Truncate(time.Second)):
-		return askedFor + v.WebhookRequest.Reason, StepWebhook
+		return asked(v.WebhookRequest.Reason), StepWebhook
 	case !now.Before(wd.Dates.MustRenewBy):
 		return fmt.Sprintf("%s left, and the floor is %s", short(wd.Leaf.NotAfter.Sub(now)), short(wd.Leaf.NotAfter.Sub(wd.Dates.MustRenewBy))), StepWebhook
 	case !now.Before(wd.Dates.NextRun):
@@ -781,7 +789,7 @@ func (d *Decision) webhookCA(v View, active *WebhookCA, now time.Time) (Action, 
 	dates := d.datesOf(v.Policy, *active)
 	switch {
 	case v.CARequest != nil && active.CreatedAt.Before(v.CARequest.At.Truncate(time.Second)):
-		a.Why, a.Actor = askedFor+v.CARequest.Reason, v.CARequest.Actor
+		a.Why, a.Actor = asked(v.CARequest.Reason), v.CARequest.Actor
 	case !now.Before(dates.MustRenewBy):
 		a.Why = fmt.Sprintf("webhook CA %s ends in %s, and the floor is %s", active.ID, short(active.Certificate.NotAfter.Sub(now)), short(active.Certificate.NotAfter.Sub(dates.MustRenewBy)))
 	case !now.Before(dates.NextRun):

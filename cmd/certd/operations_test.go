@@ -481,6 +481,7 @@ func TestRotateByHand(t *testing.T) {
 	s.found("", "NoAnchor", "no trust anchor")
 	s.refused(75, `no trust anchor.*certd init`, nil, "rotate", "issuer", "c1", "--yes", "--config", "certd.yaml")
 	// The ceremony goes through the daemon that runs.
+	s.refused(0, `-anchor-1 in vault-transit, not exportable`, nil, "init", "--dry-run", "--config", "certd.yaml")
 	s.refused(64, `--yes`, nil, "init", "--config", "certd.yaml")
 	out := s.must("init", "--yes", "--config", "certd.yaml")
 	if !strings.Contains(out, "the trust anchor is made") {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -350,7 +351,7 @@ func (f *fleet) ceremony(ctx context.Context, req api.InitRequest) (api.InitRepl
 	}
 	reply.Created = created
 	if a.Certificate == nil { // a dry run
-		reply.Anchor = rotation.AnchorStatus{ID: a.ID, Key: rotation.KeyStatus{Name: a.Key, Backend: a.Backend}}
+		reply.Anchor = rotation.AnchorStatus{ID: a.ID, Key: rotation.KeyStatus{Name: a.Key, Backend: cmp.Or(a.Backend, backendName(f.current()))}}
 		return reply, nil
 	}
 	reply.Anchor = a.Status()

@@ -74,6 +74,17 @@ func keySystem(c *config.Config) string {
 	return "vault"
 }
 
+// backendName is where an anchor's key will be, as its KeyInfo names it.
+func backendName(c *config.Config) string {
+	switch v := c.Keys.Vault; {
+	case v == nil:
+		return keySystem(c)
+	case v.PKI != nil:
+		return "vault-pki"
+	}
+	return "vault-transit"
+}
+
 // vaultAuth is the way to log in that the configuration names; without one, a
 // token from the environment, as every Vault client takes it.
 func vaultAuth(a *config.VaultAuth, getenv func(string) string) (vault.Auth, error) {

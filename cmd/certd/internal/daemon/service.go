@@ -259,7 +259,7 @@ func (s *running) ChangeTrust(ctx context.Context, req api.ChangeRequest) (api.C
 	c, err := steer()
 	switch {
 	case errors.Is(err, rotation.ErrNotNow):
-		return reply, fmt.Errorf("trust %s: %w: %w", req.Order, err, api.ErrNotNow)
+		return reply, classified{fmt.Errorf("trust %s: %w", req.Order, err), api.ErrNotNow}
 	case errors.Is(err, rotation.ErrUnsupported):
 		return reply, fmt.Errorf("trust %s: %w: %w", req.Order, err, api.ErrUsage)
 	case err != nil:
@@ -301,7 +301,7 @@ func (s *offline) Adopt(context.Context, api.AdoptRequest) (api.AdoptReply, erro
 func (s *running) beginChange(ctx context.Context, req api.ChangeRequest, reply api.ChangeReply) (api.ChangeReply, error) {
 	asNotNow := func(err error) error {
 		if errors.Is(err, rotation.ErrNotNow) || errors.Is(err, rotation.ErrUnsupported) {
-			return fmt.Errorf("trust rotate: %w: %w", err, api.ErrNotNow)
+			return classified{fmt.Errorf("trust rotate: %w", err), api.ErrNotNow}
 		}
 		return asService(fmt.Errorf("trust rotate: %w", err))
 	}
@@ -369,10 +369,7 @@ func (s *running) nextAnchor(ctx context.Context, req api.ChangeRequest, reason 
 	if err != nil {
 		return nil, err
 	}
-	st := rotation.AnchorStatus{ID: a.ID, Key: rotation.KeyStatus{Name: a.Key, Backend: a.Backend}}
-	if active := s.reconciler.Status().Trust.Active; st.Key.Backend == "" && active != nil { // not made yet
-		st.Key.Backend = active.Key.Backend
-	}
+	st := rotation.AnchorStatus{ID: a.ID, Key: rotation.KeyStatus{Name: a.Key, Backend: cmp.Or(a.Backend, backendName(s.current()))}}
 	reply.Anchor = &st
 	return &a, nil
 }
