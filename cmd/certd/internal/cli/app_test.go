@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"certd.internal/rotation"
 )
 
 // fullDisk takes no more than room bytes.
@@ -55,6 +57,30 @@ func TestTheConfigurationOfACommandToType(t *testing.T) {
 	} {
 		if got := strings.Join(style{config: "x.yaml"}.next(command), "\n"); got != want {
 			t.Errorf("%q: %q, want %q", command, got, want)
+		}
+	}
+}
+
+// A column of a cluster that could not be seen does not say that there is nothing there.
+func TestWhatCouldNotBeSeenIsNotNone(t *testing.T) {
+	yes, no := true, false
+	for _, row := range []struct {
+		sentence string
+		c        rotation.ClusterStatus
+		want     string
+	}{
+		{"seen", rotation.ClusterStatus{State: rotation.StateOK, Reachable: &yes}, "-"},
+		{"seen, with something unknown", rotation.ClusterStatus{State: rotation.StateUnknown, Reachable: &yes}, "-"},
+		{"as the journal has it", rotation.ClusterStatus{State: rotation.StateOK}, "-"},
+		{"out of reach", rotation.ClusterStatus{State: rotation.StateUnknown, Reachable: &no}, "?"},
+		{"out of reach, and due", rotation.ClusterStatus{State: rotation.StateCritical, Reachable: &no}, "?"},
+		{"not known to the journal", rotation.ClusterStatus{State: rotation.StateUnknown}, "?"},
+	} {
+		v := statusView{}
+		for i, got := range []cell{v.loaded(row.c), v.bundle(row.c), v.webhooks(row.c), v.proxies(row.c)} {
+			if got.text != row.want {
+				t.Errorf("%s: column %d has %q, want %q", row.sentence, i, got.text, row.want)
+			}
 		}
 	}
 }

@@ -25,7 +25,7 @@ func (v statusView) proxies(c rotation.ClusterStatus) cell {
 	p := c.Proxies
 	switch {
 	case p == nil:
-		return text("-")
+		return nothing(c)
 	case p.Problem != "" && p.Total == 0:
 		return text("?")
 	}

@@ -356,9 +356,17 @@ func usableUntil(i *rotation.IssuerStatus) time.Time {
 	return end
 }
 
+// nothing stands where nothing is known: that there is none, or that nobody could look.
+func nothing(c rotation.ClusterStatus) cell {
+	if c.Reachable != nil && !*c.Reachable || c.Reachable == nil && c.State == rotation.StateUnknown {
+		return text("?")
+	}
+	return text("-")
+}
+
 func (v statusView) loaded(c rotation.ClusterStatus) cell {
 	if c.Issuer == nil || c.Issuer.Loaded == nil {
-		return text("-")
+		return nothing(c)
 	}
 	switch c.Issuer.Loaded.State {
 	case "yes":
@@ -372,7 +380,7 @@ func (v statusView) loaded(c rotation.ClusterStatus) cell {
 func (v statusView) bundle(c rotation.ClusterStatus) cell {
 	switch {
 	case c.Bundle == nil:
-		return text("-")
+		return nothing(c)
 	case c.Bundle.Current:
 		return text("ok")
 	}

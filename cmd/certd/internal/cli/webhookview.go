@@ -14,7 +14,7 @@ import (
 func (v statusView) webhooks(c rotation.ClusterStatus) cell {
 	switch {
 	case c.Webhooks == nil:
-		return text("-")
+		return nothing(c)
 	case len(c.Webhooks) == 0 && webhookState(c) == rotation.StateOK:
 		return text("none")
 	}
