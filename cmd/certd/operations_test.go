@@ -169,6 +169,10 @@ func TestHungDaemon(t *testing.T) {
 		t.Errorf("status says %s from %s with exit %d", st.State, st.Source, code)
 	}
 	s.refused(1, `holds the journal.*does not answer.*copy`, nil, "status", "--config", "certd.yaml")
+	// Another certd would not start beside it.
+	if out, _ := s.with(nil, "status", "--config", "certd.yaml"); !regexp.MustCompile(`(?s)a certd runs here and does not.*answer.*pgrep -a certd`).MatchString(out) || strings.Contains(out, "→ certd run ") {
+		t.Errorf("status of a certd that hangs:\n%s", out)
+	}
 	s.refused(0, `holds the journal.*does not answer.*copy`, nil, "history", "--config", "certd.yaml")
 	s.refused(0, `unbroken chain`, nil, "history", "--verify", "--config", "certd.yaml")
 	s.refused(69, `needs the daemon`, nil, "rotate", "issuer", "east", "--yes", "--config", "certd.yaml")

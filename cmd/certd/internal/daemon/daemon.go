@@ -82,17 +82,24 @@ func (e invalid) Unwrap() error { return ErrConfig }
 // journal for itself; otherwise it reads, from a copy if it must, and note
 // says so. A journal that does not exist yet is no error for writing.
 func (d Daemon) Open(ctx context.Context, path string, write bool) (svc api.Service, note string, done func() error, err error) {
-	f, note, err := d.open(ctx, path, write)
+	f, held, err := d.open(ctx, path, write)
 	if err != nil {
 		return nil, "", nil, asService(err)
 	}
-	return &offline{fleet: f, now: time.Now, version: d.Version}, note, f.Close, nil
+	switch {
+	case held:
+		note = "a certd holds the journal in " + f.current().StateDir + " and does not answer on its socket; reading a copy of it"
+	case !write:
+		note = "no daemon answers; reading its journal in " + f.current().StateDir
+	}
+	return &offline{fleet: f, now: time.Now, version: d.Version, held: held}, note, f.Close, nil
 }
 
-func (d Daemon) open(ctx context.Context, path string, write bool) (f *fleet, note string, err error) {
+// open is Open; held says that a certd that does not answer holds the journal.
+func (d Daemon) open(ctx context.Context, path string, write bool) (f *fleet, held bool, err error) {
 	c, err := d.Load(path)
 	if err != nil {
-		return nil, "", err
+		return nil, false, err
 	}
 	log := d.Log(c.LogLevel, c.LogFormat)
 	f = &fleet{log: log, getenv: d.Getenv}
@@ -102,12 +109,12 @@ func (d Daemon) open(ctx context.Context, path string, write bool) (f *fleet, no
 			err = f.openKeys(c)
 		}
 	} else { // without keys: what is known can be read without a login
-		f.journal, note, err = readJournal(c)
+		f.journal, held, err = readJournal(c)
 	}
 	if err != nil {
-		return nil, "", errors.Join(err, f.Close())
+		return nil, false, errors.Join(err, f.Close())
 	}
-	return f, note, nil
+	return f, held, nil
 }
 
 func (d Daemon) openJournal(c *config.Config, wait time.Duration) (*state.Journal, error) {
@@ -116,23 +123,20 @@ func (d Daemon) openJournal(c *config.Config, wait time.Duration) (*state.Journa
 
 // readJournal opens the journal for reading; a hung daemon holds the lock, and
 // then a copy has to do.
-func readJournal(c *config.Config) (*state.Journal, string, error) {
-	j, err := state.Open(c.StateDir, state.Options{Fleet: c.Name, ReadOnly: true})
+func readJournal(c *config.Config) (j *state.Journal, held bool, err error) {
+	j, err = state.Open(c.StateDir, state.Options{Fleet: c.Name, ReadOnly: true})
 	if err == nil {
-		return j, "no daemon answers; reading its journal in " + c.StateDir, nil
+		return j, false, nil
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, "", fmt.Errorf("no daemon answers, and there is no journal in %s, so nothing is known of fleet %s; a new fleet begins with certd init; one that has lost its journal goes on with certd run, "+
+		return nil, false, fmt.Errorf("no daemon answers, and there is no journal in %s, so nothing is known of fleet %s; a new fleet begins with certd init; one that has lost its journal goes on with certd run, "+
 			"which learns it from the clusters, and certd status --live looks at them now; or stateDir is not the right one (%w)", c.StateDir, c.Name, fs.ErrNotExist)
 	}
 	if !errors.Is(err, state.ErrLocked) {
-		return nil, "", err
+		return nil, false, err
 	}
 	j, err = state.OpenCopy(c.StateDir, "", state.Options{Fleet: c.Name, ReadOnly: true})
-	if err != nil {
-		return nil, "", err
-	}
-	return j, "a certd holds the journal in " + c.StateDir + " and does not answer on its socket; reading a copy of it", nil
+	return j, err == nil, err
 }
 
 // Live asks the clusters themselves. A journal that cannot be read is done

@@ -188,6 +188,7 @@ type offline struct {
 	*fleet
 	now     func() time.Time
 	version string
+	held    bool // a certd holds the journal, and does not answer; this reads a copy
 }
 
 var _ api.Service = (*offline)(nil)
@@ -202,6 +203,12 @@ func (s *offline) Status(context.Context) (rotation.FleetStatus, error) {
 		return rotation.FleetStatus{}, fmt.Errorf("read the journal: %w", err)
 	}
 	st := rotation.JournalStatus(f, records, s.now().UTC())
+	for i := range st.Findings {
+		if s.held && st.Findings[i].ID == "DaemonNotRunning" { // another would not start beside it
+			st.Findings[i].Message = "a certd runs here and does not answer on " + s.current().Server.Socket + ": it hangs, or its socket is another; this is what its journal last knew"
+			st.Findings[i].Fix = "pgrep -a certd"
+		}
+	}
 	st.Version = s.version
 	return withRecent(st, s.journal)
 }
