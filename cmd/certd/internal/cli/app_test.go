@@ -84,3 +84,23 @@ func TestWhatCouldNotBeSeenIsNotNone(t *testing.T) {
 		}
 	}
 }
+
+// How long nothing breaks is said of what is known, where an issuer never was seen.
+func TestHowLongNothingBreaks(t *testing.T) {
+	noon := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	end, no := noon.Add(9*365*24*time.Hour), false
+	issuer := &rotation.IssuerStatus{Delivered: &rotation.Delivered{NotAfter: end}}
+	for _, row := range []struct {
+		c    rotation.ClusterStatus
+		want string
+	}{
+		{rotation.ClusterStatus{State: rotation.StateOK, Issuer: issuer}, "nothing breaks before Tue 20 Nov 2035 (9y), even if certd stops now"},
+		{rotation.ClusterStatus{State: rotation.StateUnknown, Reachable: &no, Issuer: issuer}, "nothing breaks before Tue 20 Nov 2035 (9y), even if certd stops now"},
+		{rotation.ClusterStatus{State: rotation.StateUnknown}, "nothing known breaks before Tue 20 Nov 2035 (9y)"},
+	} {
+		v := statusView{style: style{now: noon, zone: time.UTC}, doc: rotation.FleetStatus{NothingBreaksBefore: &end, Clusters: []rotation.ClusterStatus{row.c}}}
+		if got, _ := v.breaking(); got != row.want {
+			t.Errorf("%+v: %q, want %q", row.c.State, got, row.want)
+		}
+	}
+}

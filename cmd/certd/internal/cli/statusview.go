@@ -122,6 +122,10 @@ func (v statusView) breaking() (long, short string) {
 	}
 	if left := at.Sub(v.now); left > 0 {
 		short = fmt.Sprintf("nothing breaks before %s (%s)", v.day(*at), coarse(left))
+		if slices.ContainsFunc(v.doc.Clusters, func(c rotation.ClusterStatus) bool { return c.Issuer == nil && outOfSight(c) }) {
+			short = strings.Replace(short, "nothing", "nothing known", 1) // an issuer that nobody has seen may
+			return short, short
+		}
 		return short + ", even if certd stops now", short
 	}
 	what := "something"
@@ -358,10 +362,14 @@ func usableUntil(i *rotation.IssuerStatus) time.Time {
 
 // nothing stands where nothing is known: that there is none, or that nobody could look.
 func nothing(c rotation.ClusterStatus) cell {
-	if c.Reachable != nil && !*c.Reachable || c.Reachable == nil && c.State == rotation.StateUnknown {
+	if outOfSight(c) {
 		return text("?")
 	}
 	return text("-")
+}
+
+func outOfSight(c rotation.ClusterStatus) bool {
+	return c.Reachable != nil && !*c.Reachable || c.Reachable == nil && c.State == rotation.StateUnknown
 }
 
 func (v statusView) loaded(c rotation.ClusterStatus) cell {
