@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -175,6 +176,18 @@ func TestScreens(t *testing.T) {
 	}
 }
 
+// laterByAMinute are the times in a change of the trust anchor, whose stages end a minute later
+// where the loop comes round just before a look of that minute has ended.
+var laterByAMinute = regexp.MustCompile(`\b(17|18):(19|2\d|3[5-9])\b`)
+
+// steady is a screen without what is one or the other in two runs.
+func (s story) steady(out string) string {
+	if s.name != "trust-change" {
+		return out
+	}
+	return laterByAMinute.ReplaceAllString(out, "$1:mm")
+}
+
 func (w *living) shows(t *testing.T, s story, schemas map[string]func(any) error) {
 	var lines []string
 	show := func(title string, code, width int, env map[string]string, args ...string) string {
@@ -183,7 +196,7 @@ func (w *living) shows(t *testing.T, s story, schemas map[string]func(any) error
 			t.Errorf("%s: exit %d, want %d\n%s", strings.Join(args, " "), got, code, out)
 		}
 		lines = append(lines, "== "+title)
-		lines = append(lines, strings.Split(strings.TrimSuffix(out, "\n"), "\n")...)
+		lines = append(lines, strings.Split(strings.TrimSuffix(s.steady(out), "\n"), "\n")...)
 		for line := range strings.SplitSeq(out, "\n") {
 			switch {
 			case strings.ContainsRune(line, '\x1b'):

@@ -96,7 +96,7 @@ func watchVault(ctx context.Context, health func(context.Context) (vault.Health,
 	}
 }
 
-var errSealed = errors.New("Vault is sealed, or not initialised: nothing can be signed, and certificates in use stay good until they end; unseal it (vault operator unseal)")
+var errSealed = errors.New("nothing can be signed: Vault is sealed, or not initialised; certificates in use stay good until they end; unseal it (vault operator unseal)")
 
 func (s *running) bundlePEM(context.Context) ([]byte, error) {
 	known, err := s.known()
