@@ -268,6 +268,7 @@ func Decide(f Fleet, v View, now time.Time) Decision {
 	d.keepsKey, d.found = g.keepsKey, v.Record.Adopted != "" && v.found()
 	d.judgeIssuer(f, v, now)
 	d.judgeWebhooks(f, v, now)
+	d.judgeCredential(o, now)
 	wrong := clockProblem(f, v, now)
 	if v.Err != nil {
 		d.unreachable(v, now)

@@ -162,6 +162,9 @@ func TestDecide(t *testing.T) {
 		}, "", ""},
 		{"another daemon with a newer epoch wrote here", hours(1), func(b *bench) { b.view.Observed.Issuer.Marks.Epoch = 8 }, "", "Deposed"},
 		{"the cluster's clock is six minutes off", hours(90), func(b *bench) { b.view.Observed.ClockSkew = -6 * time.Minute }, "", "ClockSkew"},
+		{"certd's own certificate there ends soon", hours(1), func(b *bench) {
+			b.view.Observed.Credential = &Credential{Kind: "client certificate", Begun: hours(-8000), Ends: hours(100)}
+		}, "", "CredentialEnds"},
 		{"two configured clusters are one", hours(90), func(b *bench) { b.view.SameTarget = "us" }, "", "SameCluster"},
 		{"there is no anchor", hours(1), func(b *bench) { b.fleet.Anchors = nil }, "", "NoAnchor"},
 		{"the bundle was deleted", hours(1), func(b *bench) { gone(&b.view.Observed.Bundle) }, StepRepairBundle, ""},

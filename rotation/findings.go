@@ -5,7 +5,7 @@ package rotation
 func FindingIDs() []string {
 	return []string{
 		"AnchorEnds", "AnchorExpired", "AnchorExpiring", "AnchorKeyElsewhere", "AnchorNotRecovered", "AnchorNotRenewed", "ApprovalWanted",
-		"BackupFailed", "BundleUnusable", "ClockSkew", "ClusterDenied", "ClusterUnreachable", "ConfigReloadFailed", "DaemonNotRunning", "Deposed",
+		"BackupFailed", "BundleUnusable", "ClockSkew", "ClusterDenied", "ClusterUnreachable", "ConfigReloadFailed", "CredentialEnds", "DaemonNotRunning", "Deposed",
 		"ForeignAnchorExpired", "ForeignAnchorExpiring", "IdentityTrustsOldDates", "IssuerBelowFloor", "IssuerExpired",
 		"IssuerLoadUnknown", "IssuerLost", "IssuerNotLoaded", "IssuerUnusable", "JournalFailed", "KeyExportable", "KeyUnfit",
 		"KeysDenied", "KeysUnavailable", "LeftBehind", "LifetimeTooShort", "MirrorFailed", "NamespaceMissing", "NoAnchor", "NotConverged",

@@ -227,6 +227,8 @@ type Observation struct {
 	Target    string        // what tells two configured clusters from one: the kube-system UID, or the folder
 	Version   string        // of the API server; "" for a folder
 
+	Credential *Credential // by which certd was let in; nil: none that is known to end
+
 	Namespace bool // the Linkerd namespace exists
 
 	Bundle          ObjectState

@@ -27,7 +27,7 @@ var concerns = map[string]string{
 	"IssuerUnusable": "I2", "IssuerNotLoaded": "I2", "BundleUnusable": "I2",
 	"IssuerExpired": "I4", "IssuerBelowFloor": "I4", "RenewalOverdue": "I4", "LifetimeTooShort": "I4", "AnchorExpiring": "I4", "AnchorExpired": "I4", "AnchorEnds": "I4", "AnchorNotRenewed": "I4",
 	"IdentityTrustsOldDates": "I4", "ForeignAnchorExpiring": "I4", "ForeignAnchorExpired": "I4", "WebhookExpired": "I4", "WebhookBelowFloor": "I4", "WebhookOverdue": "I4", "WebhookCAEnds": "I4",
-	"StepFailed": "I4", "KeysDenied": "I4", "KeysUnavailable": "I4", "ClockSkew": "I4", "IssuerLost": "I4",
+	"StepFailed": "I4", "KeysDenied": "I4", "KeysUnavailable": "I4", "ClockSkew": "I4", "IssuerLost": "I4", "CredentialEnds": "I4",
 	"WebhookUntrusted": "I5", "WebhookBroken": "I5", "WebhookUnusable": "I5", "WebhookNotServed": "I5", "WebhookMissing": "I5", "WebhookDenied": "I5",
 	"KeyExportable": "I6", "KeyUnfit": "I6", "AnchorKeyElsewhere": "I6", "TrustCompromised": "I6",
 	"Deposed": "I8", "SecondDaemon": "I8", "SameCluster": "I8", "RepairHeldBack": "I8", "WebhookManagedElsewhere": "I8", "SecondWriter": "I8",
@@ -295,13 +295,18 @@ func (j *judgement) noLapse(p *promise) {
 		if ca := activeCA(c.WebhookCAs); ca != nil {
 			closer("webhook CA", ca.ID+" of "+c.Policy.Cluster, ca.Certificate.NotAfter, c.Policy.WebhookFloor())
 		}
+		if own := c.Observed.Credential; own != nil {
+			if say, _ := own.Problem(j.At); say == "" { // else the finding says so
+				closer("certd's own credential", "for "+c.Policy.Cluster, own.Ends, own.Floor())
+			}
+		}
 	})
 	for _, a := range j.Fleet.Anchors {
 		if a.Certificate != nil && a.RetiredAt.IsZero() {
 			closer("trust anchor", a.ID, a.Certificate.NotAfter, marginOfChange)
 		}
 	}
-	for _, kind := range []string{"issuer", "webhook certificate", "webhook CA", "trust anchor"} {
+	for _, kind := range []string{"issuer", "webhook certificate", "webhook CA", "trust anchor", "certd's own credential"} {
 		switch spare, known := margin[kind]; {
 		case !known:
 		case spare < 0:
@@ -310,7 +315,7 @@ func (j *judgement) noLapse(p *promise) {
 			p.note("nearest to its floor: %s", least[kind])
 		}
 	}
-	p.note("certd's own credentials (its token, its kubeconfigs) are not judged here")
+	p.note("certd's own login at Vault is judged by certd check (vault-login, vault-token)")
 }
 
 // admission is I5: what the API servers make of the webhooks.

@@ -59,6 +59,7 @@ type Cluster struct {
 	cfg    Config
 	log    *slog.Logger
 	http   *http.Client
+	access func() *rotation.Credential  // by which certd is let in
 	stream func() (*http.Client, error) // HTTP/1.1, for connections that are switched to another protocol; few need it
 
 	core   corev1.CoreV1Interface
@@ -137,6 +138,7 @@ func New(cfg Config, log *slog.Logger) (*Cluster, error) {
 	hc.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	c := &Cluster{cfg: cfg, log: log.With("cluster", cfg.Cluster), http: hc, server: rc.Host, podPage: podsPerPage,
 		known: map[ref]object{}, sights: map[string]sight{}, moved: make(chan struct{}), unreached: map[types.UID]time.Time{}}
+	c.access = func() *rotation.Credential { return cfg.Access.credential(rc) }
 	c.stream = sync.OnceValues(func() (*http.Client, error) { return streamClient(rc) })
 	if c.core, err = corev1.NewForConfigAndClient(rc, hc); err != nil {
 		return nil, fmt.Errorf("cluster %s: %w", cfg.Cluster, err)

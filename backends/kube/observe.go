@@ -46,7 +46,7 @@ func (c *Cluster) Observe(ctx context.Context) (rotation.Observation, error) {
 }
 
 func (c *Cluster) observe(ctx context.Context) (rotation.Observation, error) {
-	o := rotation.Observation{At: time.Now()}
+	o := rotation.Observation{At: time.Now(), Credential: c.access()}
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
 

@@ -130,6 +130,12 @@ func TestClaims(t *testing.T) {
 			want{"cluster-clock": check.Warning}, "differs from certd's by 20s"},
 		{"a cluster's clock is far off", func(_ *checktest.World, e *check.Evidence) { first(e).Observed.ClockSkew = 6 * time.Minute },
 			want{"cluster-clock": check.Error}, "nothing is signed or written there"},
+		{"certd's token there ends soon", func(_ *checktest.World, e *check.Evidence) {
+			first(e).Observed.Credential = &rotation.Credential{Kind: "token", From: "/etc/certd/kube/eu", Begun: now.Add(-300 * day), Ends: now.Add(10 * day)}
+		}, want{"cluster-credential": check.Warning}, "own token there (/etc/certd/kube/eu) ends"},
+		{"certd's certificate there has ended", func(_ *checktest.World, e *check.Evidence) {
+			first(e).Observed.Credential = &rotation.Credential{Kind: "client certificate", Begun: now.Add(-300 * day), Ends: now.Add(-time.Hour)}
+		}, want{"cluster-credential": check.Error}, "nothing can be renewed there"},
 		{"two names stand for one cluster", func(_ *checktest.World, e *check.Evidence) {
 			e.Clusters[1].Observed.Target = first(e).Observed.Target
 		}, want{"cluster-distinct": check.Error}, "prod-us-1: is the same cluster as prod-eu-1"},

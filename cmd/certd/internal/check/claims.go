@@ -91,6 +91,7 @@ func Claims() []Claim {
 		{ID: clusterReachable, Category: CategoryClusters, Says: "the cluster answers", Findings: []string{"ClusterUnreachable", "NotSeenYet", "NotSeenLately"}, Pre: true, judge: (*judgement).reachable},
 		{ID: "cluster-clock", Category: CategoryClusters, Says: "its clock agrees with certd's", Findings: []string{"ClockSkew"}, Pre: true, judge: (*judgement).clock},
 		{ID: "cluster-distinct", Category: CategoryClusters, Says: "no other name stands for the same cluster", Findings: []string{"SameCluster"}, Pre: true, judge: (*judgement).distinct},
+		{ID: "cluster-credential", Category: CategoryClusters, Says: "what certd is let in by there lasts", Findings: []string{"CredentialEnds"}, Pre: true, judge: (*judgement).credential},
 		{ID: "cluster-rights", Category: CategoryClusters, Says: "certd may do there what it must, verb by verb", Findings: []string{"ClusterDenied", "WebhookDenied"}, Pre: true, judge: (*judgement).rights},
 		{ID: "cluster-rights-excess", Category: CategoryClusters, Says: "certd may do there no more than it must", Pre: true, judge: (*judgement).rightsExcess},
 		{ID: "linkerd-namespace", Category: CategoryClusters, Says: "Linkerd's namespace is there, or certd may make it", Findings: []string{"NamespaceMissing"}, Pre: true, judge: (*judgement).namespace},

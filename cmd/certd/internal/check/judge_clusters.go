@@ -51,6 +51,24 @@ func (j *judgement) clock() []verdict {
 	})
 }
 
+func (j *judgement) credential() []verdict {
+	return j.each(func(c Cluster) []verdict {
+		own := c.Observed.Credential
+		if own == nil {
+			return holds("")
+		}
+		j.settled(c.name(), "CredentialEnds")
+		say, state := own.Problem(j.Now)
+		switch {
+		case say == "":
+			return holds("")
+		case state == rotation.StateCritical:
+			return []verdict{{result: Error, runbook: "CredentialEnds", say: say, hint: "renew it in " + own.From}}
+		}
+		return []verdict{{result: Warning, runbook: "CredentialEnds", say: say, hint: "renew it in " + own.From}}
+	})
+}
+
 func (j *judgement) distinct() []verdict {
 	seen := map[string]string{}
 	return j.each(func(c Cluster) []verdict {
