@@ -101,3 +101,63 @@ func TestTheFloorHoldsBehindARepairThatBringsNothing(t *testing.T) {
 		})
 	}
 }
+
+// resetting is a cluster in which somebody resets each caBundle as soon as it is written.
+type resetting struct {
+	*memory.Cluster
+	to map[rotation.ObjectRef][]byte // nil: nobody does yet
+}
+
+func (r *resetting) WriteCABundle(ctx context.Context, w rotation.CABundleWrite) (string, error) {
+	revision, err := r.Cluster.WriteCABundle(ctx, w)
+	if text := r.to[w.Object]; err == nil && text != nil {
+		r.SetCABundle(w.Object, "argocd-controller", text)
+	}
+	return revision, err
+}
+
+// Where a new webhook CA cannot be trusted, since somebody puts back what there was, each webhook
+// is renewed under the former one before its floor, and no call fails.
+func TestWebhooksAreRenewedWhereANewCAIsNotTrusted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := hooked(t, "east")
+		p := &w.policy.Clusters[0].Webhooks
+		p.Specs = p.Specs[:1]
+		p.Leaf.Lifetime, p.Leaf.RenewBefore = 6*day, 3*day
+		rival := &resetting{Cluster: w.clusters["east"]}
+		w.through = func(string, *memory.Cluster) rotation.Cluster { return rival }
+		w.ceremony()
+		w.helm("east", true)
+		w.start()
+		time.Sleep(time.Hour)
+		w.clusters["east"].ForgetViolations()
+		to := map[rotation.ObjectRef][]byte{}
+		for _, ref := range p.Specs[0].Objects {
+			to[ref] = w.clusters["east"].Data(ref.String())["caBundle"]
+		}
+		rival.to = to
+		w.loop.Rotate(rotation.TargetWebhookCA, []string{"east"}, rotation.Request{Actor: "lee@cli", Reason: "drill"})
+		least, signed := 365*day, len(w.keys.Signatures())
+		for range 8 * 4 {
+			time.Sleep(6 * time.Hour)
+			w.admits("a rival resets the caBundle", "")
+			for _, h := range w.cluster("east").Webhooks {
+				if h.Delivered != nil {
+					least = min(least, time.Until(h.Delivered.NotAfter))
+				}
+			}
+		}
+		if least < p.Leaf.RenewBefore-2*time.Hour {
+			t.Errorf("a certificate had %s left; it is to be renewed with %s", least, p.Leaf.RenewBefore)
+		}
+		if n := len(w.keys.Signatures()) - signed; n > 60 { // most are the keys' own checks
+			t.Errorf("%d signatures in 8 days", n)
+		}
+		rival.to = nil
+		time.Sleep(day)
+		w.admits("the rival is gone", "")
+		w.looked("the rival is gone", "east", "w2")
+		w.end()
+	})
+}

@@ -648,7 +648,7 @@ func (a Action) restarts() bool {
 // changed, and may change again.
 func (a Action) contested() bool {
 	switch a.Step {
-	case StepRepairBundle, StepRepairIssuer, StepRepairMetadata, StepRepairWebhook, StepRepairTrust, StepWebhookReload, StepWebhookRestart, StepIssuerReload, StepIdentityRestart, StepControlRestart, StepWorkloadRestart:
+	case StepRepairBundle, StepRepairIssuer, StepRepairMetadata, StepRepairWebhook, StepRepairTrust, StepWebhookTrust, StepWebhookReload, StepWebhookRestart, StepIssuerReload, StepIdentityRestart, StepControlRestart, StepWorkloadRestart:
 		return true
 	}
 	return a.Writer != ""

@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -120,7 +121,7 @@ func (r *Reconciler) actOnWebhook(ctx, hand context.Context, m *member, f Fleet,
 // publishServing signs a new serving certificate and writes it, in this order,
 // as publishIssuer does.
 func (r *Reconciler) publishServing(ctx, hand context.Context, m *member, f Fleet, v View, w Webhook, d Decision, in Intent) error {
-	ca := *activeCA(v.WebhookCAs)
+	ca := *cmp.Or(d.ca, activeCA(v.WebhookCAs))
 	p := v.Policy.Webhooks.Leaf
 	profile := pki.ServingProfile{DNSNames: d.spec.DNSNames, Lifetime: p.Lifetime, Backdate: p.Backdate}
 	cred, rec, err := r.webhook.serving(ctx, &ca, d.spec, profile, caller{m.name, d.Actor, d.Why}, r.wall())

@@ -514,6 +514,9 @@ func (d *Decision) webhookActions(f Fleet, v View, now time.Time) (mending, othe
 		if active != nil {
 			if a, ok := d.webhookStep(f, v, wd, active, now); ok {
 				others = append(others, a)
+				if a, ok = wd.renewUnderFormer(v, a, now); ok {
+					others = append(others, a)
+				}
 			}
 		}
 	}
@@ -624,6 +627,24 @@ func (d *Decision) webhookStep(f Fleet, v View, wd *WebhookDecision, active *Web
 	}
 	d.wakeAt(wd.Dates.NextRun, wd.Dates.MustRenewBy)
 	return Action{}, false
+}
+
+// renewUnderFormer wants a certificate at its floor under the CA that it has, although another is
+// active: that one is to be trusted first, and may never be where that is refused, or somebody
+// undoes it again and again. The floor does not wait, and the former CA is trusted.
+func (wd *WebhookDecision) renewUnderFormer(v View, first Action, now time.Time) (Action, bool) {
+	by := wd.Dates.MustRenewBy
+	if first.Step != StepWebhookTrust || wd.Leaf == nil || wd.CA == nil || !wd.CA.RetiredAt.IsZero() || by.IsZero() || now.Before(by) || !gainsLife(v.Policy.Webhooks.Leaf, wd.CA.Certificate, wd.Leaf, now) {
+		return Action{}, false
+	}
+	for _, o := range wd.Webhook.Objects {
+		if !o.CABundle.Holds(pki.NewCASet(wd.CA.Certificate)) {
+			return Action{}, false
+		}
+	}
+	a := wd.action(StepWebhook, wd.Webhook.Spec.secretName(), fmt.Sprintf("%s left, and the floor is %s; under %s once more, since that is trusted", short(wd.Leaf.NotAfter.Sub(now)), short(wd.Leaf.NotAfter.Sub(by)), wd.CA.ID))
+	a.Signs, a.ca = true, wd.CA
+	return a, true
 }
 
 // trustSecretFirst: where a cainjector copies ca.crt into the caBundle, a CA
