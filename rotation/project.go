@@ -65,8 +65,25 @@ func Project(s FleetStatus, p FleetPolicy, now, until time.Time, ifStopped bool)
 	plan.restarts(p, now)
 	slices.SortStableFunc(plan.Items, func(a, b PlanItem) int { return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Cluster, b.Cluster)) })
 	slices.SortStableFunc(plan.Breaks, func(a, b Break) int { return a.At.Compare(b.At) })
-	plan.Items = plan.Items[:min(len(plan.Items), mostItems)]
+	plan.cutShort()
 	return plan
+}
+
+// cutShort ends a plan where it does not list all: behind as many steps as one has, and where
+// the steps of one kind in one cluster are as many.
+func (plan *Plan) cutShort() {
+	type kind struct {
+		cluster, webhook string
+		step             Step
+	}
+	listed := map[kind]int{}
+	for i, item := range plan.Items {
+		of := kind{item.Cluster, item.Webhook, item.Step}
+		if listed[of]++; i == mostItems || listed[of] > mostItems {
+			plan.Items, plan.Until, plan.Cut = plan.Items[:i], plan.Items[i-1].At, true
+			return
+		}
+	}
 }
 
 // closest notes the least that an issuer has left when it is renewed.
@@ -184,8 +201,8 @@ func series(pause *PauseStatus, like PlanItem, p RenewalPolicy, nextRun, mustRen
 		return nil
 	}
 	at, must := *nextRun, *mustRenewBy
-	floor := notAfter.Sub(must) // may be larger than the policy's, by what was seen in the cluster
-	for len(items) < mostItems && !at.After(until) {
+	floor := notAfter.Sub(must)                       // may be larger than the policy's, by what was seen in the cluster
+	for len(items) <= mostItems && !at.After(until) { // one more than are listed: then there are more
 		item := like
 		item.Due, item.Reason = at, fmt.Sprintf("schedule %q; the floor is %s", p.Schedule, clock(must))
 		at = latest(at, now.Truncate(time.Second))

@@ -396,7 +396,8 @@ type Plan struct {
 	Kind       string     `json:"kind"` // Plan
 	Fleet      string     `json:"fleet"`
 	ObservedAt time.Time  `json:"observedAt"`
-	Until      time.Time  `json:"until"`
+	Until      time.Time  `json:"until"`         // of the last step where it was cut
+	Cut        bool       `json:"cut,omitempty"` // there are more steps than a plan lists
 	Items      []PlanItem `json:"items"`
 	Breaks     []Break    `json:"breaks,omitempty"` // with --if-stopped
 	Findings   []Finding  `json:"findings"`         // what keeps certd from acting

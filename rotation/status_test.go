@@ -326,6 +326,34 @@ func TestAPlanTellsWhenWorkloadsMayBeRestarted(t *testing.T) {
 	}
 }
 
+// A plan that would have too many steps is cut, says so, and says up to where it is whole.
+func TestAPlanIsCutWhereItSaysSo(t *testing.T) {
+	b := newBench(t)
+	until := hours(24 * 365)
+	b.view.Policy.Issuer.Lifetime, b.view.Policy.Issuer.RenewBefore, b.view.Policy.Issuer.Backdate = 30*time.Minute, 20*time.Minute, time.Minute
+	s, err := ParseSchedule("* * * * *", time.UTC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.view.Policy.Issuer.Schedule, b.view.Policy.Issuer.Spread = s, 0
+	other := b.view.Policy
+	other.Cluster = "us"
+	b.fleet.Policy.Clusters = []Policy{b.view.Policy, other}
+	st := LiveStatus(b.fleet, []View{b.view}, hours(1))
+	st.Clusters = append(st.Clusters, st.Clusters[0])
+	st.Clusters[1].Name = "us"
+	for clusters := 1; clusters <= 2; clusters++ {
+		st.Clusters = st.Clusters[:clusters:2]
+		p := Project(st, b.fleet.Policy, hours(1), until, false)
+		if !p.Cut || len(p.Items) != mostItems || !p.Until.Equal(p.Items[mostItems-1].At) || !p.Until.Before(until) {
+			t.Fatalf("%d clusters: cut %t after %d steps, until %s", clusters, p.Cut, len(p.Items), p.Until)
+		}
+		if whole := Project(st, b.fleet.Policy, hours(1), p.Items[mostItems/clusters/2].At, false); whole.Cut {
+			t.Errorf("%d clusters: one with %d steps is cut", clusters, len(whole.Items))
+		}
+	}
+}
+
 func TestProject(t *testing.T) {
 	b := newBench(t)
 	b.fleet.Policy.Clusters[0] = b.view.Policy

@@ -32,6 +32,9 @@ type series []planned
 
 func (v planView) lines() []string {
 	head := fmt.Sprintf("%s until %s. Nothing has been changed.", count(len(v.doc.Items), "step"), v.day(v.doc.Until))
+	if v.doc.Cut {
+		head += " What comes later is left out: a plan has no more steps."
+	}
 	if len(v.doc.Items) == 0 {
 		head = fmt.Sprintf("nothing is planned until %s.", v.day(v.doc.Until))
 	}
