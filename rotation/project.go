@@ -201,8 +201,9 @@ func series(pause *PauseStatus, like PlanItem, p RenewalPolicy, nextRun, mustRen
 		return nil
 	}
 	at, must := *nextRun, *mustRenewBy
-	floor := notAfter.Sub(must)                       // may be larger than the policy's, by what was seen in the cluster
-	for len(items) <= mostItems && !at.After(until) { // one more than are listed: then there are more
+	floor := notAfter.Sub(must) // may be larger than the policy's, by what was seen in the cluster
+	// One more than are listed: then there are more.
+	for len(items) <= mostItems && !at.After(until) {
 		item := like
 		item.Due, item.Reason = at, fmt.Sprintf("schedule %q; the floor is %s", p.Schedule, clock(must))
 		at = latest(at, now.Truncate(time.Second))
