@@ -168,6 +168,18 @@ func TestNobodyListens(t *testing.T) {
 	}
 }
 
+// One that takes connections and never answers is named once, in words.
+func TestNobodyAnswers(t *testing.T) {
+	c := fakeServer(t, 200*time.Millisecond, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	_, err := c.Observe(t.Context())
+	if !errors.Is(err, rotation.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("%v", err)
+	}
+	if text := err.Error(); strings.Count(text, c.server) != 1 || !strings.Contains(text, "no answer before the deadline") || strings.Contains(text, "context deadline") {
+		t.Errorf("it says: %s", text)
+	}
+}
+
 func TestServerOfAnotherCA(t *testing.T) {
 	s := quietServer(drop)
 	defer s.Close()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"slices"
 	"strings"
 	"unicode"
@@ -121,17 +122,30 @@ func (c *Cluster) unanswered(a call, err error) error {
 	case a.write:
 		kind = rotation.ErrOutcomeUnknown
 	}
-	var cause error
-	for _, c := range []error{context.DeadlineExceeded, context.Canceled} {
-		if errors.Is(err, c) {
-			cause = c
-		}
+	if sent, ok := err.(*url.Error); ok { // what wraps one has more to say
+		err = sent.Err // the address is named already
 	}
-	if cause != nil {
-		return fmt.Errorf("%s at %s: %s: %w: %w", a, c.server, quote(err), cause, kind)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%s at %s: %w: %w", a, c.server, late{quote(err)}, kind)
+	case errors.Is(err, context.Canceled):
+		return fmt.Errorf("%s at %s: %s: %w: %w", a, c.server, quote(err), context.Canceled, kind)
 	}
 	return fmt.Errorf("%s at %s: %s%s: %w", a, c.server, quote(err), hint, kind)
 }
+
+// late is context.DeadlineExceeded in words for people, with what was said of it beside that.
+type late struct{ said string }
+
+func (l late) Error() string {
+	const text = "no answer before the deadline"
+	if l.said == context.DeadlineExceeded.Error() {
+		return text
+	}
+	return text + " (" + l.said + ")"
+}
+
+func (l late) Unwrap() error { return context.DeadlineExceeded }
 
 // quote makes another party's text fit for a log line.
 func quote(err error) string { return quoteText(err.Error()) }
