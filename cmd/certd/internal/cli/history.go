@@ -89,7 +89,11 @@ func (a *App) history(ctx context.Context, o historyOptions) error {
 		return a.document(o.output, list)
 	}
 	if len(list.Items) == 0 {
-		a.tell("no entries")
+		say := "no entries"
+		if c := o.query.Cluster; c != "" { // it may have left the configuration, or be called otherwise
+			say += fmt.Sprintf(" of a cluster called %q; certd clusters list has those that there are", c)
+		}
+		a.tell(a.style().wrap("", "", say)...)
 		return nil
 	}
 	items := slices.Clone(list.Items)
