@@ -10,6 +10,8 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -143,7 +145,8 @@ func (f *Files) open(path, name string, pinned crypto.PublicKey) (rotation.Key, 
 	}
 	defer clear(secret)
 	signer, err := f.kms.CreateSigner(&apiv1.CreateSignerRequest{SigningKeyPEM: text, Password: secret})
-	if errors.Is(err, x509.IncorrectPasswordError) {
+	// One wrong passphrase of 256 leaves what looks like padding, and then no key.
+	if err != nil && (errors.Is(err, x509.IncorrectPasswordError) || sealed(block.Bytes)) {
 		return nil, fmt.Errorf("open key %s: the passphrase does not open it (keys.file.passphraseFrom): %w", path, rotation.ErrDenied)
 	}
 	if err != nil {
@@ -295,4 +298,15 @@ func fit(signer crypto.Signer, pinned crypto.PublicKey) (*ecdsa.PublicKey, error
 		return nil, fmt.Errorf("its public key is not the one of the certificate; it was replaced: %w", rotation.ErrKeyUnfit)
 	}
 	return public, nil
+}
+
+// sealed says whether der is something encrypted, as a whole (EncryptedPrivateKeyInfo, RFC 5958
+// section 3).
+func sealed(der []byte) bool {
+	var info struct {
+		Algorithm pkix.AlgorithmIdentifier
+		Data      []byte
+	}
+	rest, err := asn1.Unmarshal(der, &info)
+	return err == nil && len(rest) == 0
 }

@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -137,6 +138,13 @@ func TestKeyFilesThatAreRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			write(t, dir, serialize(t, key, pemutil.WithPKCS8(true), pemutil.WithPassword([]byte("wrong horse"))))
+		}, rotation.ErrDenied, "passphraseFrom"},
+		{"of another passphrase that leaves the right padding", func(t *testing.T, dir string) {
+			block, err := pemutil.EncryptPKCS8PrivateKey(rand.Reader, []byte("no key"), []byte("correct horse"), x509.PEMCipherAES256)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, dir, string(pem.EncodeToMemory(block)))
 		}, rotation.ErrDenied, "passphraseFrom"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
