@@ -472,7 +472,7 @@ func (d *Decision) nextStep(f Fleet, v View, g goal, now time.Time) {
 	case !d.gains(v, active, now):
 		d.anchorEnds(f, active, now)
 	case !now.Before(d.Dates.MustRenewBy):
-		d.sign(StepIssuer, fmt.Sprintf("%s left, and the floor is %s", short(d.Issuer.NotAfter.Sub(now)), short(d.Issuer.NotAfter.Sub(d.Dates.MustRenewBy))))
+		d.sign(StepIssuer, atFloor(d.Issuer.NotAfter, d.Dates.MustRenewBy, now))
 	case v.Request != nil:
 		d.sign(StepIssuer, asked(v.Request.Reason))
 		d.Actor = v.Request.Actor
@@ -992,6 +992,11 @@ func (d *Decision) breaks() *time.Time {
 
 func (d *Decision) find(s State, id, message string, deadline *time.Time, fix string) {
 	d.Findings = append(d.Findings, Finding{ID: id, Severity: s, Message: message, Deadline: deadline, Fix: fix})
+}
+
+// atFloor is why something that ends is renewed by a time, whatever its schedule says.
+func atFloor(end, by, now time.Time) string {
+	return fmt.Sprintf("%s left, and the floor is %s", short(end.Sub(now)), short(end.Sub(by)))
 }
 
 func (d *Decision) sign(step Step, why string) {

@@ -94,7 +94,7 @@ func (d *Decision) renewBehindWhatWaits(v View, g goal, now time.Time) {
 	if d.Step == "" || signsIssuer(d.Step) || d.Issuer == nil || g.keepsKey || by.IsZero() || now.Before(by) || g.shortest() == nil || !d.gains(v, g.shortest(), now) {
 		return
 	}
-	d.sign(StepIssuer, fmt.Sprintf("%s left, and the floor is %s", short(d.Issuer.NotAfter.Sub(now)), short(d.Issuer.NotAfter.Sub(by))))
+	d.sign(StepIssuer, atFloor(d.Issuer.NotAfter, by, now))
 	d.Wanted = append(d.Wanted, d.Action)
 }
 

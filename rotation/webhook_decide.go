@@ -642,7 +642,7 @@ func (wd *WebhookDecision) renewUnderFormer(v View, first Action, now time.Time)
 			return Action{}, false
 		}
 	}
-	a := wd.action(StepWebhook, wd.Webhook.Spec.secretName(), fmt.Sprintf("%s left, and the floor is %s; under %s once more, since that is trusted", short(wd.Leaf.NotAfter.Sub(now)), short(wd.Leaf.NotAfter.Sub(by)), wd.CA.ID))
+	a := wd.action(StepWebhook, wd.Webhook.Spec.secretName(), atFloor(wd.Leaf.NotAfter, by, now)+"; under "+wd.CA.ID+" once more, since that is trusted")
 	a.Signs, a.ca = true, wd.CA
 	return a, true
 }
@@ -704,7 +704,7 @@ func (d *Decision) wantsCertificate(v View, wd *WebhookDecision, active *Webhook
 	case v.WebhookRequest != nil && wd.at.Before(v.WebhookRequest.At.Truncate(time.Second)):
 		return asked(v.WebhookRequest.Reason), StepWebhook
 	case !now.Before(wd.Dates.MustRenewBy):
-		return fmt.Sprintf("%s left, and the floor is %s", short(wd.Leaf.NotAfter.Sub(now)), short(wd.Leaf.NotAfter.Sub(wd.Dates.MustRenewBy))), StepWebhook
+		return atFloor(wd.Leaf.NotAfter, wd.Dates.MustRenewBy, now), StepWebhook
 	case !now.Before(wd.Dates.NextRun):
 		return fmt.Sprintf("due since %s by schedule %q: fewer than two more firings come before %s", clock(wd.Dates.NextRun), v.Policy.Webhooks.Leaf.Schedule, clock(wd.Dates.MustRenewBy)), StepWebhook
 	}

@@ -59,13 +59,14 @@ func (j *judgement) credential() []verdict {
 		}
 		j.settled(c.name(), "CredentialEnds")
 		say, state := own.Problem(j.Now)
-		switch {
-		case say == "":
+		if say == "" {
 			return holds("")
-		case state == rotation.StateCritical:
-			return []verdict{{result: Error, runbook: "CredentialEnds", say: say, hint: "renew it in " + own.From}}
 		}
-		return []verdict{{result: Warning, runbook: "CredentialEnds", say: say, hint: "renew it in " + own.From}}
+		v := verdict{result: Warning, runbook: "CredentialEnds", say: say, hint: "renew it in " + own.From}
+		if state == rotation.StateCritical {
+			v.result = Error
+		}
+		return []verdict{v}
 	})
 }
 
