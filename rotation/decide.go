@@ -692,9 +692,11 @@ func within(times []time.Time, now time.Time, window time.Duration) []time.Time 
 const freeRepairs = 3
 
 // repairAllowed is when the next repair may be made: behind the free ones
-// each waits twice as long as the one before, ten minutes at most.
+// each waits twice as long as the one before, ten minutes at most. The first waits
+// are short: one upgrade by Helm may need two repairs, its retry two more, and no
+// pod may be created meanwhile.
 func repairAllowed(repairs []time.Time, now time.Time) (n int, at time.Time) {
-	const first, most = 10 * time.Second, 10 * time.Minute
+	const first, most = time.Second, 10 * time.Minute
 	recent := within(repairs, now, time.Hour)
 	if len(recent) < freeRepairs {
 		return len(recent), now

@@ -207,9 +207,17 @@ func TestDecide(t *testing.T) {
 			b.view.Observed.Bundle.Marks.Keep = false
 		}, StepRepairMetadata, "StepFailed"},
 		{"the fourth repair within the hour waits", hours(1), func(b *bench) {
-			b.view.Repairs = map[lane][]time.Time{{StepRepairBundle, BundleObject}: {hours(0.9), hours(0.95), hours(1).Add(-time.Second)}}
+			b.view.Repairs = map[lane][]time.Time{{StepRepairBundle, BundleObject}: {hours(0.9), hours(0.95), hours(1).Add(-time.Second / 2)}}
 			b.view.Observed.BundleText = []byte("garbage")
 			b.view.Observed.Bundle.Writers = []Writer{{Name: "argocd-controller", At: hours(1)}}
+		}, "", "RepairHeldBack"},
+		{"an upgrade's retry is repaired after a second", hours(1), func(b *bench) {
+			b.view.Repairs = map[lane][]time.Time{{StepRepairBundle, BundleObject}: {hours(0.9), hours(0.95), hours(1).Add(-time.Second)}}
+			b.view.Observed.BundleText = []byte("garbage")
+		}, StepRepairBundle, ""},
+		{"the tenth repair within the hour waits a minute", hours(1), func(b *bench) {
+			b.view.Repairs = map[lane][]time.Time{{StepRepairBundle, BundleObject}: append(slices.Repeat([]time.Time{hours(0.5)}, 8), hours(1).Add(-time.Minute))}
+			b.view.Observed.BundleText = []byte("garbage")
 		}, "", "RepairHeldBack"},
 		{"identity uses the delivered issuer", hours(1), func(b *bench) { b.replica(b.view.Certificates[0].NotAfter, hours(1)) }, "", ""},
 		{"identity uses another issuer long after delivery", hours(1), func(b *bench) { b.replica(hours(100), hours(1)) }, StepIssuerReload, "IssuerNotLoaded"},
