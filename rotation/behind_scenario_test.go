@@ -105,13 +105,13 @@ func TestTheFloorHoldsBehindARepairThatBringsNothing(t *testing.T) {
 // resetting is a cluster in which somebody resets each caBundle as soon as it is written.
 type resetting struct {
 	*memory.Cluster
-	to map[rotation.ObjectRef][]byte // nil: nobody does yet
+	to atomic.Pointer[map[rotation.ObjectRef][]byte] // nil: nobody does
 }
 
 func (r *resetting) WriteCABundle(ctx context.Context, w rotation.CABundleWrite) (string, error) {
 	revision, err := r.Cluster.WriteCABundle(ctx, w)
-	if text := r.to[w.Object]; err == nil && text != nil {
-		r.SetCABundle(w.Object, "argocd-controller", text)
+	if to := r.to.Load(); err == nil && to != nil && (*to)[w.Object] != nil {
+		r.SetCABundle(w.Object, "argocd-controller", (*to)[w.Object])
 	}
 	return revision, err
 }
@@ -136,7 +136,7 @@ func TestWebhooksAreRenewedWhereANewCAIsNotTrusted(t *testing.T) {
 		for _, ref := range p.Specs[0].Objects {
 			to[ref] = w.clusters["east"].Data(ref.String())["caBundle"]
 		}
-		rival.to = to
+		rival.to.Store(&to)
 		w.loop.Rotate(rotation.TargetWebhookCA, []string{"east"}, rotation.Request{Actor: "lee@cli", Reason: "drill"})
 		least, signed := 365*day, len(w.keys.Signatures())
 		for range 8 * 4 {
@@ -154,7 +154,7 @@ func TestWebhooksAreRenewedWhereANewCAIsNotTrusted(t *testing.T) {
 		if n := len(w.keys.Signatures()) - signed; n > 60 { // most are the keys' own checks
 			t.Errorf("%d signatures in 8 days", n)
 		}
-		rival.to = nil
+		rival.to.Store(nil)
 		time.Sleep(day)
 		w.admits("the rival is gone", "")
 		w.looked("the rival is gone", "east", "w2")

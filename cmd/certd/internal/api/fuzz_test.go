@@ -31,7 +31,7 @@ func FuzzServer(f *testing.F) {
 		{"GET", "/v1/history", "since=x&after=18446744073709551616", ""}, {"GET", "/v1/check", "cluster=a&cluster=b&category=%zz", ""}, {"GET", "/v1/export", "cluster=../etc", ""},
 		{"POST", "/v1/rotate", "", `{"target":"issuer","clusters":["east"],"reason":"x","actor":"root"}`}, {"POST", "/v1/trust/change", "", `{"order":"rotate","token":"hvs.the-token-of-the-fuzz-test"}`},
 		{"POST", "/v1/init", "", `{"token":"hvs.the-token-of-the-fuzz-test","token":7}`}, {"POST", "/v1/adopt", "", `{"clusters":["east"]}{}`}, {"POST", "/v1/pause", "", `{"seconds":1e300,"clusters":["x"]}`},
-		{"POST", "/v1/log-level", "", `[`}, {"PUT", "/v1/status", "", ""}, {"GET", "//v1/../v1/status", "", ""}, {"POST", "/v1/notify/test", "", `null`}, {"POST", "/v1/trust/renew", "", strings.Repeat(`[`, 20000)},
+		{"POST", "/v1/log-level", "", `[`}, {"PUT", "/v1/status", "", ""}, {"GET", "*", "", ""}, {"GET", "//v1/../v1/status", "", ""}, {"POST", "/v1/notify/test", "", `null`}, {"POST", "/v1/trust/renew", "", strings.Repeat(`[`, 20000)},
 	} {
 		f.Add(seed.method, seed.path, seed.query, []byte(seed.body))
 	}

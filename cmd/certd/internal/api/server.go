@@ -148,10 +148,17 @@ func (s *Server) handler(socket string) http.Handler {
 		}
 		return reply, err
 	}))
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+	unknown := func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, fmt.Errorf("this daemon does not know %s %s; is it of another version than the command? %w", r.Method, r.URL.Path, ErrUsage))
-	})
-	return s.guard(socket, mux)
+	}
+	mux.HandleFunc("/", unknown)
+	return s.guard(socket, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.RequestURI == "*" { // the multiplexer refuses it without a word
+			unknown(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	}))
 }
 
 // guard lets in whom the socket admits, and turns a panic into an answer: one
