@@ -52,7 +52,10 @@ type Change struct {
 	// before the old anchor is retired; Behind those that not even that waits for.
 	Without []string
 	Behind  []string
-	Actor   string
+	// SeenTo are those whom the meshes talk to and certd does not look after, and of whom
+	// a person has said that they trust both anchors. Others hold the change.
+	SeenTo []string `json:",omitempty"`
+	Actor  string
 	// TurnedBy is who turned it around last; "": nobody has.
 	TurnedBy string `json:",omitempty"`
 	// Approval is there once a second person has approved that it ends.
@@ -196,6 +199,15 @@ func (f Fleet) goal(v View, now time.Time) (g goal, err error) {
 		if alone {
 			g.signers = w.order
 		}
+	}
+	// Whoever is made while it is under way would be refused as those are that were there
+	// before. On the way back all of them are: they know that anchor.
+	if came := f.newcomers(v); len(came) > 0 && !c.Compromised && !c.Back && (c.Stage == StageBridge || c.Stage == StageSpread || c.Stage == StageRestart) {
+		var texts []string
+		for _, s := range came {
+			texts = append(texts, s.text)
+		}
+		g.wait("%s: made since the change began, and not looked after by certd; see to it that they trust both anchors, then certd trust advance --outsiders", strings.Join(texts, "; "))
 	}
 	if (c.Stage == StageFinish || c.Stage == StageRetire) && g.waits == "" && !c.Compromised {
 		g.finish(f, v, w, now, to)

@@ -160,6 +160,7 @@ func (r *Reconciler) BeginChange(a Anchor, actor, reason string, manual bool) er
 	if !r.anyStays(f) {
 		c.From = f.Active().ID
 	}
+	c.SeenTo, _ = r.allStrangers(f, f.strangers)
 	rec := certificateRecord("", "anchor", a.ID, a.Certificate, now)
 	rec.DeliveredAt = now
 	in := Intent{Step: StepTrustChange, Actor: actor, Reason: fmt.Sprintf("from %s to %s: %s", c.from(), c.to(), reason), Anchor: a.ID, Serial: rec.Serial, Key: a.Key}
@@ -425,6 +426,29 @@ func (r *Reconciler) SteerChange(how ChangeOrder, clusters []string, actor, reas
 	if len(clusters) > 0 {
 		in.Reason = fmt.Sprintf("%s without %s: %s", how, strings.Join(clusters, ", "), reason)
 	}
+	return c, r.putChange(in, Outcome{Detail: "stage " + string(c.Stage), Change: &c})
+}
+
+// SeeToOutsiders records that a person has seen to everybody whom the meshes talk to, whom
+// certd does not look after, and who was made while the change was under way. A dry run
+// says what would become of the change.
+func (r *Reconciler) SeeToOutsiders(actor, reason string, dryRun bool) (Change, error) {
+	r.renewing.Lock()
+	defer r.renewing.Unlock()
+	f := r.fleet()
+	if f.Change == nil {
+		return Change{}, fmt.Errorf("the trust anchor is not being changed: %w", ErrNotNow)
+	}
+	c := *f.Change
+	names, texts := r.allStrangers(f, f.newcomers)
+	if len(names) == 0 {
+		return c, fmt.Errorf("nobody waits for that: no Link and no ExternalWorkload is seen that was made since the change began: %w", ErrNotNow)
+	}
+	c.SeenTo = slices.Concat(c.SeenTo, names)
+	if dryRun {
+		return c, nil
+	}
+	in := Intent{Step: StepTrustChange, Actor: actor, Reason: fmt.Sprintf("seen to by people (%s): %s", strings.Join(texts, "; "), reason), Anchor: cmp.Or(c.To, c.From)}
 	return c, r.putChange(in, Outcome{Detail: "stage " + string(c.Stage), Change: &c})
 }
 

@@ -60,19 +60,34 @@ type Link struct {
 	Target string // what it calls the other cluster
 }
 
-// beyond names, of a cluster's outside, what certd does not look after.
-func (f Fleet) beyond(v View) (all []string) {
+// outsider is somebody whom a mesh talks to and whom certd does not look after.
+type outsider struct {
+	name string // of a Link, or of all ExternalWorkloads of a cluster, however many
+	text string // without the cluster
+}
+
+// strangers are, of a cluster's outside, whom certd does not look after.
+func (f Fleet) strangers(v View) (all []outsider) {
 	o := v.Proxies.Outside
 	for _, l := range o.Links {
 		known := slices.ContainsFunc(f.Policy.Clusters, func(p Policy) bool { return l.Target == cmp.Or(p.KnownAs, p.Cluster) })
 		if !known {
-			all = append(all, fmt.Sprintf("%s: the cluster that Link %s calls %q", v.Policy.Cluster, l.Name, l.Target))
+			text := fmt.Sprintf("the cluster that Link %s calls %q", l.Name, l.Target)
+			all = append(all, outsider{v.Policy.Cluster + ": " + text, text})
 		}
 	}
 	if o.External > 0 {
-		all = append(all, fmt.Sprintf("%s: %d ExternalWorkloads", v.Policy.Cluster, o.External))
+		all = append(all, outsider{v.Policy.Cluster + ": ExternalWorkloads", fmt.Sprintf("%d ExternalWorkloads", o.External)})
 	}
-	if o.Err != nil {
+	return all
+}
+
+// beyond names the strangers of a cluster, and says where they could not be seen.
+func (f Fleet) beyond(v View) (all []string) {
+	for _, s := range f.strangers(v) {
+		all = append(all, v.Policy.Cluster+": "+s.text)
+	}
+	if o := v.Proxies.Outside; o.Err != nil {
 		all = append(all, fmt.Sprintf("%s: whom its mesh talks to outside could not be seen: %v", v.Policy.Cluster, o.Err))
 	}
 	return all
@@ -88,6 +103,25 @@ func (r *Reconciler) Outsiders() (all []string) {
 		}
 	}
 	return all
+}
+
+// newcomers are the strangers of a cluster that nobody has said to have seen to: those
+// that came while the change was under way.
+func (f Fleet) newcomers(v View) (all []outsider) {
+	return slices.DeleteFunc(f.strangers(v), func(s outsider) bool { return slices.Contains(f.Change.SeenTo, s.name) })
+}
+
+// allStrangers are those of every cluster that is looked at.
+func (r *Reconciler) allStrangers(f Fleet, of func(View) []outsider) (names, texts []string) {
+	views := r.views()
+	for _, p := range f.Policy.Clusters {
+		if v, ok := views[p.Cluster]; ok {
+			for _, s := range of(v) {
+				names, texts = append(names, s.name), append(texts, p.Cluster+": "+s.text)
+			}
+		}
+	}
+	return names, texts
 }
 
 // MaxOwners bounds how many owners a census names for each set, and

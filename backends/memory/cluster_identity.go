@@ -36,6 +36,7 @@ type linkerd struct {
 	never     map[string]bool    // owners with the label certd.io/restart: never
 	budgets   map[string]int     // how many of an owner's pods its PodDisruptionBudget wants available
 	version   string             // of the proxies that are injected
+	outside   rotation.Outside   // whom the mesh talks to beyond its pods
 	pending   agenda
 }
 

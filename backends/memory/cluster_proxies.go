@@ -331,6 +331,7 @@ func (c *Cluster) CountProxies(ctx context.Context) rotation.Proxies {
 	all.Err = c.do(ctx, CallProxies, func() error {
 		if c.linkerd != nil {
 			c.linkerd.act(func(time.Time) { c.linkerd.count(&all) })
+			all.Outside = c.linkerd.outside
 		}
 		return nil
 	})
@@ -355,6 +356,11 @@ func (l *linkerd) countVersion(all *rotation.Proxies, pl *place, p *pod) {
 	if len(v.Owners) < rotation.MaxVersionOwners {
 		v.Owners = append(v.Owners, rotation.ProxyOwner{Namespace: pl.namespace, Kind: pl.kind, Name: pl.owner, Pods: 1})
 	}
+}
+
+// SetOutside has the mesh talk to others than its own pods.
+func (c *Cluster) SetOutside(o rotation.Outside) {
+	c.onLinkerd(func(l *linkerd, _ time.Time) { l.outside = o })
 }
 
 // SetProxyVersion has pods that are created from now on have a proxy of another version.

@@ -165,8 +165,8 @@ type ChangeRequest struct {
 	Compromised bool `json:"compromised,omitempty"`
 	// Manual: for rotate: each stage ends by a person's word.
 	Manual bool `json:"manual,omitempty"`
-	// Outsiders: for rotate: whom the meshes talk to, and whom certd does not look
-	// after, has been seen to.
+	// Outsiders: for rotate and advance: whom the meshes talk to, and whom certd does not
+	// look after, has been seen to.
 	Outsiders bool `json:"outsiders,omitempty"`
 	// Approves: for approve: what is retired, a generation or "adopted".
 	Approves string `json:"approves,omitempty"`

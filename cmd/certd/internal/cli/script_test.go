@@ -205,6 +205,9 @@ func (s *scripted) ChangeTrust(_ context.Context, r api.ChangeRequest) (api.Chan
 	case rotation.ChangeRollback:
 		next.From, next.To, next.Back, next.Phase = now.To, now.From, true, "rollback"
 	case rotation.ChangeAdvance:
+		if r.Outsiders {
+			break
+		}
 		if len(r.Without) == 0 && !now.Manual {
 			return reply, fmt.Errorf("trust advance: name the clusters to go on without: --without CLUSTER: %w", api.ErrUsage)
 		}

@@ -477,7 +477,10 @@ A cluster out of reach holds up every stage. With --without nobody waits for it 
 through, their workloads and those of the clusters left behind refuse each other, until these are back and have been
 brought along. The change does not end, and the old anchor is not retired, before they are: unless the same is said
 again in its last stage. Then they are left behind with the old anchor, which is not signed with anywhere else, and are
-brought along by a change of their own when they answer. Its key must not be destroyed before.`, "none: the clusters are brought along as soon as they answer"),
+brought along by a change of their own when they answer. Its key must not be destroyed before.
+
+A Link to a cluster that certd does not look after, or an ExternalWorkload, that is made amid a change holds it before
+stage 5: pods of the fleet would refuse them. With --outsiders you say that they trust both anchors.`, "none: clusters are brought along as soon as they answer"),
 		a.approveCommand(),
 	}
 }
@@ -540,11 +543,14 @@ func approvalText(v style, a *rotation.ApprovalStatus) string {
 func (a *App) steerCommand(how rotation.ChangeOrder, short, long, undo string) *cobra.Command {
 	var reason string
 	var without []string
-	var dryRun, yes bool
+	var dryRun, yes, outsiders bool
 	cmd := &cobra.Command{
 		Use: string(how), Short: short, Long: long, Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.steer(cmd.Context(), api.ChangeRequest{Order: how, Without: without, Approves: strings.Join(args, ""), Reason: reason}, dryRun, yes, undo)
+			if outsiders && len(without) > 0 {
+				return usage("trust advance: --without and --outsiders are two orders: one after the other")
+			}
+			return a.steer(cmd.Context(), api.ChangeRequest{Order: how, Without: without, Outsiders: outsiders, Approves: strings.Join(args, ""), Reason: reason}, dryRun, yes, undo)
 		},
 	}
 	f := cmd.Flags()
@@ -553,6 +559,7 @@ func (a *App) steerCommand(how rotation.ChangeOrder, short, long, undo string) *
 	f.BoolVar(&yes, "yes", false, "do not ask")
 	if how == rotation.ChangeAdvance {
 		f.StringSliceVar(&without, "without", nil, "`clusters` not to wait for")
+		f.BoolVar(&outsiders, "outsiders", false, "whoever was made since the change began and certd does not look after has been seen to")
 		cobra.CheckErr(cmd.RegisterFlagCompletionFunc("without", a.completeClusters))
 	}
 	return cmd
@@ -578,7 +585,9 @@ func (a *App) steer(ctx context.Context, req api.ChangeRequest, dryRun, yes bool
 	}
 	if !yes {
 		question := fmt.Sprintf("%s the change from %s to %s?", strings.ToUpper(string(req.Order[:1]))+string(req.Order[1:]), s.clean(sideName(would.Rotation.From)), s.clean(sideName(would.Rotation.To)))
-		if req.Order == rotation.ChangeAdvance && len(req.Without) == 0 {
+		if req.Outsiders {
+			question = "Go on? Whoever certd does not look after and does not trust both anchors is refused."
+		} else if req.Order == rotation.ChangeAdvance && len(req.Without) == 0 {
 			question = fmt.Sprintf("End stage %s when nothing stands against it, and begin the next?", s.clean(would.Rotation.Stage))
 		}
 		if req.Order == rotation.ChangeApprove {

@@ -263,6 +263,14 @@ func (s *running) ChangeTrust(ctx context.Context, req api.ChangeRequest) (api.C
 			return s.reconciler.Approve(req.Approves, rotation.Person{Actor: req.Actor, ByID: req.ByID}, cmp.Or(req.Reason, "asked for"), req.DryRun)
 		}
 	}
+	if req.Order == rotation.ChangeAdvance && req.Outsiders {
+		if len(req.Without) > 0 {
+			return reply, fmt.Errorf("trust advance: outsiders are seen to, or clusters gone on without, one after the other: %w", api.ErrUsage)
+		}
+		steer = func() (rotation.Change, error) {
+			return s.reconciler.SeeToOutsiders(req.Actor, cmp.Or(req.Reason, "asked for"), req.DryRun)
+		}
+	}
 	c, err := steer()
 	switch {
 	case errors.Is(err, rotation.ErrNotNow):
