@@ -512,6 +512,43 @@ func TestRestartRollsOutAnew(t *testing.T) {
 	}
 }
 
+// What keeps its pods when it is rolled out is left alone, and told of with what to do.
+func TestRestartWhatKeepsItsPods(t *testing.T) {
+	h := newHooks(t)
+	for _, name := range []string{h.ns, elsewhere("certd", h.ns), h.ns + "-apps"} {
+		h.namespace(t, name)
+	}
+	c := h.granted(t, "keeps", "certd.yaml", "certd-restart-workloads.yaml")
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"a": "b"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "x", Image: "x"}}}}
+	selector, none, two, apps, in := &metav1.LabelSelector{MatchLabels: template.Labels}, int32(0), int32(2), h.admin.AppsV1(), h.ns+"-apps"
+	_, err := apps.Deployments(in).Create(t.Context(), &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "paused"}, Spec: appsv1.DeploymentSpec{Paused: true, Replicas: &none, Selector: selector, Template: template}}, metav1.CreateOptions{})
+	_, err1 := apps.DaemonSets(in).Create(t.Context(), &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "on-delete"}, Spec: appsv1.DaemonSetSpec{Selector: selector, Template: template,
+		UpdateStrategy: appsv1.DaemonSetUpdateStrategy{Type: appsv1.OnDeleteDaemonSetStrategyType}}}, metav1.CreateOptions{})
+	_, err2 := apps.StatefulSets(in).Create(t.Context(), &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "on-delete"}, Spec: appsv1.StatefulSetSpec{Replicas: &none, Selector: selector, Template: template,
+		UpdateStrategy: appsv1.StatefulSetUpdateStrategy{Type: appsv1.OnDeleteStatefulSetStrategyType}}}, metav1.CreateOptions{})
+	_, err3 := apps.StatefulSets(in).Create(t.Context(), &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "parted"}, Spec: appsv1.StatefulSetSpec{Replicas: &none, Selector: selector, Template: template,
+		UpdateStrategy: appsv1.StatefulSetUpdateStrategy{RollingUpdate: &appsv1.RollingUpdateStatefulSetStrategy{Partition: &two}}}}, metav1.CreateOptions{})
+	if err := errors.Join(err, err1, err2, err3); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct{ kind, name, want string }{
+		{"Deployment", "paused", "rollout resume deployment/paused"},
+		{"DaemonSet", "on-delete", "OnDelete"},
+		{"StatefulSet", "on-delete", "OnDelete"},
+		{"StatefulSet", "parted", "below number 2"},
+	} {
+		var err error
+		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+			if _, err = c.RestartSince(t.Context(), in, rotation.ObjectRef{Kind: row.kind, Name: row.name}, time.Now(), false); err == nil || !strings.Contains(err.Error(), "verb") { // RBAC takes a moment to take effect
+				break
+			}
+		}
+		if !errors.Is(err, rotation.ErrDenied) || !strings.Contains(err.Error(), row.want) {
+			t.Errorf("%s %s: %v", row.kind, row.name, err)
+		}
+	}
+}
+
 // A workload is restarted unless that was done since, by whomever, and not
 // where its label forbids it. That takes rights of its own.
 func TestRestartSince(t *testing.T) {

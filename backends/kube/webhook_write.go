@@ -95,23 +95,36 @@ func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rota
 		labels   map[string]string
 		template map[string]string
 		fields   []metav1.ManagedFieldsEntry
-		missing  int32 // pods that are not available
+		missing  int32  // pods that are not available
+		stays    string // why a rollout would leave pods as they are, and what to do
 	)
 	switch owner.Kind {
 	case "Deployment":
 		var o *appsv1.Deployment
 		if o, err = c.apps.Deployments(at.in).Get(bounded, at.name, metav1.GetOptions{}); err == nil {
 			labels, template, fields, missing = o.Labels, o.Spec.Template.Annotations, o.ManagedFields, o.Status.UnavailableReplicas
+			if o.Spec.Paused {
+				stays = fmt.Sprintf("it is paused; kubectl -n %s rollout resume deployment/%s", namespace, owner.Name)
+			}
 		}
 	case "DaemonSet":
 		var o *appsv1.DaemonSet
 		if o, err = c.apps.DaemonSets(at.in).Get(bounded, at.name, metav1.GetOptions{}); err == nil {
 			labels, template, fields, missing = o.Labels, o.Spec.Template.Annotations, o.ManagedFields, o.Status.NumberUnavailable
+			if o.Spec.UpdateStrategy.Type == appsv1.OnDeleteDaemonSetStrategyType {
+				stays = onDelete
+			}
 		}
 	case "StatefulSet":
 		var o *appsv1.StatefulSet
 		if o, err = c.apps.StatefulSets(at.in).Get(bounded, at.name, metav1.GetOptions{}); err == nil {
 			labels, template, fields, missing = o.Labels, o.Spec.Template.Annotations, o.ManagedFields, o.Status.Replicas-o.Status.ReadyReplicas
+			switch s := o.Spec.UpdateStrategy; {
+			case s.Type == appsv1.OnDeleteStatefulSetStrategyType:
+				stays = onDelete
+			case s.RollingUpdate != nil && s.RollingUpdate.Partition != nil && *s.RollingUpdate.Partition > 0:
+				stays = fmt.Sprintf("its partition leaves the pods below number %d as they are; set it to 0, or delete these, one after another", *s.RollingUpdate.Partition)
+			}
 		}
 	}
 	if err != nil {
@@ -119,6 +132,9 @@ func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rota
 	}
 	if labels[rotation.RestartLabel] == rotation.RestartNever {
 		return false, fmt.Errorf("restart %s in namespace %s: it bears the label %s: %s, so it is a person's to restart: %w", owner, namespace, rotation.RestartLabel, rotation.RestartNever, rotation.ErrDenied)
+	}
+	if stays != "" {
+		return false, fmt.Errorf("restart %s in namespace %s: %s: %w", owner, namespace, stays, rotation.ErrDenied)
 	}
 	if last, err := time.Parse(time.RFC3339, template[restartedAt]); err == nil && !last.Before(since.Truncate(time.Second)) {
 		return !writtenAt(fields, ownsRestart).IsZero(), nil
@@ -128,6 +144,8 @@ func (c *Cluster) RestartSince(ctx context.Context, namespace string, owner rota
 	}
 	return true, c.Restart(ctx, namespace, owner)
 }
+
+const onDelete = "its updateStrategy is OnDelete, and a rollout replaces none of its pods; delete them, one after another"
 
 // ownsRestart tells of what a restart changes.
 func ownsRestart(fields []byte) bool {
