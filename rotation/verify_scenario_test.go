@@ -190,6 +190,7 @@ func TestWhoIsGoneOnWithoutIsToldOf(t *testing.T) {
 		if _, err := c.loop.SteerChange(rotation.ChangeAdvance, []string{"west"}, "lee@cli", "drill"); err != nil {
 			t.Fatal(err)
 		}
+		time.Sleep(time.Minute) // until it has been looked at, what was seen before counts
 		var seen verdicts
 		for begun := time.Now(); c.rotation().Stage != "retire" && time.Since(begun) < 10*day; c.minute() {
 			doc := c.compare(&seen)
