@@ -436,7 +436,7 @@ func TestAResetIsNotFoughtForEver(t *testing.T) {
 	b := newHookBench(t)
 	b.trust()
 	b.w.Objects[0].Writers = []Writer{{Name: "argocd-controller", At: hours(1)}}
-	b.view.Repairs = map[lane][]time.Time{{StepRepairTrust, injectorConfig}: {hours(0.9), hours(0.95), hours(1).Add(-time.Second)}}
+	b.view.Repairs = map[lane][]time.Time{{StepRepairTrust, injectorConfig}: {hours(0.9), hours(0.95), hours(1).Add(-time.Second / 2)}}
 	d := Decide(b.fleet, b.view, hours(1))
 	found := false
 	for _, f := range d.Findings {

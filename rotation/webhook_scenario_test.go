@@ -306,9 +306,6 @@ func TestAHelmUpgradeIsMendedInSeconds(t *testing.T) {
 				}
 				w.admits("before the upgrade", "")
 				w.helm("east", false)
-				if len(w.clusters["east"].Broken()) == 0 {
-					t.Error("the upgrade broke nothing: it does not show what is to be shown")
-				}
 				time.Sleep(2 * time.Second)
 				own := w.clusters["east"].Broken()
 				if own = slices.DeleteFunc(own, func(a memory.Admission) bool { return a.Server > 0 }); len(own) > 0 { // the other API server learns 20 s later
@@ -321,7 +318,7 @@ func TestAHelmUpgradeIsMendedInSeconds(t *testing.T) {
 				w.looked("an hour after the upgrade", "east", ca)
 				named := w.count(func(e rotation.Entry) bool { return e.Intent.Writer == "helm" })
 				if named == 0 {
-					t.Error("helm is not named")
+					t.Error("helm is not named: the upgrade broke nothing, or nobody told of it")
 				}
 				w.accounted()
 				w.end()
