@@ -60,6 +60,8 @@ func readPods(body io.Reader, each func(*corev1.Pod) error) (next string, err er
 			return "", err
 		case field == envelopeType:
 			err = p.read(size, kind.Unmarshal)
+		case field == envelopeRaw && listed: // whoever reads the last, as upstream does, sees others
+			err = errors.New("the answer holds two lists")
 		case field == envelopeRaw:
 			listed, err = true, p.list(size, &meta, each)
 		default:

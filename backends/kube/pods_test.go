@@ -140,6 +140,7 @@ func FuzzReadPods(f *testing.F) {
 	f.Add(podPage(f, "next", *meshed("ns", "web", told("x"))))
 	f.Add(podPage(f, ""))
 	f.Add([]byte(envelopeMagic + "\x0a\x0d\x0a\x02v1\x12\x07PodList\x12\x04\x02\x00\x0a\x00"))
+	f.Add(append(podPage(f, "next", *meshed("ns", "web", told("x"))), "\x12\x00"...))
 	f.Add([]byte(envelopeMagic + "\x12\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var names []string
@@ -154,9 +155,6 @@ func FuzzReadPods(f *testing.F) {
 		}
 		if bytes.Count(text, envelope.Raw) == 0 || list.Unmarshal(envelope.Raw) != nil {
 			t.Fatal("read, but it is no list")
-		}
-		if len(list.Items) < len(names) && next == list.Continue { // of several lists, upstream takes the last
-			return
 		}
 		if len(list.Items) != len(names) || next != list.Continue {
 			t.Errorf("%d pods, next %q; upstream has %d, %q", len(names), next, len(list.Items), list.Continue)
