@@ -47,7 +47,7 @@ func TestTwoUsersOfAHostRetireAnAnchor(t *testing.T) {
 		return string(out), cmd.ProcessState.ExitCode()
 	}
 
-	s.refused(75, "the trust anchor is not being changed: not now\n", nil, "trust", "approve", "g1", "--yes", "--config", "certd.yaml")
+	s.refused(75, "the trust anchor is not being changed\n", nil, "trust", "approve", "g1", "--yes", "--config", "certd.yaml")
 	s.must("trust", "rotate", "--reason", "yearly", "--yes", "--config", "certd.yaml")
 	wanted := func() string {
 		st, _ := s.status()

@@ -266,7 +266,7 @@ func TestEachSentinelTravelsWithItsText(t *testing.T) {
 			_, status := c.Status(t.Context())
 			_, rotate := c.Rotate(t.Context(), RotateRequest{Clusters: []string{"eu"}})
 			for _, err := range []error{status, rotate} {
-				if err == nil || err.Error() != row.err.Error() || ExitCode(err) != row.exit || row.is != nil && !errors.Is(err, row.is) {
+				if err == nil || err.Error() != Text(row.err) || ExitCode(err) != row.exit || row.is != nil && !errors.Is(err, row.is) {
 					t.Errorf("got %v (exit %d), want %v (exit %d)", err, ExitCode(err), row.err, row.exit)
 				}
 			}

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
+
+	"certd.internal/rotation"
 )
 
 // classes ties what a caller decides by to the exit code it travels as, and
@@ -31,6 +34,21 @@ const exitFailed = 1
 func ExitCode(err error) int {
 	code, _ := classify(err)
 	return code
+}
+
+// Text is what an error says to a person: without the names of classes at its end, which
+// the exit code tells.
+func Text(err error) string {
+	text := err.Error()
+	for again := true; again; {
+		again = false
+		for _, class := range []error{ErrUsage, ErrNotNow, rotation.ErrUnsupported} {
+			var cut bool
+			text, cut = strings.CutSuffix(text, ": "+class.Error())
+			again = again || cut
+		}
+	}
+	return text
 }
 
 func classify(err error) (exit, status int) {

@@ -312,7 +312,7 @@ func (s *Server) reply(w http.ResponseWriter, ask func() (any, error)) {
 
 func (s *Server) fail(w http.ResponseWriter, err error) {
 	exit, status := classify(err)
-	body, err := json.Marshal(failure{Code: exit, Text: err.Error()})
+	body, err := json.Marshal(failure{Code: exit, Text: Text(err)})
 	if err != nil { // a struct of a number and a string always encodes
 		status = http.StatusInternalServerError
 	}

@@ -202,7 +202,7 @@ func (a *App) report(err error) {
 	if errors.As(err, &h) {
 		fix = h.fix
 	}
-	for line := range strings.SplitSeq(strings.TrimSpace(err.Error()), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSpace(api.Text(err)), "\n") {
 		if line = s.clean(line); line != "" {
 			fmt.Fprintf(a.Stderr, "%s %s\n", s.mark(markCritical), line)
 		}

@@ -96,7 +96,7 @@ func (a *App) logLevel(ctx context.Context, r api.LogLevelRequest, o output) err
 	}
 	a.tell(s.wrap("", "", said)...)
 	if r.Level != "" {
-		a.aside("  Undo: certd debug log-level reset")
+		a.aside(a.undo("certd debug log-level reset")...)
 	}
 	return nil
 }

@@ -163,7 +163,7 @@ func (a *App) paused(o pauseOptions, r api.PauseReply) {
 	if o.resume {
 		undo = "certd pause " + strings.Join(pausedNames(list), " ") + " --reason TEXT"
 	}
-	a.aside(s.wrap("  Undo: ", "  ", s.clean(a.command(strings.Join(strings.Fields(undo)[1:], " "))))...)
+	a.aside(a.undo(undo)...)
 }
 
 func pausedNames(all []api.Pause) (list []string) {

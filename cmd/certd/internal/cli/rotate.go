@@ -173,6 +173,20 @@ func (a *App) command(words string) string {
 	return "certd " + words + " --config " + a.configPath
 }
 
+// undo is the line that says how to take back what was done: a command, when it helps
+// behind a comma, or words.
+func (a *App) undo(how string) []string {
+	command, when, more := strings.Cut(how, ", ")
+	if words, is := strings.CutPrefix(command, "certd "); is {
+		command = a.command(words)
+	}
+	if more {
+		command += ", " + when
+	}
+	s := a.style()
+	return s.wrap("  Undo: ", "  ", s.clean(command))
+}
+
 // targets are the clusters to renew in; --all and -l mean the managed ones that
 // have what is to be renewed. Of one that is named the daemon says what is
 // missing.

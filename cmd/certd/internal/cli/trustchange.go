@@ -136,7 +136,7 @@ func (a *App) beginChange(ctx context.Context, req api.ChangeRequest, dryRun, ye
 		a.aside(s.wrap("  Undo: ", "  ", "none; the anchor that counts as compromised is not trusted again")...)
 		return nil
 	}
-	a.aside("  Undo: certd trust rollback, at any time before it has ended")
+	a.aside(a.undo("certd trust rollback, at any time before it has ended")...)
 	return nil
 }
 
@@ -612,6 +612,6 @@ func (a *App) steer(ctx context.Context, req api.ChangeRequest, dryRun, yes bool
 		a.tell(s.wrap("  ", "  ", text)...)
 	}
 	a.aside(s.next("certd trust status")...)
-	a.aside("  Undo: " + undo)
+	a.aside(a.undo(undo)...)
 	return nil
 }

@@ -293,7 +293,7 @@ func (s *running) Adopt(_ context.Context, req api.AdoptRequest) (api.AdoptReply
 		case errors.Is(err, rotation.ErrUnsupported):
 			return reply, fmt.Errorf("%w: %w", err, api.ErrUsage)
 		case errors.Is(err, rotation.ErrNotNow):
-			res.Refused = err.Error()
+			res.Refused = api.Text(err)
 		case err != nil:
 			return reply, asService(err)
 		default:
