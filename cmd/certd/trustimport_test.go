@@ -178,6 +178,9 @@ func TestTrustImportIntoFiles(t *testing.T) {
 	s.write("pass", "sesame\n")
 	s.openssl("pkcs8", "-topk8", "-v2", "aes256", "-in", "ca.key", "-out", "locked.key", "-passout", "file:pass")
 	s.refused(64, "passphrase-file", nil, "trust", "import", "--config", "certd.yaml", "--certificate", "ca.crt", "--key", "locked.key", "--yes")
+	if out := s.must("trust", "import", "--config", "certd.yaml", "--certificate", "ca.crt", "--key", "locked.key", "--passphrase-file", "pass", "--dry-run"); !strings.Contains(out, "in an encrypted file, imported") {
+		t.Errorf("where the key would go:\n%s", out)
+	}
 	out := s.must("trust", "import", "--config", "certd.yaml", "--certificate", "ca.crt", "--key", "locked.key", "--passphrase-file", "pass", "--yes")
 	s.write("out.log", out)
 	d := s.run()

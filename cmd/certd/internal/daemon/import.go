@@ -48,6 +48,9 @@ func (d Daemon) ImportAnchor(ctx context.Context, path string, req api.ImportReq
 		return reply, asService(fmt.Errorf("import a trust anchor into %s: %w", policy.Fleet, err))
 	}
 	reply.Created, reply.Anchor = imported, a.Status()
+	if reply.Anchor.Key.Backend == "" { // a dry run
+		reply.Anchor.Key.Backend = backendName(f.current())
+	}
 	if req.DryRun {
 		return reply, nil
 	}
