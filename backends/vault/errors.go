@@ -133,11 +133,22 @@ func (c *client) explain(q call, f *fault) (why string, sentinel error) {
 		return f.text() + "; Vault asks to wait " + f.retryAfter + " s", rotation.ErrUnavailable
 	case f.status == http.StatusTooManyRequests:
 		return f.text() + "; a rate limit quota of Vault (sys/quotas) is used up, or a standby answered", rotation.ErrUnavailable
-	case f.foreign && f.status >= 500 && q.lasting() && f.status != http.StatusServiceUnavailable:
-		// A gateway that lost the answer does not know what Vault did.
+	case f.foreign && f.status >= 500 && q.lasting():
+		// A gateway that lost the answer does not know what Vault did. Envoy says 503 also
+		// where the connection ended after the request was sent.
 		return f.text(), rotation.ErrOutcomeUnknown
-	case f.status == http.StatusInternalServerError && f.says("internal error"):
-		return f.text() + "; Vault answers so when it cannot write its audit log: look at its disks and its own log", rotation.ErrUnavailable
+	case f.status == http.StatusInternalServerError:
+		// Vault writes to its audit log before it does something and once more before it
+		// answers, and says the same where either failed; and a leader that is deposed does
+		// not know whether the others have what it wrote.
+		sentinel = rotation.ErrUnavailable
+		if q.lasting() {
+			sentinel = rotation.ErrOutcomeUnknown
+		}
+		if f.says("internal error") {
+			return f.text() + "; Vault answers so when it cannot write its audit log: look at its disks and its own log", sentinel
+		}
+		return f.text(), sentinel
 	case f.status >= 500, f.status == http.StatusPreconditionFailed, f.status == 472, f.status == 473, f.status == 474:
 		return f.text(), rotation.ErrUnavailable
 	case f.status == http.StatusForbidden:
