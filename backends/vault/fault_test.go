@@ -451,3 +451,77 @@ func TestHealthOfSealedVault(t *testing.T) {
 		t.Errorf("%+v %v", h, err)
 	}
 }
+
+// Whoever stands between certd and Vault may refuse what is asked: a sidecar that has not
+// read its rules yet, a firewall. That says nothing of the token, and the secret id that it
+// was had for may not be good for another one.
+func TestARefusalThatIsNotVaultsSparesTheToken(t *testing.T) {
+	f := newFake(t)
+	var logins atomic.Int32
+	refusing := atomic.Bool{}
+	f.on = func(w http.ResponseWriter, r *http.Request) bool {
+		switch {
+		case refusing.Load():
+			w.WriteHeader(http.StatusForbidden)
+			fmt.Fprint(w, "RBAC: access denied")
+		case strings.HasSuffix(r.URL.Path, "/login"):
+			if logins.Add(1) > 1 {
+				refuse(w, 400, "invalid role or secret ID") // it was good for one login
+				return true
+			}
+			_ = json.NewEncoder(w).Encode(map[string]any{"auth": map[string]any{"client_token": fakeToken, "lease_duration": 3600, "renewable": true}})
+		default:
+			return false
+		}
+		return true
+	}
+	c := f.config()
+	c.Auth = Auth{AppRole: &AppRole{RoleID: "certd", SecretID: fixed("once")}}
+	v, err := New(c, testLog(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	keys := v.Transit("certd-transit")
+	if _, err := keys.OpenKey(t.Context(), "a", nil); err != nil {
+		t.Fatal(err)
+	}
+	refusing.Store(true)
+	_, err = keys.OpenKey(t.Context(), "a", nil)
+	check(t, "open while it is refused", err, rotation.ErrDenied, "a proxy in between?")
+	refusing.Store(false)
+	if _, err := keys.OpenKey(t.Context(), "a", nil); err != nil {
+		t.Errorf("afterwards, with the token that there was: %v", err)
+	}
+	if n := logins.Load(); n != 1 {
+		t.Errorf("%d logins, want 1", n)
+	}
+}
+
+// A token that was given, and could not be looked up for a reason that is not Vault's, is
+// looked up at the next try: otherwise it would never be renewed.
+func TestALookupThatWasRefusedOnTheWayIsMadeAgain(t *testing.T) {
+	f := newFake(t)
+	var refused atomic.Bool
+	f.on = func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, "/lookup-self") || refused.Swap(true) {
+			return false
+		}
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprint(w, "RBAC: access denied")
+		return true
+	}
+	v := f.open(t)
+	keys := v.Transit("certd-transit")
+	_, err := keys.OpenKey(t.Context(), "a", nil)
+	check(t, "open", err, rotation.ErrDenied, "a proxy in between?")
+	v.keeper.mu.Lock()
+	v.keeper.until = time.Time{} // loginPause is over
+	v.keeper.mu.Unlock()
+	if _, err := keys.OpenKey(t.Context(), "a", nil); err != nil {
+		t.Fatal(err)
+	}
+	if v.TokenExpires().IsZero() {
+		t.Error("certd does not know when its token ends")
+	}
+}

@@ -93,7 +93,7 @@ func (l *login) given(ctx context.Context, read Secret, what string) (grant, err
 	case f == nil:
 	case f.status == http.StatusForbidden && f.says("invalid token"):
 		return grant{}, fmt.Errorf("%s: Vault does not know it, or it has expired; put a new one there: %w", q.doing, rotation.ErrDenied)
-	case f.status == http.StatusForbidden:
+	case f.status == http.StatusForbidden && !f.foreign:
 		// Dead, or without the right to look itself up: using it will tell.
 		l.log.Warn("Vault token cannot be looked up, so it is not renewed either", "token", what, "missing", "read on auth/token/lookup-self")
 		return grant{ClientToken: token}, nil
@@ -194,7 +194,7 @@ func (l *login) ask(ctx context.Context, method, mount string, body map[string]s
 	case f.status == http.StatusForbidden && l.auth.Kubernetes != nil && f.says("permission denied"):
 		// All that Vault says when it could not ask the API server.
 		return grant{}, fmt.Errorf("%s: %s: the Kubernetes API does not know the ServiceAccount's token, or Vault could not reach the Kubernetes API to ask: %w", q.doing, f.text(), rotation.ErrUnavailable)
-	case f.says("Vault is sealed", "local node not active"):
+	case f.says("Vault is sealed", "local node not active"), f.foreign && f.status == http.StatusForbidden:
 	case f.says("no handler for route"):
 		return grant{}, fmt.Errorf("%s: %s: no auth method is mounted there: %w", q.doing, f.text(), rotation.ErrDenied)
 	case f.status == http.StatusBadRequest, f.status == http.StatusForbidden, f.status == http.StatusUnauthorized:

@@ -67,7 +67,7 @@ func (v *Vault) do(ctx context.Context, q call) (reply, error) {
 			v.keeper.proved(s)
 			return r, nil
 		}
-		if f.status != http.StatusForbidden {
+		if f.status != http.StatusForbidden || f.foreign { // whoever stands in between knows nothing of the token
 			return reply{}, v.client.classify(q, f)
 		}
 		switch alive, err := v.alive(ctx, s, f); {
@@ -97,7 +97,7 @@ func (v *Vault) alive(ctx context.Context, s *session, f *fault) (bool, error) {
 	switch _, lf := v.client.send(ctx, s.token, q); {
 	case lf == nil:
 		return true, nil
-	case lf.status == http.StatusForbidden:
+	case lf.status == http.StatusForbidden && !lf.foreign:
 		// A live token may lack even this right. One that never worked was
 		// given a moment ago, so it is not dead.
 		return !v.keeper.hasWorked(s) && !lf.says("invalid token"), nil
