@@ -621,6 +621,12 @@ func (h *hooks) granted(t *testing.T, account string, files ...string) *Cluster 
 	return c
 }
 
+// takingEffect asks until done says that RBAC has taken effect, which takes a moment.
+func takingEffect(done func() bool) {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline) && !done(); time.Sleep(100 * time.Millisecond) {
+	}
+}
+
 func oneJob() batchv1.JobSpec {
 	return batchv1.JobSpec{Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{RestartPolicy: "Never", Containers: []corev1.Container{{Name: "x", Image: "x"}}}}}
 }
@@ -659,11 +665,10 @@ func TestRightToCountProxies(t *testing.T) {
 
 	c := h.granted(t, "with", "certd.yaml", "certd-proxies.yaml")
 	var with rotation.Proxies
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		if with = c.CountProxies(t.Context()); with.Err == nil { // RBAC takes a moment to take effect
-			break
-		}
-	}
+	takingEffect(func() bool {
+		with = c.CountProxies(t.Context())
+		return with.Err == nil
+	})
 	if want := "both: 2 pods\n  Job " + apps + "/nightly-29 1\n  Pod " + apps + "/p 1\n"; summary(with, names) != want || with.Err != nil {
 		t.Errorf("with the right:\n%s%v\nwant:\n%s", summary(with, names), with.Err, want)
 	}

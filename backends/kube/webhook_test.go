@@ -538,11 +538,10 @@ func TestRestartWhatKeepsItsPods(t *testing.T) {
 		{"StatefulSet", "parted", "below number 2"},
 	} {
 		var err error
-		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-			if _, err = c.RestartSince(t.Context(), in, rotation.ObjectRef{Kind: row.kind, Name: row.name}, time.Now(), false); err == nil || !strings.Contains(err.Error(), "verb") { // RBAC takes a moment to take effect
-				break
-			}
-		}
+		takingEffect(func() bool {
+			_, err = c.RestartSince(t.Context(), in, rotation.ObjectRef{Kind: row.kind, Name: row.name}, time.Now(), false)
+			return err == nil || !strings.Contains(err.Error(), "verb")
+		})
 		if !errors.Is(err, rotation.ErrDenied) || !strings.Contains(err.Error(), row.want) {
 			t.Errorf("%s %s: %v", row.kind, row.name, err)
 		}
@@ -594,12 +593,11 @@ func TestRestartSince(t *testing.T) {
 		if !errors.Is(err, rotation.ErrDenied) || !strings.Contains(err.Error(), "deploy/rbac/certd-restart-workloads.yaml") || restarted(kind, "app") != "" {
 			t.Errorf("%s, without the right: %v", kind, err)
 		}
-		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		takingEffect(func() bool {
 			var certd bool
-			if certd, err = c.RestartSince(t.Context(), in, app, since, false); err == nil && certd { // RBAC takes a moment to take effect
-				break
-			}
-		}
+			certd, err = c.RestartSince(t.Context(), in, app, since, false)
+			return err == nil && certd
+		})
 		first := restarted(kind, "app")
 		if at, bad := time.Parse(time.RFC3339, first); err != nil || bad != nil || at.Before(since.Truncate(time.Second)) {
 			t.Errorf("%s: %v, restarted at %q", kind, err, first)
