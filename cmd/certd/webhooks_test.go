@@ -352,6 +352,7 @@ func TestNoAdmissionFails(t *testing.T) {
 		t.Logf("%s: %d of %d pods failed after the upgrade, the last after %s; repaired after %s", names[i], len(failures), asked, last.Round(time.Millisecond), repaired.Sub(begun).Round(time.Millisecond))
 	}
 	s.eventually(180*time.Second, both)
+	none("after the upgrades")
 	helm := slices.ContainsFunc(s.history(), func(e rotation.HistoryItem) bool {
 		return e.Writer == "helm" && strings.HasPrefix(string(e.Step), "repair-")
 	})
