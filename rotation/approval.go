@@ -95,7 +95,7 @@ func (f Fleet) approval() *ApprovalStatus {
 // approved is the change with a person's approval, or why it cannot have it.
 func (f Fleet) approved(id string, who Person, reason string, now time.Time) (Change, error) {
 	if f.Change == nil {
-		return Change{}, fmt.Errorf("the trust anchor is not being changed: %w", ErrNotNow)
+		return Change{}, errNoChange
 	}
 	c := *f.Change
 	what := fmt.Sprintf("the change from %s to %s", c.from(), c.to())

@@ -202,12 +202,14 @@ func (f Fleet) goal(v View, now time.Time) (g goal, err error) {
 	}
 	// Whoever is made while it is under way would be refused as those are that were there
 	// before. On the way back all of them are: they know that anchor.
-	if came := f.newcomers(v); len(came) > 0 && !c.Compromised && !c.Back && (c.Stage == StageBridge || c.Stage == StageSpread || c.Stage == StageRestart) {
-		var texts []string
-		for _, s := range came {
-			texts = append(texts, s.text)
+	if g.waits == "" && !c.Compromised && !c.Back && (c.Stage == StageBridge || c.Stage == StageSpread || c.Stage == StageRestart) {
+		var came []string
+		for _, o := range f.newcomers(v) {
+			came = append(came, o.text)
 		}
-		g.wait("%s: made since the change began, and not looked after by certd; see to it that they trust both anchors, then certd trust advance --outsiders", strings.Join(texts, "; "))
+		if len(came) > 0 {
+			g.wait("%s: made since the change began, and not looked after by certd; see to it that they trust both anchors, then certd trust advance --outsiders", strings.Join(came, "; "))
+		}
 	}
 	if (c.Stage == StageFinish || c.Stage == StageRetire) && g.waits == "" && !c.Compromised {
 		g.finish(f, v, w, now, to)

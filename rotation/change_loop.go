@@ -15,6 +15,9 @@ import (
 // ErrNotNow: the fleet is not in a state for it; the text says what is missing.
 var ErrNotNow = errors.New("not now")
 
+// errNoChange: there is nothing to steer.
+var errNoChange = fmt.Errorf("the trust anchor is not being changed: %w", ErrNotNow)
+
 // marginOfChange is how long the old anchor must live on after the change: from
 // there on `linkerd check` warns of it.
 const marginOfChange = 60 * 24 * time.Hour
@@ -160,7 +163,9 @@ func (r *Reconciler) BeginChange(a Anchor, actor, reason string, manual bool) er
 	if !r.anyStays(f) {
 		c.From = f.Active().ID
 	}
-	c.SeenTo, _ = r.allStrangers(f, f.strangers)
+	for _, o := range everywhere(r, f, f.strangers) {
+		c.SeenTo = append(c.SeenTo, o.name())
+	}
 	rec := certificateRecord("", "anchor", a.ID, a.Certificate, now)
 	rec.DeliveredAt = now
 	in := Intent{Step: StepTrustChange, Actor: actor, Reason: fmt.Sprintf("from %s to %s: %s", c.from(), c.to(), reason), Anchor: a.ID, Serial: rec.Serial, Key: a.Key}
@@ -413,7 +418,7 @@ func (r *Reconciler) SteerChange(how ChangeOrder, clusters []string, actor, reas
 	defer r.renewing.Unlock()
 	f, now := r.fleet(), r.wall()
 	if f.Change == nil {
-		return Change{}, fmt.Errorf("the trust anchor is not being changed: %w", ErrNotNow)
+		return Change{}, errNoChange
 	}
 	c, err := f.steered(how, clusters, now)
 	if err != nil {
@@ -437,14 +442,16 @@ func (r *Reconciler) SeeToOutsiders(actor, reason string, dryRun bool) (Change, 
 	defer r.renewing.Unlock()
 	f := r.fleet()
 	if f.Change == nil {
-		return Change{}, fmt.Errorf("the trust anchor is not being changed: %w", ErrNotNow)
+		return Change{}, errNoChange
 	}
-	c := *f.Change
-	names, texts := r.allStrangers(f, f.newcomers)
-	if len(names) == 0 {
+	c, texts := *f.Change, []string{}
+	c.SeenTo = slices.Clone(c.SeenTo)
+	for _, o := range everywhere(r, f, f.newcomers) {
+		c.SeenTo, texts = append(c.SeenTo, o.name()), append(texts, o.String())
+	}
+	if len(texts) == 0 {
 		return c, fmt.Errorf("nobody waits for that: no Link and no ExternalWorkload is seen that was made since the change began: %w", ErrNotNow)
 	}
-	c.SeenTo = slices.Concat(c.SeenTo, names)
 	if dryRun {
 		return c, nil
 	}
@@ -456,7 +463,7 @@ func (r *Reconciler) SeeToOutsiders(actor, reason string, dryRun bool) (Change, 
 func (r *Reconciler) CanSteer(how ChangeOrder, clusters []string) (Change, error) {
 	f := r.fleet()
 	if f.Change == nil {
-		return Change{}, fmt.Errorf("the trust anchor is not being changed: %w", ErrNotNow)
+		return Change{}, errNoChange
 	}
 	return f.steered(how, clusters, r.wall())
 }

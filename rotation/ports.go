@@ -128,9 +128,10 @@ type Cluster interface {
 	Restart(ctx context.Context, namespace string, owner ObjectRef) error
 
 	// RestartSince does so unless that was done at since or later, by whomever; then
-	// certd says whether that was certd. It refuses, wrapping ErrDenied, what bears the label certd.io/restart: never,
-	// what would keep pods all the same (paused, OnDelete, a partition) and, if whole is set, what does not have all its pods available: a restart
-	// could take the others.
+	// certd says whether that was certd. It refuses, wrapping ErrDenied, what bears the
+	// label certd.io/restart: never, what would keep pods all the same (paused, OnDelete,
+	// a partition) and, if whole is set, what does not have all its pods available: a
+	// restart could take the others.
 	RestartSince(ctx context.Context, namespace string, owner ObjectRef, since time.Time, whole bool) (certd bool, err error)
 
 	// Evict has pods of a ReplicaSet or a ReplicationController replaced that cannot

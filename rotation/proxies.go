@@ -62,9 +62,15 @@ type Link struct {
 
 // outsider is somebody whom a mesh talks to and whom certd does not look after.
 type outsider struct {
-	name string // of a Link, or of all ExternalWorkloads of a cluster, however many
-	text string // without the cluster
+	cluster string // whose mesh it is
+	kind    string // a Link's text, or the same for all ExternalWorkloads, however many
+	text    string
 }
+
+func (o outsider) String() string { return o.cluster + ": " + o.text }
+
+// name is how a change keeps who has been seen to.
+func (o outsider) name() string { return o.cluster + ": " + o.kind }
 
 // strangers are, of a cluster's outside, whom certd does not look after.
 func (f Fleet) strangers(v View) (all []outsider) {
@@ -73,19 +79,19 @@ func (f Fleet) strangers(v View) (all []outsider) {
 		known := slices.ContainsFunc(f.Policy.Clusters, func(p Policy) bool { return l.Target == cmp.Or(p.KnownAs, p.Cluster) })
 		if !known {
 			text := fmt.Sprintf("the cluster that Link %s calls %q", l.Name, l.Target)
-			all = append(all, outsider{v.Policy.Cluster + ": " + text, text})
+			all = append(all, outsider{v.Policy.Cluster, text, text})
 		}
 	}
 	if o.External > 0 {
-		all = append(all, outsider{v.Policy.Cluster + ": ExternalWorkloads", fmt.Sprintf("%d ExternalWorkloads", o.External)})
+		all = append(all, outsider{v.Policy.Cluster, "ExternalWorkloads", fmt.Sprintf("%d ExternalWorkloads", o.External)})
 	}
 	return all
 }
 
 // beyond names the strangers of a cluster, and says where they could not be seen.
 func (f Fleet) beyond(v View) (all []string) {
-	for _, s := range f.strangers(v) {
-		all = append(all, v.Policy.Cluster+": "+s.text)
+	for _, o := range f.strangers(v) {
+		all = append(all, o.String())
 	}
 	if o := v.Proxies.Outside; o.Err != nil {
 		all = append(all, fmt.Sprintf("%s: whom its mesh talks to outside could not be seen: %v", v.Policy.Cluster, o.Err))
@@ -95,11 +101,17 @@ func (f Fleet) beyond(v View) (all []string) {
 
 // Outsiders names everybody whom the fleet's meshes talk to, as far as is seen, and
 // whom certd does not look after: a change of the trust anchor cuts them off.
-func (r *Reconciler) Outsiders() (all []string) {
-	f, views := r.fleet(), r.views()
+func (r *Reconciler) Outsiders() []string {
+	f := r.fleet()
+	return everywhere(r, f, f.beyond)
+}
+
+// everywhere is what there is of a kind in all clusters that are looked at.
+func everywhere[T any](r *Reconciler, f Fleet, of func(View) []T) (all []T) {
+	views := r.views()
 	for _, p := range f.Policy.Clusters {
 		if v, ok := views[p.Cluster]; ok {
-			all = append(all, f.beyond(v)...)
+			all = append(all, of(v)...)
 		}
 	}
 	return all
@@ -108,20 +120,7 @@ func (r *Reconciler) Outsiders() (all []string) {
 // newcomers are the strangers of a cluster that nobody has said to have seen to: those
 // that came while the change was under way.
 func (f Fleet) newcomers(v View) (all []outsider) {
-	return slices.DeleteFunc(f.strangers(v), func(s outsider) bool { return slices.Contains(f.Change.SeenTo, s.name) })
-}
-
-// allStrangers are those of every cluster that is looked at.
-func (r *Reconciler) allStrangers(f Fleet, of func(View) []outsider) (names, texts []string) {
-	views := r.views()
-	for _, p := range f.Policy.Clusters {
-		if v, ok := views[p.Cluster]; ok {
-			for _, s := range of(v) {
-				names, texts = append(names, s.name), append(texts, p.Cluster+": "+s.text)
-			}
-		}
-	}
-	return names, texts
+	return slices.DeleteFunc(f.strangers(v), func(s outsider) bool { return slices.Contains(f.Change.SeenTo, s.name()) })
 }
 
 // MaxOwners bounds how many owners a census names for each set, and
