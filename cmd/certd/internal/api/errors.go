@@ -40,15 +40,15 @@ func ExitCode(err error) int {
 // the exit code tells.
 func Text(err error) string {
 	text := err.Error()
-	for again := true; again; {
-		again = false
+	for {
+		before := text
 		for _, class := range []error{ErrUsage, ErrNotNow, rotation.ErrUnsupported} {
-			var cut bool
-			text, cut = strings.CutSuffix(text, ": "+class.Error())
-			again = again || cut
+			text = strings.TrimSuffix(text, ": "+class.Error())
+		}
+		if text == before {
+			return text
 		}
 	}
-	return text
 }
 
 func classify(err error) (exit, status int) {

@@ -100,7 +100,7 @@ func (a *App) adopt(ctx context.Context, req api.AdoptRequest, yes bool) error {
 		return exit(exitFailed)
 	}
 	a.aside(s.next("certd status")...)
-	a.aside(s.wrap("  Undo: ", "  ", "take the cluster out of the configuration; what runs there goes on as before.")...)
+	a.aside(a.undo("take the cluster out of the configuration; what runs there goes on as before.")...)
 	return nil
 }
 

@@ -247,7 +247,7 @@ func (a *App) rotated(o rotateOptions, reply api.RotateReply) error {
 		follow += " --cluster " + list[0]
 	}
 	a.aside(s.next(s.clean(follow))...)
-	a.aside(s.wrap("  Undo: ", "  ", o.of.undo)...)
+	a.aside(a.undo(o.of.undo)...)
 	if failed {
 		return exit(exitFailed)
 	}

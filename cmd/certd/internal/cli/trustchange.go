@@ -133,7 +133,7 @@ func (a *App) beginChange(ctx context.Context, req api.ChangeRequest, dryRun, ye
 	}
 	a.aside(s.next("certd trust status")...)
 	if req.Compromised {
-		a.aside(s.wrap("  Undo: ", "  ", "none; the anchor that counts as compromised is not trusted again")...)
+		a.aside(a.undo("none; the anchor that counts as compromised is not trusted again")...)
 		return nil
 	}
 	a.aside(a.undo("certd trust rollback, at any time before it has ended")...)

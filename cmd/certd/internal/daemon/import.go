@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,9 +49,7 @@ func (d Daemon) ImportAnchor(ctx context.Context, path string, req api.ImportReq
 		return reply, asService(fmt.Errorf("import a trust anchor into %s: %w", policy.Fleet, err))
 	}
 	reply.Created, reply.Anchor = imported, a.Status()
-	if reply.Anchor.Key.Backend == "" { // a dry run
-		reply.Anchor.Key.Backend = backendName(f.current())
-	}
+	reply.Anchor.Key.Backend = cmp.Or(a.Backend, backendName(f.current())) // a dry run has none
 	if req.DryRun {
 		return reply, nil
 	}
